@@ -1,0 +1,283 @@
+//! JSON documents of the controller's API. Field names are a contract; `schema_version` is raised when one changes its meaning.
+//!
+//! Raw units (bytes, seconds), RFC 3339 in UTC, `null` for unknown: never a default in place of a fact.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::clock::WallTime;
+use crate::domain::ids::{Address, NodeName};
+use crate::domain::operation::Operation;
+use crate::domain::plan::{Plan, Reason};
+
+/// Version of every document below.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// One word for the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Writable, and as redundant as configured.
+    Healthy,
+    /// Writable, and one more loss may stop writes or lose data.
+    Degraded,
+    /// Nobody accepts writes.
+    NoPrimary,
+    /// The controller cannot tell.
+    Unknown,
+}
+
+impl Health {
+    /// Words for people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Health::Healthy => "healthy",
+            Health::Degraded => "degraded",
+            Health::NoPrimary => "no primary",
+            Health::Unknown => "unknown",
+        }
+    }
+}
+
+/// `GET /api/v1/clusters/{cluster}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// The cluster.
+    pub cluster: String,
+    /// One word.
+    pub health: Health,
+    /// Who accepts writes; `null` if nobody.
+    pub primary: Option<NodeName>,
+    /// Since when.
+    pub primary_since: Option<WallTime>,
+    /// Its timeline.
+    pub timeline: Option<u32>,
+    /// Current epoch; 0 before the first.
+    pub epoch: u64,
+    /// Record number.
+    pub record_number: u64,
+    /// `sync`, `sync_strict` or `async`.
+    pub durability: String,
+    /// Standbys that hold every confirmed commit.
+    pub eligible: Vec<NodeName>,
+    /// What `synchronous_standby_names` shall hold.
+    pub synchronous: Vec<NodeName>,
+    /// In `sync`: since when commits are confirmed by the primary alone.
+    pub alone_since: Option<WallTime>,
+    /// `false` while paused.
+    pub automation: bool,
+    /// When the pause expires.
+    pub paused_until: Option<WallTime>,
+    /// Every node.
+    pub nodes: Vec<NodeStatus>,
+    /// Every proxy.
+    pub proxies: Vec<ProxyStatus>,
+    /// What would be promoted if the primary were lost now.
+    pub failover_now: FailoverPreview,
+    /// Operations under way.
+    pub operations: Vec<Operation>,
+    /// What an operator should look at.
+    pub warnings: Vec<Warning>,
+    /// Timers in force.
+    pub timers: TimerStatus,
+    /// The controller that answers.
+    pub controller: String,
+    /// When the answer was made.
+    pub at: WallTime,
+}
+
+/// A warning with the next command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// What is wrong.
+    pub message: String,
+    /// What to do next: a command.
+    pub next: Option<String>,
+}
+
+/// Timers of the lease protocol, in seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TimerStatus {
+    /// Target.
+    pub rto_seconds: f64,
+    /// Length of a lease.
+    pub lease_seconds: f64,
+    /// Between renewals.
+    pub renewal_interval_seconds: f64,
+    /// For one renewal.
+    pub request_timeout_seconds: f64,
+    /// Kept for stopping PostgreSQL.
+    pub stop_budget_seconds: f64,
+    /// How long a leader waits for expiry.
+    pub wait_seconds: f64,
+}
+
+/// One node of [`ClusterStatus`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The node.
+    pub name: NodeName,
+    /// Where it stands.
+    pub site: String,
+    /// Where its PostgreSQL listens.
+    pub address: Option<Address>,
+    /// `primary`, `standby` or `unknown`.
+    pub role: String,
+    /// `writable`, `streaming`, `replaying`, `starting`, `stopped`, `hung`, `fenced`, `rejoining`, `no data`, `unreachable`, …
+    pub state: String,
+    /// Its timeline.
+    pub timeline: Option<u32>,
+    /// Flushed (primary) or received (standby).
+    pub flush_lsn: Option<String>,
+    /// Written (primary) or replayed (standby).
+    pub replay_lsn: Option<String>,
+    /// Behind the primary's flush position, in bytes of WAL.
+    pub lag_bytes: Option<u64>,
+    /// `sync`, `quorum`, `async`, `potential`; `null` for the primary.
+    pub sync_state: Option<String>,
+    /// Holds every confirmed commit.
+    pub eligible: bool,
+    /// What is left of its lease; `null` if it holds none.
+    pub lease_remaining_seconds: Option<f64>,
+    /// Age of its last report; `null` if it never spoke.
+    pub seen_seconds: Option<f64>,
+    /// Calibrated probability of trouble; `null` without a model.
+    pub risk: Option<f64>,
+    /// Why it would or would not be promoted now.
+    pub assessment: Vec<Reason>,
+}
+
+/// One proxy of [`ClusterStatus`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyStatus {
+    /// The proxy.
+    pub name: String,
+    /// Where it stands.
+    pub site: String,
+    /// Where clients connect for writes.
+    pub write_address: Option<Address>,
+    /// Where that leads.
+    pub write_target: Option<Address>,
+    /// True if that is the primary.
+    pub agrees: bool,
+    /// What is wrong.
+    pub error: Option<String>,
+}
+
+/// What would happen if the primary were lost now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverPreview {
+    /// Who would be promoted; `null`: nobody.
+    pub candidate: Option<NodeName>,
+    /// Why, or why nobody.
+    pub reasons: Vec<Reason>,
+}
+
+/// Body of `POST …/switchover`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SwitchoverRequest {
+    /// Who shall take over; the best candidate if not given.
+    pub to: Option<NodeName>,
+    /// Only candidates of this site.
+    pub site: Option<String>,
+    /// Only plan.
+    pub dry_run: bool,
+}
+
+/// Body of `POST …/failover`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FailoverRequest {
+    /// Who shall take over; the best candidate if not given.
+    pub to: Option<NodeName>,
+    /// Only candidates of this site.
+    pub site: Option<String>,
+    /// Accept that commits are lost.
+    pub accept_data_loss: bool,
+    /// The operator swears that the old primary is off.
+    pub old_primary_is_off: bool,
+    /// Only plan.
+    pub dry_run: bool,
+}
+
+/// Body of `POST …/fence`, `…/unfence` and `…/rejoin`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeRequest {
+    /// Which node.
+    pub node: NodeName,
+    /// Only plan.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// `rejoin`: skip the rewind.
+    #[serde(default)]
+    pub reclone: bool,
+}
+
+/// Body of `POST …/pause`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PauseRequest {
+    /// How long, in seconds; one hour if not given.
+    pub duration_seconds: Option<u64>,
+}
+
+/// Answer to every mutation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MutationReply {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// The operation that was begun; `null` for a dry run or where none is needed.
+    pub operation: Option<Operation>,
+    /// The very plan that was, or would be, stored.
+    pub plan: Option<Plan>,
+    /// What to expect, for people.
+    pub expect: Vec<String>,
+    /// A sentence.
+    pub message: String,
+}
+
+/// `GET …/explain`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// The cluster.
+    pub cluster: String,
+    /// What the controller would do now, and why.
+    pub plan: Plan,
+    /// For every node: could it be promoted, and why (not).
+    pub nodes: Vec<NodeExplanation>,
+}
+
+/// One node of [`Explanation`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeExplanation {
+    /// The node.
+    pub node: NodeName,
+    /// Would it be promoted if the primary were lost now?
+    pub promotable: bool,
+    /// Position among the promotable ones, from 1.
+    pub rank: Option<u32>,
+    /// Why, or why not.
+    pub reasons: Vec<Reason>,
+}
+
+/// RFC 9457 problem document: every error of the API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// `about:blank` or a path of the documentation.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Short, the same for every occurrence.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// This occurrence: what, where, what to do.
+    pub detail: String,
+    /// Reasons of a guard that refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<Reason>,
+}

@@ -1,0 +1,165 @@
+//! Settings of one agent: of a database host (`[postgresql]`) or of a proxy host (`[proxy]`).
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::secret::SecretReference;
+use crate::domain::ids::{Address, ClusterName, NodeName, ProxyName, SiteName};
+use crate::domain::report::Tags;
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentConfig {
+    /// The agent itself.
+    pub agent: AgentSection,
+    /// On a database host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgresql: Option<PostgresqlSection>,
+    /// On a proxy host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxySection>,
+    /// Placement tags of the node.
+    #[serde(default)]
+    pub tags: Tags,
+}
+
+/// `[agent]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentSection {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// Where the host stands.
+    pub site: SiteName,
+    /// Health paths, metrics and commands. Patroni's port, 8008, by habit.
+    pub listen: SocketAddr,
+    /// Epochs, promises, guard socket. Must be on a disk that survives a reboot, and not on the one of the data directory.
+    pub state_directory: PathBuf,
+    /// Base URLs of the controllers.
+    pub controllers: Vec<String>,
+    /// Shared by controllers and agents.
+    pub token: SecretReference,
+}
+
+/// `[postgresql]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresqlSection {
+    /// The node's name.
+    pub node: NodeName,
+    /// PGDATA.
+    pub data_directory: PathBuf,
+    /// Where `postgres`, `pg_ctl`, `pg_rewind` are; found below /usr/lib/postgresql for the data directory's version if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bin_directory: Option<PathBuf>,
+    /// Where clients, standbys and proxies reach this PostgreSQL. Its port is the server's port.
+    pub address: Address,
+    /// `listen_addresses` while the node may be reached; empty on disk.
+    pub listen_addresses: String,
+    /// Socket directories for clients, besides the agent's private one.
+    #[serde(default)]
+    pub unix_socket_directories: Vec<PathBuf>,
+    /// Role the agent manages with, over the private socket.
+    #[serde(default = "default_superuser")]
+    pub superuser: String,
+    /// Its password, where `pg_hba.conf` asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superuser_password: Option<SecretReference>,
+    /// Role that standbys stream and rewind with. Needs REPLICATION and, for pg_rewind, the file functions.
+    #[serde(default = "default_replication_user")]
+    pub replication_user: String,
+    /// Its password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication_password: Option<SecretReference>,
+    /// Further parameters that the agent sets on start.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, String>,
+    /// Time between two probes.
+    #[serde(default = "default_probe_interval", with = "super::duration")]
+    pub probe_interval: Duration,
+    /// How long one probe may take.
+    #[serde(default = "default_probe_timeout", with = "super::duration")]
+    pub probe_timeout: Duration,
+    /// Where divergent WAL is kept aside before a rewind; `<state_directory>/divergent` if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub divergent_directory: Option<PathBuf>,
+}
+
+/// `[proxy]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxySection {
+    /// The proxy's name.
+    pub name: ProxyName,
+    /// HAProxy's stats socket, level admin.
+    pub stats_socket: PathBuf,
+    /// HAProxy's master socket, for reloads.
+    pub master_socket: PathBuf,
+    /// The configuration file that the agent writes.
+    pub config_file: PathBuf,
+    /// The template that it is made from; the built-in one if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<PathBuf>,
+    /// Where clients connect for writes (recipe with one unchecked server that the agent moves).
+    pub write: Address,
+    /// Where clients connect for reads.
+    pub read: Address,
+    /// Checked port for existing configurations: HAProxy asks every node's `/primary`.
+    pub checked: Address,
+    /// HAProxy's statistics page.
+    pub stats: Address,
+    /// Nodes behind the proxy.
+    pub nodes: Vec<ProxyNode>,
+    /// Start HAProxy if it does not run. Off where systemd does it.
+    #[serde(default)]
+    pub manage_process: bool,
+    /// Role and database for the verifying write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<VerifySection>,
+}
+
+/// A node behind a proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyNode {
+    /// The node.
+    pub name: NodeName,
+    /// Where its PostgreSQL listens.
+    pub address: Address,
+    /// Where its agent listens.
+    pub agent: Address,
+}
+
+/// `[proxy.verify]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifySection {
+    /// Role; needs EXECUTE on `pg_logical_emit_message`, nothing else.
+    pub user: String,
+    /// Its password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<SecretReference>,
+    /// Database.
+    pub database: String,
+}
+
+fn default_superuser() -> String {
+    "postgres".to_owned()
+}
+
+fn default_replication_user() -> String {
+    "replicator".to_owned()
+}
+
+fn default_probe_interval() -> Duration {
+    Duration::from_millis(250)
+}
+
+fn default_probe_timeout() -> Duration {
+    Duration::from_secs(1)
+}

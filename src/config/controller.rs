@@ -1,0 +1,178 @@
+//! Settings of a controller and of the cluster it keeps.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::secret::SecretReference;
+use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
+use crate::domain::policy::DurabilityMode;
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControllerConfig {
+    /// The controller itself.
+    pub controller: ControllerSection,
+    /// The cluster.
+    pub cluster: ClusterSection,
+    /// One target, from which every timer follows.
+    #[serde(default)]
+    pub failover: FailoverSection,
+    /// Who may ask for what.
+    pub authentication: AuthenticationSection,
+    /// `[[node]]`: every database host.
+    #[serde(rename = "node")]
+    pub nodes: Vec<NodeSection>,
+    /// `[[proxy]]`: every proxy host.
+    #[serde(rename = "proxy", default)]
+    pub proxies: Vec<ProxyHostSection>,
+    /// Where the time series are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prometheus: Option<PrometheusSection>,
+}
+
+/// `[controller]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControllerSection {
+    /// Name in logs and in the journal.
+    pub name: String,
+    /// API, metrics, dashboard.
+    pub listen: SocketAddr,
+    /// Where the embedded store is.
+    pub data_directory: PathBuf,
+}
+
+/// `[cluster]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterSection {
+    /// Name.
+    pub name: ClusterName,
+    /// `sync`, `sync_strict` or `async`; `sync` where there are two nodes or more, else `async`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<DurabilityMode>,
+    /// In `async`: more lag than this is not promoted automatically.
+    #[serde(default = "default_max_lag_bytes")]
+    pub max_lag_bytes: u64,
+    /// Bring former primaries back without being asked.
+    #[serde(default = "default_true")]
+    pub rejoin_automatically: bool,
+}
+
+/// `[failover]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FailoverSection {
+    /// Target for the time without writes after an unplanned loss.
+    #[serde(with = "super::duration")]
+    pub rto: Duration,
+    /// Override of the lease.
+    #[serde(with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Duration>,
+    /// Override of the renewal interval.
+    #[serde(with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
+    pub renewal_interval: Option<Duration>,
+    /// Override of the request timeout.
+    #[serde(with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
+    pub request_timeout: Option<Duration>,
+    /// Override of the stop budget.
+    #[serde(with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
+    pub stop_budget: Option<Duration>,
+    /// Override of the time after which a running primary that cannot commit is moved.
+    #[serde(with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
+    pub gray_after: Option<Duration>,
+}
+
+impl Default for FailoverSection {
+    fn default() -> Self {
+        Self {
+            rto: Duration::from_secs(5),
+            lease: None,
+            renewal_interval: None,
+            request_timeout: None,
+            stop_budget: None,
+            gray_after: None,
+        }
+    }
+}
+
+/// `[authentication]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthenticationSection {
+    /// Shared by controllers and agents.
+    pub agent_token: SecretReference,
+    /// `[[authentication.token]]`: bearer tokens of people and scripts.
+    #[serde(rename = "token", default)]
+    pub tokens: Vec<TokenSection>,
+}
+
+/// Roles, each containing the ones before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Reads.
+    Viewer,
+    /// Reads, and takes backups.
+    Backup,
+    /// Runs operations.
+    Operator,
+    /// Everything.
+    Admin,
+}
+
+/// One bearer token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenSection {
+    /// Name in the audit log.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// The token.
+    pub secret: SecretReference,
+}
+
+/// `[[node]]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeSection {
+    /// Name.
+    pub name: NodeName,
+    /// Where it stands.
+    pub site: SiteName,
+    /// Base URL of its agent.
+    pub agent: String,
+}
+
+/// `[[proxy]]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyHostSection {
+    /// Name.
+    pub name: ProxyName,
+    /// Where it stands.
+    pub site: SiteName,
+    /// Base URL of its agent.
+    pub agent: String,
+}
+
+/// `[prometheus]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrometheusSection {
+    /// Base URL.
+    pub url: String,
+}
+
+fn default_max_lag_bytes() -> u64 {
+    1024 * 1024
+}
+
+fn default_true() -> bool {
+    true
+}

@@ -1,0 +1,222 @@
+//! What a controller tells agents: assignments (level-triggered) and commands (steps of operations).
+//!
+//! An agent refuses what names another cluster or a lower epoch than it has stored.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::epoch::{Epoch, RecordNumber};
+use super::ids::{Address, ClusterName, NodeName, OperationId, SystemIdentifier};
+use super::lease::Grant;
+use super::lsn::Lsn;
+use super::operation::StepName;
+use super::report::{ProxyReport, Report};
+
+/// What a node shall be, as of one record number. Sent with every heartbeat's answer and pushed on change;
+/// an older number than the last one seen is ignored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// The data it is about.
+    pub system_identifier: SystemIdentifier,
+    /// Current epoch.
+    pub epoch: Epoch,
+    /// Record number.
+    pub number: RecordNumber,
+    /// What the node shall be.
+    pub role: AssignedRole,
+    /// Every other node of the cluster: each gets a physical slot on the primary.
+    pub peers: BTreeSet<NodeName>,
+}
+
+/// Role in an [`Assignment`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "role", rename_all = "snake_case")]
+pub enum AssignedRole {
+    /// Holds, or is about to hold, the lease of the epoch.
+    Primary {
+        /// What `synchronous_standby_names` shall name.
+        synchronous: BTreeSet<NodeName>,
+        /// The number that its acknowledgement must carry.
+        synchronous_number: RecordNumber,
+        /// Block writers when `synchronous` is empty (`sync_strict`).
+        block_when_alone: bool,
+    },
+    /// Streams from the primary.
+    Standby {
+        /// Who that is.
+        primary: NodeName,
+        /// Where it listens.
+        primary_address: Address,
+    },
+    /// An operator fenced it: PostgreSQL stays down.
+    Fenced,
+}
+
+/// Answer to a node's heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatReply {
+    /// `None` before the first epoch: the node waits.
+    pub assignment: Option<Assignment>,
+    /// The lease, for the holder; counts from the report's `sent_at`.
+    pub grant: Option<Grant>,
+    /// Automatic operations are paused: stopping the agent service leaves PostgreSQL running.
+    pub paused: bool,
+}
+
+/// Answer to a proxy's heartbeat, and the redirect that is pushed on change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyAssignment {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// Epoch; a lower one than stored is ignored.
+    pub epoch: Epoch,
+    /// Record number; a lower one of the same epoch is ignored.
+    pub number: RecordNumber,
+    /// The primary; `None` before the first epoch.
+    pub primary: Option<ProxyTarget>,
+    /// New write connections wait (drain of a switchover, promotion under way).
+    pub hold: bool,
+}
+
+/// A node that a proxy can lead to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyTarget {
+    /// The node.
+    pub node: NodeName,
+    /// Where its PostgreSQL listens.
+    pub address: Address,
+}
+
+/// A command as a step of an operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandEnvelope {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// The operation's epoch: the one it began in until it raised it, the new one after that.
+    pub epoch: Epoch,
+    /// The operation.
+    pub operation: OperationId,
+    /// The step; together with operation and epoch the identity of the command: a repeated one is answered, not run again.
+    pub step: StepName,
+    /// What to do.
+    pub command: Command,
+}
+
+impl CommandEnvelope {
+    /// Key of the command in `Report::tasks`.
+    pub fn task_key(&self) -> String {
+        format!("{}/{}/{}", self.operation, self.step.label(), self.epoch)
+    }
+}
+
+/// What an agent can be told to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Command {
+    /// Make the node unable to write in the envelope's epoch, and confirm it. Gives the lease back.
+    Fence,
+    /// CHECKPOINT, so that the fast shutdown that follows is short.
+    Checkpoint,
+    /// Fast shutdown of a healthy primary: succeeds once no process is left, with the position of the shutdown record
+    /// as output. Confirms the fence in the envelope's epoch.
+    Demote {
+        /// After this, immediate, then SIGKILL; the step then fails, fenced all the same.
+        timeout: Duration,
+    },
+    /// Stop the WAL receiver and say what was received. `consent_to` also stores consent to be promoted in that epoch.
+    Freeze {
+        /// Set for the chosen candidate.
+        consent_to: Option<Epoch>,
+    },
+    /// Become the primary of the envelope's epoch: promote a standby, or start a stopped former primary.
+    /// Succeeds when the first write has been flushed.
+    Promote {
+        /// The lease; counts from the moment the agent received the command.
+        grant: Grant,
+        /// A standby must have received up to here (shutdown record of a switchover).
+        required_lsn: Option<Lsn>,
+    },
+    /// Bring the data directory onto the primary's history: pg_rewind if it diverged, nothing if it did not.
+    Rewind {
+        /// The current primary.
+        primary: NodeName,
+        /// Where it listens.
+        primary_address: Address,
+    },
+    /// Replace the data directory by a new base backup of the primary. The old one is kept aside until the new one streams.
+    Reclone {
+        /// The current primary.
+        primary: NodeName,
+        /// Where it listens.
+        primary_address: Address,
+    },
+    /// Start as a standby of the primary; succeeds when it streams.
+    StartStandby {
+        /// The current primary.
+        primary: NodeName,
+        /// Where it listens.
+        primary_address: Address,
+    },
+    /// Proxy hosts: a real write through the write port, which must arrive at `expect`.
+    VerifyWrite {
+        /// Where the write must have been made.
+        expect: Address,
+    },
+}
+
+/// Answer of an agent to a command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CommandReply {
+    /// How it stands.
+    pub state: CommandState,
+    /// The node's facts after it, so that the next decision need not wait for a heartbeat.
+    pub report: Option<Box<Report>>,
+}
+
+/// Outcome of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum CommandState {
+    /// Under way; ask again with the same envelope.
+    Running {
+        /// For people.
+        progress: String,
+    },
+    /// Done.
+    Succeeded {
+        /// What later steps need.
+        output: CommandOutput,
+    },
+    /// Not done, and nothing changed, or as the error says.
+    Failed {
+        /// What, where, what to do.
+        error: String,
+    },
+    /// Refused by a guard of the agent: lower epoch, other cluster, fenced by an operator.
+    Refused {
+        /// Which and why.
+        reason: String,
+    },
+}
+
+/// What a command gives to the steps after it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CommandOutput {
+    /// `Demote`: the shutdown record. `Freeze`: received. `Promote`: first position of the new timeline.
+    pub lsn: Option<Lsn>,
+    /// `Rewind`: what was done (`in_place`, `rewound`). For people and history.
+    pub note: Option<String>,
+}
+
+/// Answer of a proxy's agent to an assignment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyReply {
+    /// `None` if the assignment is in force.
+    pub error: Option<String>,
+    /// Facts after it.
+    pub report: ProxyReport,
+}

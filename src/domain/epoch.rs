@@ -1,0 +1,42 @@
+//! Epoch and record number: the two numbers that only ever grow.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The number of the current right to accept writes. Zero: nobody was ever given it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// The epoch after this one.
+    pub fn next(self) -> Epoch {
+        Epoch(self.0.checked_add(1).expect("an epoch is raised by promotions and cannot reach 2^64"))
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, formatter)
+    }
+}
+
+/// Raised by every change of the cluster's record; a change made on an older number is ignored
+/// (design, rule 2; trace `failover_swap_overtaken_by_shrink_then_growth`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RecordNumber(pub u64);
+
+impl RecordNumber {
+    /// The number after this one.
+    pub fn next(self) -> RecordNumber {
+        RecordNumber(self.0.checked_add(1).expect("a record changes too rarely to reach 2^64"))
+    }
+}
+
+impl fmt::Display for RecordNumber {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, formatter)
+    }
+}

@@ -1,0 +1,30 @@
+//! Plain data of the field, with invariants in constructors.
+//!
+//! Nothing here waits, reads a clock, opens a file or knows another room. Every type that crosses a process
+//! boundary derives serde; its field names are therefore a contract between versions.
+
+pub mod clock;
+pub mod command;
+pub mod epoch;
+pub mod ids;
+pub mod lease;
+pub mod lsn;
+pub mod operation;
+pub mod plan;
+pub mod policy;
+pub mod record;
+pub mod report;
+pub mod view;
+
+pub use clock::{Moment, WallTime};
+pub use command::{AssignedRole, Assignment, Command, CommandEnvelope, CommandReply, CommandState};
+pub use epoch::{Epoch, RecordNumber};
+pub use ids::{Address, ClusterName, NodeName, OperationId, ProxyName, SiteName, SystemIdentifier};
+pub use lease::{Grant, LeaseTimers};
+pub use lsn::{Lsn, Timeline};
+pub use operation::{Operation, OperationKind, OperationStatus, StepEvent, StepName, StepState};
+pub use plan::{Intent, Plan, Reason, ReasonCode};
+pub use policy::{DurabilityMode, Policy};
+pub use record::ClusterRecord;
+pub use report::Report;
+pub use view::{Fact, NodeView, View};

@@ -1,0 +1,284 @@
+//! An operation: a plan under way, with its journal. The journal is the only memory of what was done.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::clock::{Moment, WallTime};
+use super::command::CommandOutput;
+use super::epoch::Epoch;
+use super::ids::{ClusterName, NodeName, OperationId};
+use super::plan::Reason;
+
+/// Format of the journal. A changed list of steps is a new format: running operations are finished or refused,
+/// never reinterpreted.
+pub const JOURNAL_FORMAT: u32 = 1;
+
+/// What is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "operation", rename_all = "snake_case")]
+pub enum OperationKind {
+    /// Unplanned: the primary is lost. `to` may be the old primary itself, restarted in a new epoch.
+    Failover {
+        /// The primary that was lost.
+        from: NodeName,
+        /// Who takes over.
+        to: NodeName,
+        /// An operator accepted the loss of commits that `to` lacks.
+        accept_data_loss: bool,
+        /// An operator swore that the old primary is off (lone holders only).
+        old_primary_is_off: bool,
+    },
+    /// Planned, without loss.
+    Switchover {
+        /// The primary.
+        from: NodeName,
+        /// Who takes over.
+        to: NodeName,
+    },
+    /// A former primary, a diverged or an empty node becomes a standby.
+    Rejoin {
+        /// Which.
+        node: NodeName,
+        /// Skip the rewind.
+        reclone: bool,
+    },
+    /// An operator fences a node.
+    Fence {
+        /// Which.
+        node: NodeName,
+    },
+}
+
+impl OperationKind {
+    /// Label in metrics and in the API.
+    pub fn label(&self) -> &'static str {
+        match self {
+            OperationKind::Failover { .. } => "failover",
+            OperationKind::Switchover { .. } => "switchover",
+            OperationKind::Rejoin { .. } => "rejoin",
+            OperationKind::Fence { .. } => "fence",
+        }
+    }
+
+    /// True for the operations that move the primary: one at a time in a cluster.
+    pub fn moves_primary(&self) -> bool {
+        matches!(self, OperationKind::Failover { .. } | OperationKind::Switchover { .. })
+    }
+
+    /// The node that the operation works on: the next primary, or the node that comes back.
+    pub fn subject(&self) -> &NodeName {
+        match self {
+            OperationKind::Failover { to, .. } | OperationKind::Switchover { to, .. } => to,
+            OperationKind::Rejoin { node, .. } | OperationKind::Fence { node } => node,
+        }
+    }
+}
+
+/// Every step of every operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepName {
+    /// Make the old primary unable to write, and have it confirmed, or wait until its lease has certainly run out.
+    Fence,
+    /// Write everything dirty to disk before the clock runs.
+    Checkpoint,
+    /// New connections wait at the proxies.
+    Drain,
+    /// Fast shutdown of the primary.
+    Demote,
+    /// Raise the epoch by compare-and-swap.
+    AdvanceEpoch,
+    /// WAL receivers stopped, positions told, consent stored.
+    Freeze,
+    /// Point of no return.
+    Promote,
+    /// Write port of every proxy.
+    Redirect,
+    /// A real write through the client path.
+    Verify,
+    /// pg_rewind, if the node diverged.
+    Rewind,
+    /// New base backup.
+    Reclone,
+    /// Start as a standby and stream.
+    StartStandby,
+    /// Undo of a switchover: the old primary gets the next epoch.
+    Reinstate,
+}
+
+impl StepName {
+    /// Label in the journal, in metrics and in the API.
+    pub fn label(self) -> &'static str {
+        match self {
+            StepName::Fence => "fence",
+            StepName::Checkpoint => "checkpoint",
+            StepName::Drain => "drain",
+            StepName::Demote => "demote",
+            StepName::AdvanceEpoch => "advance_epoch",
+            StepName::Freeze => "freeze",
+            StepName::Promote => "promote",
+            StepName::Redirect => "redirect",
+            StepName::Verify => "verify",
+            StepName::Rewind => "rewind",
+            StepName::Reclone => "reclone",
+            StepName::StartStandby => "start_standby",
+            StepName::Reinstate => "reinstate",
+        }
+    }
+}
+
+impl fmt::Display for StepName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.label())
+    }
+}
+
+/// State of one attempt at a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum StepState {
+    /// Journalled before the effect.
+    Started,
+    /// Journalled after it.
+    Succeeded {
+        /// What later steps need.
+        output: CommandOutput,
+    },
+    /// Failed, with nothing changed or as the error says.
+    Failed {
+        /// What, where, what to do.
+        error: String,
+    },
+    /// May have happened: observe, never assume.
+    Unknown {
+        /// Why nobody knows.
+        error: String,
+    },
+}
+
+/// One line of the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepEvent {
+    /// Which step.
+    pub step: StepName,
+    /// Counts from 1.
+    pub attempt: u32,
+    /// What happened.
+    pub state: StepState,
+    /// The epoch that the step carried.
+    pub epoch: Epoch,
+    /// On the clock of the controller that wrote it.
+    pub at: Moment,
+    /// For people.
+    pub wall: WallTime,
+}
+
+/// How an operation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationStatus {
+    /// Under way.
+    Running,
+    /// Being unwound.
+    Undoing,
+    /// Done.
+    Succeeded,
+    /// Ended without effect, or unwound.
+    Failed,
+    /// Refused by a guard before it changed anything.
+    Refused,
+    /// Neither forward nor back without an operator.
+    Stuck,
+    /// Ended by an operator before the point of no return.
+    Cancelled,
+}
+
+impl OperationStatus {
+    /// True once nothing more will happen.
+    pub fn is_final(self) -> bool {
+        !matches!(self, OperationStatus::Running | OperationStatus::Undoing)
+    }
+
+    /// Label in metrics and in the API.
+    pub fn label(self) -> &'static str {
+        match self {
+            OperationStatus::Running => "running",
+            OperationStatus::Undoing => "undoing",
+            OperationStatus::Succeeded => "succeeded",
+            OperationStatus::Failed => "failed",
+            OperationStatus::Refused => "refused",
+            OperationStatus::Stuck => "stuck",
+            OperationStatus::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// An operation with its whole journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// [`JOURNAL_FORMAT`] of the controller that began it.
+    pub format: u32,
+    /// Identity.
+    pub id: OperationId,
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// What.
+    pub kind: OperationKind,
+    /// How it stands.
+    pub status: OperationStatus,
+    /// `automatic`, or who asked.
+    pub origin: String,
+    /// Why it was begun.
+    pub reasons: Vec<Reason>,
+    /// Epoch when it began.
+    pub epoch_before: Epoch,
+    /// Epoch that it raised the cluster to, once it did.
+    pub epoch_after: Option<Epoch>,
+    /// An operator asked to stop it; honoured before the point of no return.
+    pub cancel_requested: bool,
+    /// When the trouble was first seen (failover) or the request arrived.
+    pub detected_at: Moment,
+    /// When the controller decided.
+    pub decided_at: Moment,
+    /// For people.
+    pub begun_wall: WallTime,
+    /// When it ended.
+    pub ended_at: Option<Moment>,
+    /// For people.
+    pub ended_wall: Option<WallTime>,
+    /// Why it ended as it did.
+    pub message: Option<String>,
+    /// Every line, oldest first.
+    pub journal: Vec<StepEvent>,
+}
+
+impl Operation {
+    /// The last line about `step`.
+    pub fn last(&self, step: StepName) -> Option<&StepEvent> {
+        self.journal.iter().rev().find(|event| event.step == step)
+    }
+
+    /// Output of `step`, if it succeeded.
+    pub fn output(&self, step: StepName) -> Option<&CommandOutput> {
+        self.journal.iter().rev().find_map(|event| match &event.state {
+            StepState::Succeeded { output } if event.step == step => Some(output),
+            _ => None,
+        })
+    }
+
+    /// True if `step` succeeded at least once.
+    pub fn succeeded(&self, step: StepName) -> bool {
+        self.output(step).is_some()
+    }
+
+    /// True if the last line about `step` is not an end.
+    pub fn under_way(&self, step: StepName) -> bool {
+        self.last(step).is_some_and(|event| event.state == StepState::Started)
+    }
+
+    /// Attempts at `step` so far.
+    pub fn attempts(&self, step: StepName) -> u32 {
+        self.journal.iter().filter(|event| event.step == step).map(|event| event.attempt).max().unwrap_or(0)
+    }
+}

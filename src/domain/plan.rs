@@ -1,0 +1,210 @@
+//! What to do, and why: every decision carries reasons that machines can count and people can read.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::epoch::{Epoch, RecordNumber};
+use super::ids::NodeName;
+use super::operation::OperationKind;
+use super::record::ClusterRecord;
+
+/// What the controller should do next. Specific enough that execution has no choices left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "intent", rename_all = "snake_case")]
+pub enum Intent {
+    /// Nothing. Also a decision, also with reasons.
+    Hold,
+    /// Store this record, by compare-and-swap on the number before it: first epoch, membership, bookkeeping.
+    UpdateRecord {
+        /// The record to store.
+        record: Box<ClusterRecord>,
+    },
+    /// Start this operation.
+    Start {
+        /// Which.
+        operation: OperationKind,
+    },
+}
+
+impl Intent {
+    /// Label of the metric `stormglass_decision_reasons_total`.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Intent::Hold => "hold",
+            Intent::UpdateRecord { .. } => "update_record",
+            Intent::Start { operation } => operation.label(),
+        }
+    }
+}
+
+/// An intent with what it rests on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// What to do.
+    pub intent: Intent,
+    /// Why.
+    pub reasons: Vec<Reason>,
+    /// What kept it from doing more (guards that refused).
+    pub blocked_by: Vec<Reason>,
+    /// The record that the decision was made on; stale plans are dropped.
+    pub based_on: Option<(Epoch, RecordNumber)>,
+}
+
+/// One machine-readable reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// What kind.
+    pub code: ReasonCode,
+    /// About which node.
+    pub node: Option<NodeName>,
+    /// The numbers, for people.
+    pub detail: String,
+}
+
+impl Reason {
+    /// A reason about the whole cluster.
+    pub fn new(code: ReasonCode, detail: impl Into<String>) -> Self {
+        Self { code, node: None, detail: detail.into() }
+    }
+
+    /// A reason about one node.
+    pub fn about(node: &NodeName, code: ReasonCode, detail: impl Into<String>) -> Self {
+        Self { code, node: Some(node.clone()), detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(node) = &self.node {
+            write!(formatter, "{node}: ")?;
+        }
+        write!(formatter, "{}", self.code.label().replace('_', " "))?;
+        if !self.detail.is_empty() {
+            write!(formatter, " ({})", self.detail)?;
+        }
+        Ok(())
+    }
+}
+
+macro_rules! reason_codes {
+    ($($(#[doc = $doc:literal])+ $variant:ident => $label:literal,)+) => {
+        /// Kinds of reasons. The labels are stable: dashboards count them.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum ReasonCode { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl ReasonCode {
+            /// Every code, for documentation and for metrics that start at zero.
+            pub const ALL: &[ReasonCode] = &[$(ReasonCode::$variant,)+];
+
+            /// The stable label.
+            pub fn label(self) -> &'static str {
+                match self { $(ReasonCode::$variant => $label,)+ }
+            }
+        }
+    };
+}
+
+reason_codes! {
+    /// Primary writable, redundancy as configured.
+    Healthy => "healthy",
+    /// The agent of the primary says that PostgreSQL is down.
+    PostgresDown => "postgres_down",
+    /// Writes do not commit although PostgreSQL runs.
+    WriteProbeFailing => "write_probe_failing",
+    /// New connections are not answered although PostgreSQL runs.
+    ConnectProbeFailing => "connect_probe_failing",
+    /// No report from the node's agent.
+    AgentSilent => "agent_silent",
+    /// The primary can certainly not write: its fence is confirmed in the current epoch.
+    FenceConfirmed => "fence_confirmed",
+    /// The primary can certainly not write: its lease has run out.
+    LeaseExpired => "lease_expired",
+    /// The primary's lease may still run.
+    LeaseMayRun => "lease_may_run",
+    /// WAL of the primary still arrives at a standby.
+    WalStillArriving => "wal_still_arriving",
+    /// Holds every confirmed commit.
+    HoldsEveryConfirmedCommit => "holds_every_confirmed_commit",
+    /// May lack confirmed commits.
+    NotEligible => "not_eligible",
+    /// Received the most WAL.
+    MostWalReceived => "most_wal_received",
+    /// Stands in the preferred site.
+    PreferredSite => "preferred_site",
+    /// Has the higher priority.
+    HigherPriority => "higher_priority",
+    /// Tagged `no_failover`, or priority 0 or less.
+    TaggedNoFailover => "tagged_no_failover",
+    /// Too far behind.
+    LagOverLimit => "lag_over_limit",
+    /// Another cluster's data.
+    OtherSystemIdentifier => "other_system_identifier",
+    /// Its history forked from the primary's.
+    DivergedTimeline => "diverged_timeline",
+    /// Replay does not advance, or was paused.
+    ReplayBroken => "replay_broken",
+    /// PostgreSQL does not run there as a standby.
+    NotAStandby => "not_a_standby",
+    /// An operator fenced the node.
+    OperatorFenced => "operator_fenced",
+    /// A rewind or reclone is unfinished.
+    HalfRejoined => "half_rejoined",
+    /// No node may be promoted.
+    NoCandidate => "no_candidate",
+    /// Only the old primary itself can go on: it is restarted in a new epoch.
+    RestartInPlace => "restart_in_place",
+    /// Automatic operations are paused.
+    Paused => "paused",
+    /// Another operation is under way.
+    OperationUnderWay => "operation_under_way",
+    /// No record and not every node has spoken.
+    WaitingForEveryNode => "waiting_for_every_node",
+    /// More than one node claims to be the primary.
+    TwoPrimaries => "two_primaries",
+    /// No node has data of a primary.
+    NoPrimaryData => "no_primary_data",
+    /// First epoch.
+    FirstEpoch => "first_epoch",
+    /// Membership of the eligible set changes.
+    MembershipChange => "membership_change",
+    /// The node has to come back as a standby.
+    NeedsRejoin => "needs_rejoin",
+    /// The last try failed a moment ago.
+    RetryLater => "retry_later",
+    /// An operator asked.
+    OperatorRequest => "operator_request",
+    /// The named node is unknown.
+    UnknownNode => "unknown_node",
+    /// The named node is the primary already.
+    AlreadyPrimary => "already_primary",
+    /// The primary is healthy: a switchover loses nothing, a failover may.
+    PrimaryHealthy => "primary_healthy",
+    /// The primary is not healthy: a switchover cannot be lossless.
+    PrimaryNotHealthy => "primary_not_healthy",
+    /// Confirmed commits would be lost.
+    WouldLoseCommits => "would_lose_commits",
+    /// A WAL receiver does not advance.
+    ReceiverFrozen => "receiver_frozen",
+    /// Redundancy is below what is configured.
+    NotRedundant => "not_redundant",
+    /// A write was refused by the store: another change came first.
+    StaleRecord => "stale_record",
+    /// The epoch was given out and its holder does not accept writes yet.
+    PromotionUnfinished => "promotion_unfinished",
+    /// The node's report names an epoch above the record's: the store is older than the cluster.
+    StoreOutdated => "store_outdated",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_what_serde_writes() {
+        for code in ReasonCode::ALL {
+            assert_eq!(serde_json::to_string(code).expect("serialise"), format!("\"{}\"", code.label()));
+        }
+    }
+}

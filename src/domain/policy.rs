@@ -1,0 +1,63 @@
+//! What the operator wants of a cluster; the same for every node and every decision.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::lease::LeaseTimers;
+
+/// When a commit counts as confirmed (design, rule 7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DurabilityMode {
+    /// Confirmed by a synchronous standby; the store may let a lone primary go on, loudly.
+    Sync,
+    /// Confirmed by a synchronous standby; without one, writes wait.
+    SyncStrict,
+    /// Confirmed by the primary alone; automatic failover only within `max_lag_bytes`.
+    Async,
+}
+
+/// Rules that every decision obeys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// When a commit counts as confirmed.
+    pub durability: DurabilityMode,
+    /// Target for the time without writes after an unplanned loss.
+    pub rto: Duration,
+    /// The timers that follow from `rto`, after overrides.
+    pub timers: LeaseTimers,
+    /// In `async`: a standby further behind, in bytes of WAL, is not promoted automatically.
+    pub max_lag_bytes: u64,
+    /// How long the write probe may fail, on a PostgreSQL that runs, before the primary counts as gray.
+    pub gray_after: Duration,
+    /// Age at which a node's last report no longer counts as known.
+    pub report_stale_after: Duration,
+    /// How long a switchover may take until it is undone.
+    pub switchover_timeout: Duration,
+    /// A switchover is refused while a standby lags more than this, in bytes of WAL.
+    pub switchover_max_lag_bytes: u64,
+    /// Former primaries and empty nodes are brought back without being asked.
+    pub rejoin_automatically: bool,
+    /// Rewind or reclone that failed is tried again after this.
+    pub rejoin_retry_after: Duration,
+}
+
+impl Policy {
+    /// The policy that follows from a target RTO, everything else at its default.
+    pub fn for_rto(rto: Duration) -> Self {
+        let timers = LeaseTimers::for_rto(rto);
+        Self {
+            durability: DurabilityMode::Sync,
+            rto,
+            timers,
+            max_lag_bytes: 1024 * 1024,
+            gray_after: rto.mul_f64(0.3),
+            report_stale_after: timers.renewal_interval * 3,
+            switchover_timeout: Duration::from_secs(10),
+            switchover_max_lag_bytes: 16 * 1024 * 1024,
+            rejoin_automatically: true,
+            rejoin_retry_after: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The one record that the store holds for a cluster (design, rule 2).
+//!
+//! Every change raises [`ClusterRecord::number`] by one and is stored by compare-and-swap on it.
+//! The record carries no timers: what a lease may last comes from the policy.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::clock::WallTime;
+use super::epoch::{Epoch, RecordNumber};
+use super::ids::{Address, ClusterName, NodeName, SiteName, SystemIdentifier};
+
+/// Format of the stored record; raised when a field changes its meaning.
+pub const RECORD_FORMAT: u32 = 1;
+
+/// Who may write, and who holds every confirmed commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterRecord {
+    /// [`RECORD_FORMAT`] of the writer.
+    pub format: u32,
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// Which data this is about; another cluster's node is refused by it.
+    pub system_identifier: SystemIdentifier,
+    /// The current epoch.
+    pub epoch: Epoch,
+    /// Raised by every change.
+    pub number: RecordNumber,
+    /// The node that may hold the lease in `epoch`.
+    pub holder: NodeName,
+    /// Where the holder's PostgreSQL listens; standbys and proxies are pointed there.
+    pub holder_address: Address,
+    /// False from the swap that raised the epoch until the holder reported that it accepts writes.
+    pub holder_confirmed: bool,
+    /// Standbys that hold every confirmed commit. Empty after a promotion.
+    pub eligible: BTreeSet<NodeName>,
+    /// What `synchronous_standby_names` shall hold; eligible once it is in force and caught up.
+    pub synchronous: BTreeSet<NodeName>,
+    /// The record number with which `synchronous` was last changed; its acknowledgement must name it.
+    pub synchronous_number: RecordNumber,
+    /// Since when the primary confirms commits alone in `sync` mode; shown loudly.
+    pub alone_since: Option<WallTime>,
+    /// Automatic operations are off until then.
+    pub paused_until: Option<WallTime>,
+    /// Nodes that an operator fenced.
+    pub fenced: BTreeSet<NodeName>,
+    /// Every node that was ever heard of, for display while it is away.
+    pub members: BTreeMap<NodeName, Member>,
+    /// When the current holder got its epoch.
+    pub holder_since: WallTime,
+}
+
+/// A node as the record remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Where it stands.
+    pub site: SiteName,
+    /// Where its PostgreSQL listens.
+    pub address: Address,
+}
+
+impl ClusterRecord {
+    /// The record after a change: same content, next number.
+    pub fn changed(&self) -> ClusterRecord {
+        ClusterRecord { number: self.number.next(), ..self.clone() }
+    }
+
+    /// The record that gives `holder` the next epoch. Nobody is eligible in it until the ledger says so
+    /// (trace `ledger_not_emptied_at_promotion`).
+    pub fn with_next_epoch(&self, holder: NodeName, holder_address: Address, now: WallTime) -> ClusterRecord {
+        let number = self.number.next();
+        ClusterRecord {
+            epoch: self.epoch.next(),
+            number,
+            holder,
+            holder_address,
+            holder_confirmed: false,
+            eligible: BTreeSet::new(),
+            synchronous: BTreeSet::new(),
+            synchronous_number: number,
+            holder_since: now,
+            ..self.clone()
+        }
+    }
+
+    /// Why this record may not follow `earlier` in the store; `None` if it may. Checked by every store before it writes.
+    pub fn violation_after(&self, earlier: &ClusterRecord) -> Option<&'static str> {
+        if self.cluster != earlier.cluster || self.system_identifier != earlier.system_identifier {
+            return Some("a record describes one cluster for ever");
+        }
+        if self.number != earlier.number.next() {
+            return Some("every change raises the record number by exactly one");
+        }
+        if self.epoch < earlier.epoch {
+            return Some("an epoch never shrinks");
+        }
+        if self.epoch == earlier.epoch && self.holder != earlier.holder {
+            return Some("an epoch has one holder");
+        }
+        if self.epoch > earlier.epoch && !self.eligible.is_empty() {
+            return Some("nobody is eligible at the start of an epoch");
+        }
+        if self.eligible.contains(&self.holder) || self.synchronous.contains(&self.holder) {
+            return Some("the holder is not its own standby");
+        }
+        if !self.eligible.is_subset(&self.synchronous) {
+            return Some("only a named standby can be eligible");
+        }
+        None
+    }
+}

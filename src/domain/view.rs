@@ -1,0 +1,103 @@
+//! All reports at one moment: what the controller knows, and how well.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::clock::{Moment, WallTime};
+use super::ids::{NodeName, ProxyName, SiteName};
+use super::record::ClusterRecord;
+use super::report::{ProxyReport, Report};
+
+/// A fact, and how well it is known. Unknown is a value: nothing may treat it as a default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "fact", rename_all = "snake_case")]
+pub enum Fact<T> {
+    /// Heard `age` ago.
+    Known {
+        /// What was heard.
+        value: T,
+        /// How long ago.
+        age: Duration,
+    },
+    /// Was heard once, or never, and is out of reach.
+    Unknown {
+        /// What was last heard, for display and for facts that cannot change back (stored epochs).
+        last: Option<T>,
+        /// For how long; since the controller began, if never heard.
+        for_duration: Duration,
+    },
+    /// Certainly not there.
+    Absent,
+}
+
+impl<T> Fact<T> {
+    /// The value, if it is known now.
+    pub fn known(&self) -> Option<&T> {
+        match self {
+            Fact::Known { value, .. } => Some(value),
+            Fact::Unknown { .. } | Fact::Absent => None,
+        }
+    }
+
+    /// The value last heard, however old: only for what can never change back, and for display.
+    pub fn last_heard(&self) -> Option<&T> {
+        match self {
+            Fact::Known { value, .. } => Some(value),
+            Fact::Unknown { last, .. } => last.as_ref(),
+            Fact::Absent => None,
+        }
+    }
+}
+
+/// What is known of one configured node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// The node.
+    pub node: NodeName,
+    /// Where it stands, by configuration.
+    pub site: SiteName,
+    /// Its agent's last report.
+    pub report: Fact<Report>,
+    /// The leader's last grant to it in the current epoch, on the leader's clock.
+    pub last_grant: Option<Moment>,
+}
+
+/// What is known of one proxy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProxyView {
+    /// The proxy.
+    pub proxy: ProxyName,
+    /// Its agent's last report.
+    pub report: Fact<ProxyReport>,
+}
+
+/// All that a decision may rest on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct View {
+    /// The leader's clock.
+    pub now: Moment,
+    /// For display and for expiry of a pause; decides nothing else.
+    pub wall: WallTime,
+    /// Since when this controller leads. Grants of earlier leaders may run one full wait from here.
+    pub leading_since: Moment,
+    /// The store's record; `None` before the first epoch.
+    pub record: Option<ClusterRecord>,
+    /// Every configured node.
+    pub nodes: BTreeMap<NodeName, NodeView>,
+    /// Every configured proxy.
+    pub proxies: BTreeMap<ProxyName, ProxyView>,
+}
+
+impl View {
+    /// The report of `node`, if it is known now.
+    pub fn report(&self, node: &NodeName) -> Option<&Report> {
+        self.nodes.get(node).and_then(|view| view.report.known())
+    }
+
+    /// The last report of `node`, however old.
+    pub fn last_report(&self, node: &NodeName) -> Option<&Report> {
+        self.nodes.get(node).and_then(|view| view.report.last_heard())
+    }
+}

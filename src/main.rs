@@ -1,0 +1,3 @@
+//! Parses, loads the configuration, wires adapters into shells, runs. Nothing else.
+
+fn main() {}
