@@ -1,1 +1,11 @@
-//! Room of `adapters`.
+//! The real outside: one folder for each neighbour, each an implementation of a port.
+//!
+//! Decisions never enter.
+
+pub mod agent_memory;
+pub mod control;
+pub mod controller_link;
+pub mod haproxy;
+pub mod postgres;
+pub mod store;
+pub mod system;

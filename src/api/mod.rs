@@ -2,4 +2,14 @@
 //!
 //! Never decides: a route turns a request into a question for a handler trait and the answer into JSON.
 
+pub mod agent;
+pub mod authentication;
+pub mod body;
+pub mod client;
+pub mod controller;
+mod mutation;
+pub mod problem;
+pub mod router;
+pub mod routes;
+pub mod server;
 pub mod wire;

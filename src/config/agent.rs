@@ -118,6 +118,10 @@ pub struct ProxySection {
     /// Start HAProxy if it does not run. Off where systemd does it.
     #[serde(default)]
     pub manage_process: bool,
+    /// How long one try to reach the primary may take, and how long a waiting connection rests between two tries: the longest
+    /// that it lags behind a redirect. Must exceed the round trip to the farthest node; raise it where a site is far away.
+    #[serde(default = "default_connect_timeout", with = "super::duration")]
+    pub connect_timeout: Duration,
     /// Role and database for the verifying write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<VerifySection>,
@@ -131,6 +135,9 @@ pub struct ProxyNode {
     pub name: NodeName,
     /// Where its PostgreSQL listens.
     pub address: Address,
+    /// What its PostgreSQL itself says of where it listens, if addresses are translated on the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_address: Option<Address>,
     /// Where its agent listens.
     pub agent: Address,
 }
@@ -154,6 +161,10 @@ fn default_superuser() -> String {
 
 fn default_replication_user() -> String {
     "replicator".to_owned()
+}
+
+fn default_connect_timeout() -> Duration {
+    Duration::from_millis(50)
 }
 
 fn default_probe_interval() -> Duration {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::secret::SecretReference;
+pub use crate::domain::access::Role;
 use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::policy::DurabilityMode;
 
@@ -109,20 +110,6 @@ pub struct AuthenticationSection {
     /// `[[authentication.token]]`: bearer tokens of people and scripts.
     #[serde(rename = "token", default)]
     pub tokens: Vec<TokenSection>,
-}
-
-/// Roles, each containing the ones before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Reads.
-    Viewer,
-    /// Reads, and takes backups.
-    Backup,
-    /// Runs operations.
-    Operator,
-    /// Everything.
-    Admin,
 }
 
 /// One bearer token.

@@ -4,9 +4,17 @@
 
 pub mod agent;
 pub mod controller;
+mod document;
 pub mod duration;
+pub mod effective;
+pub mod environment;
+pub mod error;
+pub mod load;
 pub mod secret;
+mod validate;
 
 pub use agent::AgentConfig;
 pub use controller::ControllerConfig;
+pub use error::ConfigError;
+pub use load::{AnyConfig, load_agent, load_any, load_controller, read_any};
 pub use secret::SecretReference;

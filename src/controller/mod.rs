@@ -1,1 +1,80 @@
-//! Room of `controller`.
+//! The controller's shell: hears reports, asks `decide` and `operate`, carries out what they say through ports.
+//!
+//! One task owns all state and never waits for anything outside; every effect runs in a task of its own and comes back as
+//! an event. Decisions are made on every event. No rule about *what* to do lives here.
+
+mod drive;
+mod event_loop;
+mod execute;
+mod handler;
+mod notes;
+mod state;
+mod status;
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
+use crate::domain::operation::Operation;
+use crate::domain::policy::Policy;
+use crate::domain::record::ClusterRecord;
+use crate::ports::{Clock, NodeControl, ProxyControl, Store, StoreError};
+use crate::telemetry::metrics::ControllerMetrics;
+
+pub use handler::ControllerHandle;
+
+/// How many events may wait for the loop; a sender beyond that waits.
+const EVENTS_WAITING_MAX: usize = 1024;
+/// How many ended operations are kept in memory, for back-off and for display.
+const ENDED_KEPT: usize = 20;
+
+/// Everything a controller needs.
+pub struct ControllerParts {
+    /// Name in answers, in the journal and in logs.
+    pub name: String,
+    /// The cluster it keeps.
+    pub cluster: ClusterName,
+    /// The operator's wishes.
+    pub policy: Policy,
+    /// Every configured node.
+    pub nodes: Vec<(NodeName, SiteName)>,
+    /// Every configured proxy.
+    pub proxies: Vec<ProxyName>,
+    /// Clocks of this host.
+    pub clock: Arc<dyn Clock>,
+    /// Memory.
+    pub store: Arc<dyn Store>,
+    /// Agents of database hosts.
+    pub node_control: Arc<dyn NodeControl>,
+    /// Agents of proxy hosts.
+    pub proxy_control: Arc<dyn ProxyControl>,
+    /// Counters.
+    pub metrics: Arc<ControllerMetrics>,
+}
+
+/// What was stored when the controller began.
+struct Remembered {
+    record: Option<ClusterRecord>,
+    operations: Vec<Operation>,
+}
+
+/// Loads the store, starts the loop, and returns the handle that the API speaks to. The loop ends when `shutdown` turns true.
+pub async fn start(parts: ControllerParts, shutdown: watch::Receiver<bool>) -> Result<ControllerHandle, StoreError> {
+    let record = parts.store.load_record(&parts.cluster).await?;
+    let mut operations = parts.store.unfinished_operations(&parts.cluster).await?;
+    let mut ended = parts.store.list_operations(&parts.cluster, ENDED_KEPT).await?;
+    ended.retain(|operation| operation.status.is_final());
+    operations.extend(ended);
+    if let Some(record) = &record {
+        tracing::info!(epoch = %record.epoch, number = %record.number, holder = %record.holder, "record loaded");
+    }
+    for operation in operations.iter().filter(|operation| !operation.status.is_final()) {
+        tracing::info!(operation = %operation.id, kind = operation.kind.label(), "operation resumed from its journal");
+    }
+    let (events, inbox) = mpsc::channel(EVENTS_WAITING_MAX);
+    let handle = ControllerHandle::new(events.clone(), &parts);
+    let remembered = Remembered { record, operations };
+    tokio::spawn(event_loop::run(parts, remembered, events, inbox, shutdown));
+    Ok(handle)
+}

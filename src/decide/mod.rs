@@ -1,1 +1,184 @@
-//! Room of `decide`.
+//! View and policy in, plan out. Pure: no clock, no I/O, no randomness; the same view always gives the same plan.
+//!
+//! The controller calls [`decide`] on every event and carries the plan out; production, tests and simulation run this very code.
+
+pub mod candidate;
+pub mod first_epoch;
+pub mod health;
+pub mod lease;
+pub mod membership;
+pub mod primary;
+pub mod rejoin;
+pub mod request;
+
+use crate::domain::operation::{Operation, OperationKind};
+use crate::domain::plan::{Intent, Plan, Reason, ReasonCode};
+use crate::domain::policy::Policy;
+use crate::domain::record::ClusterRecord;
+use crate::domain::view::View;
+
+use candidate::Demand;
+use primary::Condition;
+
+/// What to do next, and why. `operations` are those under way and the latest ended ones (for back-off).
+pub fn decide(view: &View, policy: &Policy, operations: &[Operation]) -> Plan {
+    let Some(record) = &view.record else {
+        return first_epoch::plan(view, operations);
+    };
+    let plan = |intent, reasons, blocked_by| Plan {
+        intent,
+        reasons,
+        blocked_by,
+        based_on: Some((record.epoch, record.number)),
+    };
+
+    if let Some(reason) = store_outdated(view, record) {
+        return plan(Intent::Hold, Vec::new(), vec![reason]);
+    }
+    if let Some((next, reason)) = bookkeeping(view, record, policy) {
+        return plan(Intent::UpdateRecord { record: Box::new(next) }, vec![reason], Vec::new());
+    }
+    let condition = primary::condition(view, record, policy);
+    if !record.holder_confirmed && condition == Condition::Writable {
+        let confirmed = ClusterRecord { holder_confirmed: true, ..record.changed() };
+        let why = Reason::about(&record.holder, ReasonCode::Healthy, "accepts writes in its epoch");
+        return plan(Intent::UpdateRecord { record: Box::new(confirmed) }, vec![why], Vec::new());
+    }
+    // A primary that dies is not left dead because a switchover waits for its checkpoint: the failover cancels that one.
+    let holds_up = |running: &&Operation| !(running.has_moved() || running.only_prepares() && condition.is_lost());
+    if let Some(running) = moving(operations).filter(holds_up) {
+        let why = Reason::new(ReasonCode::OperationUnderWay, format!("{} {}", running.kind.label(), running.id));
+        return plan(Intent::Hold, vec![why], Vec::new());
+    }
+
+    if condition.is_lost() {
+        let (intent, mut reasons, blocked_by) = failover(view, record, policy, operations, &condition);
+        reasons.splice(0..0, condition.reasons(record));
+        return plan(intent, reasons, blocked_by);
+    }
+    if condition != Condition::Writable {
+        return plan(Intent::Hold, condition.reasons(record), Vec::new());
+    }
+
+    let mut blocked_by = Vec::new();
+    match membership::change(view, record, policy) {
+        membership::Change::Store { record, reasons } => {
+            return plan(Intent::UpdateRecord { record }, reasons, Vec::new());
+        }
+        membership::Change::Waiting(reasons) => blocked_by.extend(reasons),
+        membership::Change::None => {}
+    }
+    if let Some(until) = paused(view, record) {
+        blocked_by.push(until);
+        return plan(Intent::Hold, condition.reasons(record), blocked_by);
+    }
+    match rejoin::next(view, record, policy, operations) {
+        Ok((operation, reason)) => plan(Intent::Start { operation }, vec![reason], blocked_by),
+        Err(blocked) => {
+            blocked_by.extend(blocked);
+            plan(Intent::Hold, condition.reasons(record), blocked_by)
+        }
+    }
+}
+
+/// The operation that moves the primary at the moment; one that has moved it already, or only prepares to, if no other does.
+pub fn moving(operations: &[Operation]) -> Option<&Operation> {
+    let unfinished =
+        operations.iter().filter(|operation| !operation.status.is_final() && operation.kind.moves_primary());
+    unfinished.min_by_key(|operation| operation.has_moved() || operation.only_prepares())
+}
+
+fn failover(
+    view: &View,
+    record: &ClusterRecord,
+    policy: &Policy,
+    operations: &[Operation],
+    condition: &Condition,
+) -> (Intent, Vec<Reason>, Vec<Reason>) {
+    if let Some(until) = paused(view, record) {
+        return (Intent::Hold, Vec::new(), vec![until]);
+    }
+    let unheard = unheard(view, record, policy);
+    let (to, reasons) = match candidate::best(view, record, policy, &Demand::automatic()) {
+        Ok(choice) if unheard.is_empty() || record.eligible.contains(&choice.node) => (choice.node, choice.reasons),
+        Ok(_) => return (Intent::Hold, Vec::new(), unheard),
+        Err(_) if !unheard.is_empty() => return (Intent::Hold, Vec::new(), unheard),
+        Err(mut refused) => {
+            if let Some(reason) = candidate::restart_in_place(view, record, condition) {
+                (record.holder.clone(), vec![reason])
+            } else {
+                refused
+                    .insert(0, Reason::new(ReasonCode::NoCandidate, "nobody may be promoted without losing commits"));
+                return (Intent::Hold, Vec::new(), refused);
+            }
+        }
+    };
+    // A target that failed a moment ago is not tried again at once; another target, or a new death, is never held up.
+    let failed_lately = operations.iter().find(|operation| {
+        matches!(&operation.kind, OperationKind::Failover { from, to: target, .. } if *from == record.holder && *target == to)
+            && operation.status.is_final()
+            && operation.epoch_after.unwrap_or(operation.epoch_before) == record.epoch
+            && operation.ended_at.is_some_and(|ended| view.is_within(ended, policy.timers.lease))
+    });
+    if let Some(failed) = failed_lately {
+        let why = Reason::about(&to, ReasonCode::RetryLater, format!("operation {} ended a moment ago", failed.id));
+        return (Intent::Hold, reasons, vec![why]);
+    }
+    let operation =
+        OperationKind::Failover { from: record.holder.clone(), to, accept_data_loss: false, old_primary_is_off: false };
+    (Intent::Start { operation }, reasons, Vec::new())
+}
+
+/// Standbys that a controller which has only just begun has never heard of: for a moment, the best one may be among them.
+fn unheard(view: &View, record: &ClusterRecord, policy: &Policy) -> Vec<Reason> {
+    if !view.is_within(view.leading_since, policy.report_stale_after) {
+        return Vec::new();
+    }
+    view.nodes
+        .values()
+        .filter(|node| node.node != record.holder && node.report.last_heard().is_none())
+        .map(|node| Reason::about(&node.node, ReasonCode::WaitingForEveryNode, "no report yet"))
+        .collect()
+}
+
+/// Why nothing automatic happens, while a pause lasts.
+fn paused(view: &View, record: &ClusterRecord) -> Option<Reason> {
+    let until = record.paused_until.filter(|until| *until > view.wall)?;
+    Some(Reason::new(ReasonCode::Paused, format!("until {until}")))
+}
+
+/// What the record must say before anything rests on it.
+fn bookkeeping(view: &View, record: &ClusterRecord, policy: &Policy) -> Option<(ClusterRecord, Reason)> {
+    let wait = policy.timers.wait();
+    if !record.longest_wait.is_zero() && wait > record.longest_wait {
+        let why = Reason::new(ReasonCode::LeaseMayRun, format!("leases of this epoch may take {wait:?} to run out"));
+        return Some((ClusterRecord { longest_wait: wait, ..record.changed() }, why));
+    }
+    let standing = &view.report(&record.holder)?.standing;
+    let left_running = standing.left_running || record.left_running && standing.lease_epoch != Some(record.epoch);
+    (left_running != record.left_running).then(|| {
+        let words = if left_running { "left running while paused" } else { "under its lease again" };
+        let why = Reason::about(&record.holder, ReasonCode::LeaseMayRun, words);
+        (ClusterRecord { left_running, ..record.changed() }, why)
+    })
+}
+
+/// An agent that stored a higher epoch or record number than the store's record: the store came back from a copy (design,
+/// section 2). Moved aside, it is made anew from the word of every node.
+pub fn store_outdated(view: &View, record: &ClusterRecord) -> Option<Reason> {
+    view.nodes.values().find_map(|node| {
+        let report = node.report.last_heard()?;
+        let standing = &report.standing;
+        (standing.highest_epoch > record.epoch || standing.highest_number > record.number).then(|| {
+            let detail = format!(
+                "it stored epoch {} and record {}, the store says {} and {}: the store is older than the cluster; stop the \
+                 controller, move its store aside and start it, and it asks every node",
+                standing.highest_epoch, standing.highest_number, record.epoch, record.number
+            );
+            Reason::about(&node.node, ReasonCode::StoreOutdated, detail)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests;

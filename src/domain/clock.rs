@@ -46,10 +46,14 @@ pub struct WallTime(pub i64);
 #[error("{0:?} is not a time: expected RFC 3339, as in 2026-11-21T03:12:09.5Z")]
 pub struct InvalidTime(String);
 
+/// 9999-12-31T23:59:59Z: the last second that RFC 3339 can write.
+const LATEST_MICROSECONDS: i64 = 253_402_300_799_000_000;
+
 impl WallTime {
     /// The time `duration` later.
     pub fn plus(self, duration: Duration) -> WallTime {
-        WallTime(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+        let later = self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX));
+        WallTime(later.min(LATEST_MICROSECONDS))
     }
 
     /// Time from `earlier` to `self`; zero if `self` is not later.

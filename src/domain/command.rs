@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::clock::Moment;
 use super::epoch::{Epoch, RecordNumber};
 use super::ids::{Address, ClusterName, NodeName, OperationId, SystemIdentifier};
 use super::lease::Grant;
@@ -30,6 +31,9 @@ pub struct Assignment {
     pub role: AssignedRole,
     /// Every other node of the cluster: each gets a physical slot on the primary.
     pub peers: BTreeSet<NodeName>,
+    /// Standbys that hold every confirmed commit: what `/sync` answers from.
+    #[serde(default)]
+    pub eligible: BTreeSet<NodeName>,
 }
 
 /// Role in an [`Assignment`].
@@ -65,6 +69,9 @@ pub struct HeartbeatReply {
     pub grant: Option<Grant>,
     /// Automatic operations are paused: stopping the agent service leaves PostgreSQL running.
     pub paused: bool,
+    /// It is stored that the node's primary was left running: only now may the agent go.
+    #[serde(default)]
+    pub may_leave: bool,
 }
 
 /// Answer to a proxy's heartbeat, and the redirect that is pushed on change.
@@ -80,6 +87,10 @@ pub struct ProxyAssignment {
     pub primary: Option<ProxyTarget>,
     /// New write connections wait (drain of a switchover, promotion under way).
     pub hold: bool,
+    /// Which controller process says so.
+    pub leader: String,
+    /// Raised by that process with every change; of two from one leader, the lower one is late and ignored.
+    pub sequence: u64,
 }
 
 /// A node that a proxy can lead to.
@@ -100,8 +111,11 @@ pub struct CommandEnvelope {
     pub epoch: Epoch,
     /// The operation.
     pub operation: OperationId,
-    /// The step; together with operation and epoch the identity of the command: a repeated one is answered, not run again.
+    /// The step.
     pub step: StepName,
+    /// Which attempt at the step. Operation, step, epoch and attempt are the identity of the command: a repeated one is
+    /// answered, not run again.
+    pub attempt: u32,
     /// What to do.
     pub command: Command,
 }
@@ -109,7 +123,7 @@ pub struct CommandEnvelope {
 impl CommandEnvelope {
     /// Key of the command in `Report::tasks`.
     pub fn task_key(&self) -> String {
-        format!("{}/{}/{}", self.operation, self.step.label(), self.epoch)
+        format!("{}/{}/{}/{}", self.operation, self.step.label(), self.epoch, self.attempt)
     }
 }
 
@@ -135,8 +149,11 @@ pub enum Command {
     /// Become the primary of the envelope's epoch: promote a standby, or start a stopped former primary.
     /// Succeeds when the first write has been flushed.
     Promote {
-        /// The lease; counts from the moment the agent received the command.
+        /// The lease.
         grant: Grant,
+        /// What the lease counts from, on the agent's own clock: `sent_at` of the report with which it consented. A command that
+        /// travels for long therefore shortens the lease and never lengthens it.
+        counts_from: Moment,
         /// A standby must have received up to here (shutdown record of a switchover).
         required_lsn: Option<Lsn>,
     },

@@ -3,6 +3,7 @@
 //! Nothing here waits, reads a clock, opens a file or knows another room. Every type that crosses a process
 //! boundary derives serde; its field names are therefore a contract between versions.
 
+pub mod access;
 pub mod clock;
 pub mod command;
 pub mod epoch;
@@ -12,8 +13,10 @@ pub mod lsn;
 pub mod operation;
 pub mod plan;
 pub mod policy;
+pub mod proof;
 pub mod record;
 pub mod report;
+pub mod trail;
 pub mod view;
 
 pub use clock::{Moment, WallTime};
@@ -25,6 +28,7 @@ pub use lsn::{Lsn, Timeline};
 pub use operation::{Operation, OperationKind, OperationStatus, StepEvent, StepName, StepState};
 pub use plan::{Intent, Plan, Reason, ReasonCode};
 pub use policy::{DurabilityMode, Policy};
+pub use proof::Proof;
 pub use record::ClusterRecord;
 pub use report::Report;
 pub use view::{Fact, NodeView, View};

@@ -105,6 +105,8 @@ pub enum StepName {
     StartStandby,
     /// Undo of a switchover: the old primary gets the next epoch.
     Reinstate,
+    /// Undo of a drain: the write ports lead to the old primary again.
+    Release,
 }
 
 impl StepName {
@@ -124,6 +126,7 @@ impl StepName {
             StepName::Reclone => "reclone",
             StepName::StartStandby => "start_standby",
             StepName::Reinstate => "reinstate",
+            StepName::Release => "release",
         }
     }
 }
@@ -275,6 +278,22 @@ impl Operation {
     /// True if the last line about `step` is not an end.
     pub fn under_way(&self, step: StepName) -> bool {
         self.last(step).is_some_and(|event| event.state == StepState::Started)
+    }
+
+    /// True once the primary was moved and a write through the clients' path was tried: what is left holds up nobody.
+    pub fn has_moved(&self) -> bool {
+        self.epoch_after.is_some_and(|epoch| {
+            self.journal.iter().any(|event| {
+                event.step == StepName::Verify && event.epoch == epoch && event.state != StepState::Started
+            })
+        })
+    }
+
+    /// True for a switchover that has not yet touched the writers: nothing but a checkpoint was asked for.
+    pub fn only_prepares(&self) -> bool {
+        matches!(self.kind, OperationKind::Switchover { .. })
+            && self.status == OperationStatus::Running
+            && self.attempts(StepName::Drain) == 0
     }
 
     /// Attempts at `step` so far.

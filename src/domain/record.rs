@@ -4,6 +4,7 @@
 //! The record carries no timers: what a lease may last comes from the policy.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,14 @@ pub struct ClusterRecord {
     pub members: BTreeMap<NodeName, Member>,
     /// When the current holder got its epoch.
     pub holder_since: WallTime,
+    /// The longest that any leader of this epoch may have to wait for the holder's lease to run out. Raised before a longer
+    /// lease is granted, so that a controller with shorter timers waits long enough (rule 4).
+    #[serde(default)]
+    pub longest_wait: Duration,
+    /// The service of the holder's agent was stopped while the cluster was paused, and its PostgreSQL left running without a
+    /// lease: only a fence proves that it stopped.
+    #[serde(default)]
+    pub left_running: bool,
 }
 
 /// A node as the record remembers it.
@@ -80,6 +89,7 @@ impl ClusterRecord {
             synchronous: BTreeSet::new(),
             synchronous_number: number,
             holder_since: now,
+            left_running: false,
             ..self.clone()
         }
     }

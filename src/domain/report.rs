@@ -63,6 +63,9 @@ pub struct Standing {
     pub operator_fenced: bool,
     /// A rewind or reclone began and did not finish: the data directory must not be started.
     pub half_rejoined: bool,
+    /// The service stops while the cluster is paused and leaves its primary running, without a lease.
+    #[serde(default)]
+    pub left_running: bool,
 }
 
 /// Placement rules of one node.

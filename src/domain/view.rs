@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::{Moment, WallTime};
 use super::ids::{NodeName, ProxyName, SiteName};
 use super::record::ClusterRecord;
-use super::report::{ProxyReport, Report};
+use super::report::{LiveReport, ProxyReport, Report};
 
 /// A fact, and how well it is known. Unknown is a value: nothing may treat it as a default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,6 +62,10 @@ pub struct NodeView {
     pub report: Fact<Report>,
     /// The leader's last grant to it in the current epoch, on the leader's clock.
     pub last_grant: Option<Moment>,
+    /// What its PostgreSQL last answered, however long ago: positions that it had certainly reached.
+    pub last_live: Option<LiveReport>,
+    /// For how long the primary has not been streaming to it, as far as the controller could see; `None` while it does.
+    pub not_streaming_for: Option<Duration>,
 }
 
 /// What is known of one proxy.
@@ -94,6 +98,18 @@ impl View {
     /// The report of `node`, if it is known now.
     pub fn report(&self, node: &NodeName) -> Option<&Report> {
         self.nodes.get(node).and_then(|view| view.report.known())
+    }
+
+    /// True if `at` was less than `duration` ago. A moment in the future was stored in another boot of the leader's host:
+    /// how long ago cannot be told, and nothing is held up by it.
+    pub fn is_within(&self, at: Moment, duration: Duration) -> bool {
+        at <= self.now && self.now.since(at) < duration
+    }
+
+    /// What the PostgreSQL of `node` last answered, however long ago.
+    pub fn last_live(&self, node: &NodeName) -> Option<&LiveReport> {
+        let view = self.nodes.get(node)?;
+        view.report.last_heard().and_then(|report| report.postgres.live.as_ref()).or(view.last_live.as_ref())
     }
 
     /// The last report of `node`, however old.

@@ -3,10 +3,16 @@
 //!
 //! No implementation enters here.
 
+pub mod agent;
 pub mod clock;
 pub mod control;
+pub mod postgres;
 pub mod store;
+pub mod traffic;
 
+pub use agent::{AgentMemory, ControllerLink, GuardLink, KillFamily, Memory};
 pub use clock::Clock;
 pub use control::{ControlError, NodeControl, ProxyControl};
+pub use postgres::LocalPostgres;
 pub use store::{Store, StoreError, Swap};
+pub use traffic::{NodeHealth, ProxyControllerLink, ProxyMemory, TrafficRouter, WriteVerifier};

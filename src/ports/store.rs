@@ -2,14 +2,12 @@
 //!
 //! Everything is on disk before a call returns `Ok`.
 
-use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
-
-use crate::domain::clock::WallTime;
-use crate::domain::epoch::{Epoch, RecordNumber};
-use crate::domain::ids::{ClusterName, NodeName, OperationId};
+use crate::domain::epoch::RecordNumber;
+use crate::domain::ids::{ClusterName, OperationId};
 use crate::domain::operation::Operation;
 use crate::domain::record::ClusterRecord;
+pub use crate::domain::trail::{AuditRow, EventRow};
+use async_trait::async_trait;
 
 /// Why the store did not answer or did not write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,42 +41,6 @@ pub enum Swap {
     Stored,
     /// Another change came first; this is the record now.
     Conflict(Option<Box<ClusterRecord>>),
-}
-
-/// One line of `stormglass events`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EventRow {
-    /// Stable name of the event type, e.g. `primary_lost`.
-    pub event: String,
-    /// `info`, `warning` or `error`. An error always means that a human must look.
-    pub severity: String,
-    /// When.
-    pub wall: WallTime,
-    /// The cluster.
-    pub cluster: ClusterName,
-    /// The node, if it is about one.
-    pub node: Option<NodeName>,
-    /// The operation, if it is part of one.
-    pub operation: Option<OperationId>,
-    /// Epoch at that time.
-    pub epoch: Epoch,
-    /// A full English sentence.
-    pub message: String,
-}
-
-/// One row of the audit log: every mutation, who, what, when, from where, outcome.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditRow {
-    /// When.
-    pub wall: WallTime,
-    /// Who: the name of the token.
-    pub who: String,
-    /// From where: the peer's address.
-    pub from: String,
-    /// What was asked, as one line.
-    pub what: String,
-    /// How it ended.
-    pub outcome: String,
 }
 
 /// The controller's memory.

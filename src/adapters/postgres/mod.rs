@@ -1,0 +1,296 @@
+//! The real PostgreSQL of this host: its files, its processes, its SQL. Implements [`LocalPostgres`].
+//!
+//! What never enters: decisions, leases, epochs. Nothing here opens PostgreSQL but [`LocalPostgres::start`].
+
+mod configuration;
+mod control_data;
+mod errors;
+mod files;
+mod observe;
+mod parameters;
+mod process;
+mod programs;
+mod reclone;
+mod replication;
+mod rewind;
+mod session;
+mod settings;
+mod upstream;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rustix::process::Signal;
+use tokio_postgres::error::SqlState;
+
+pub use settings::{Password, PostgresSettings, discover_bin_directory};
+
+use self::errors::{blocking, from_client, within};
+use self::session::{Held, Session};
+use self::settings::Setup;
+use crate::adapters::system::{Family, wait_for_exit};
+use crate::domain::epoch::RecordNumber;
+use crate::domain::ids::NodeName;
+use crate::domain::lsn::Lsn;
+use crate::domain::report::{ControlData, DiskReport, LiveReport, SynchronousReport};
+use crate::ports::LocalPostgres;
+use crate::ports::postgres::{PostgresError, Presence, RewindOutcome, StartMode, Upstream};
+
+/// A healthy filesystem says in microseconds how full it is; a stalled one is not waited for.
+const DISK_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// The write probe: takes a transaction id and flushes WAL at commit, and changes no table. WAL segments are made in
+/// advance, so that it succeeds on a full disk for a long time: room for data is asked for beside it.
+const WRITE_PROBE: &str = "select pg_logical_emit_message(true, 'stormglass', '')";
+
+/// The PostgreSQL of this host.
+pub struct Postgres {
+    setup: Arc<Setup>,
+    /// One connection each, so that a slow question holds up neither a promotion nor a probe.
+    observer: Held,
+    writer: Held,
+    controller: Held,
+    /// One change of configuration or data directory at a time.
+    changing: tokio::sync::Mutex<()>,
+    applied: Mutex<Option<Applied>>,
+}
+
+/// The last acknowledged change of the synchronous standbys, and the setting that it made.
+struct Applied {
+    setting: String,
+    report: SynchronousReport,
+}
+
+impl Postgres {
+    /// Checks the settings. Touches nothing.
+    pub fn new(settings: PostgresSettings) -> Result<Self, PostgresError> {
+        Ok(Self {
+            setup: Arc::new(Setup::new(settings)?),
+            observer: Held::default(),
+            writer: Held::default(),
+            controller: Held::default(),
+            changing: tokio::sync::Mutex::default(),
+            applied: Mutex::default(),
+        })
+    }
+
+    /// What a fence has to kill: for the guard process.
+    pub fn family(&self) -> &Family {
+        &self.setup.family
+    }
+
+    /// The agent's own socket directory.
+    pub fn private_socket_directory(&self) -> &Path {
+        &self.setup.settings.private_socket_directory
+    }
+}
+
+#[async_trait]
+impl LocalPostgres for Postgres {
+    async fn presence(&self) -> Presence {
+        process::presence(&self.setup).await
+    }
+
+    async fn control_data(&self) -> Result<Option<ControlData>, PostgresError> {
+        Ok(control_data::read(&self.setup).await?.map(|control| control.data))
+    }
+
+    async fn secure_configuration(&self) -> Result<(), PostgresError> {
+        let _changing = self.changing.lock().await;
+        let setup = self.setup.clone();
+        blocking("secure the configuration", move || {
+            if setup.has_data() { configuration::secure(&setup, &setup.data, None) } else { Ok(()) }
+        })
+        .await
+    }
+
+    async fn start(&self, mode: &StartMode) -> Result<i32, PostgresError> {
+        let _changing = self.changing.lock().await;
+        *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        process::start(&self.setup, mode).await
+    }
+
+    async fn wait_for_exit(&self, postmaster: i32) {
+        wait_for_exit(postmaster).await;
+    }
+
+    async fn stop_fast(&self, timeout: Duration) -> Result<(), PostgresError> {
+        process::stop_fast(&self.setup, timeout).await
+    }
+
+    async fn stop_immediate(&self) {
+        process::signal_postmaster(&self.setup, Signal::QUIT).await;
+    }
+
+    async fn kill_family(&self, timeout: Duration) -> Result<Duration, PostgresError> {
+        process::kill_family(&self.setup, timeout).await
+    }
+
+    async fn observe(&self, timeout: Duration) -> Result<LiveReport, PostgresError> {
+        let question = self.observer.ask(&self.setup, observe::ACTION, observe::QUERY);
+        let (mut report, setting) = observe::read(within(timeout, observe::ACTION, question).await?)?;
+        let applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        report.synchronous = applied
+            .as_ref()
+            .filter(|applied| applied.setting == setting && !report.in_recovery)
+            .map(|applied| applied.report.clone());
+        Ok(report)
+    }
+
+    async fn probe_connect(&self, timeout: Duration) -> Result<(), PostgresError> {
+        const ACTION: &str = "probe with a new connection";
+        within(timeout, ACTION, async {
+            match Session::connect(&self.setup).await {
+                Ok(session) => {
+                    session.query(ACTION, "select 1").await?;
+                    session.close().await;
+                    Ok(())
+                }
+                // The server is alive and full, reserved connections included: moving it would move the storm with it.
+                Err(error) if error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS) => {
+                    tracing::warn!(%error, "PostgreSQL has no connection left, not even for the superuser");
+                    Ok(())
+                }
+                Err(error) => Err(from_client(ACTION, &error)),
+            }
+        })
+        .await
+    }
+
+    async fn probe_write(&self, timeout: Duration) -> Result<(), PostgresError> {
+        const ACTION: &str = "probe with a write";
+        within(timeout, ACTION, async {
+            let setup = self.setup.clone();
+            let room =
+                blocking(ACTION, move || files::take_room(&setup.data).map_err(|error| errors::failed(ACTION, error)));
+            tokio::try_join!(self.writer.ask(&self.setup, ACTION, WRITE_PROBE), room).map(drop)
+        })
+        .await
+    }
+
+    async fn checkpoint(&self, timeout: Duration) -> Result<(), PostgresError> {
+        const ACTION: &str = "checkpoint";
+        within(timeout, ACTION, async {
+            let session = Session::open(&self.setup, ACTION).await?;
+            session.query(ACTION, "checkpoint").await?;
+            session.close().await;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn follow(&self, upstream: Option<&Upstream>, timeout: Duration) -> Result<Lsn, PostgresError> {
+        const ACTION: &str = "follow another primary";
+        within(timeout, ACTION, async {
+            let _changing = self.changing.lock().await;
+            let session = self.session(ACTION).await?;
+            let received = replication::follow(&self.setup, &session, upstream).await?;
+            self.controller.put_back(session);
+            Ok(received)
+        })
+        .await
+    }
+
+    async fn promote(&self, timeout: Duration) -> Result<Lsn, PostgresError> {
+        const ACTION: &str = "promote PostgreSQL";
+        within(timeout, ACTION, async {
+            let session = self.session(ACTION).await?;
+            let first = replication::promote(&session).await?;
+            self.controller.put_back(session);
+            self.checkpoint_in_background();
+            Ok(first)
+        })
+        .await
+    }
+
+    async fn apply_synchronous(
+        &self,
+        names: &BTreeSet<NodeName>,
+        number: RecordNumber,
+        block_when_alone: bool,
+        timeout: Duration,
+    ) -> Result<SynchronousReport, PostgresError> {
+        const ACTION: &str = "set the synchronous standbys";
+        within(timeout, ACTION, async {
+            let _changing = self.changing.lock().await;
+            // What was acknowledged is no longer what is asked for, whether or not the change succeeds.
+            *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            let session = self.session(ACTION).await?;
+            let report = replication::apply_synchronous(&self.setup, &session, names, number, block_when_alone).await?;
+            self.controller.put_back(session);
+            let setting = configuration::render_synchronous(names, block_when_alone);
+            *self.applied.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(Applied { setting, report: report.clone() });
+            Ok(report)
+        })
+        .await
+    }
+
+    async fn tend_slots(&self, peers: &BTreeSet<NodeName>, timeout: Duration) -> Result<(), PostgresError> {
+        const ACTION: &str = "tend replication slots";
+        within(timeout, ACTION, async {
+            let session = self.session(ACTION).await?;
+            replication::tend_slots(&session, peers).await?;
+            self.controller.put_back(session);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn rewind(&self, upstream: &Upstream) -> Result<RewindOutcome, PostgresError> {
+        let _changing = self.changing.lock().await;
+        rewind::rewind(&self.setup, upstream).await
+    }
+
+    async fn reclone(
+        &self,
+        upstream: &Upstream,
+        progress: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<(), PostgresError> {
+        let _changing = self.changing.lock().await;
+        reclone::reclone(&self.setup, upstream, progress).await
+    }
+
+    async fn disk(&self) -> Option<DiskReport> {
+        const ACTION: &str = "ask for free space";
+        let setup = self.setup.clone();
+        let ask = blocking(ACTION, move || {
+            let free = |path: &Path| {
+                let found = rustix::fs::statvfs(path).map_err(|error| errors::failed(ACTION, error))?;
+                Ok(found.f_bavail.saturating_mul(found.f_frsize))
+            };
+            Ok(DiskReport { data_free_bytes: free(&setup.data)?, wal_free_bytes: free(&setup.data.join("pg_wal"))? })
+        });
+        within(DISK_TIMEOUT, ACTION, ask).await.ok()
+    }
+}
+
+impl Postgres {
+    /// Puts the new timeline into the control file, where pg_rewind of the former primary looks for it. The server's own
+    /// checkpoint after a promotion is spread over minutes.
+    fn checkpoint_in_background(&self) {
+        const ACTION: &str = "checkpoint after the promotion";
+        let setup = self.setup.clone();
+        tokio::spawn(async move {
+            let outcome = match Session::open(&setup, ACTION).await {
+                Ok(session) => session.query(ACTION, "checkpoint").await.map(drop),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = outcome {
+                tracing::warn!(%error, "the former primary can be rewound only after the next checkpoint");
+            }
+        });
+    }
+
+    /// The held connection for steering, known to work: a lost one is replaced before anything is changed.
+    async fn session(&self, action: &'static str) -> Result<Session, PostgresError> {
+        let (session, was_held) = self.controller.take(&self.setup, action).await?;
+        if was_held && session.ask("select 1").await.is_err() {
+            return Session::open(&self.setup, action).await;
+        }
+        Ok(session)
+    }
+}

@@ -1,0 +1,69 @@
+//! Tables and the way from older ones.
+//!
+//! A migration is never changed once it was released; a new one is added to the end.
+
+use rusqlite::Connection;
+
+/// Written into the file's header, so that another program's database is never taken for ours. "STRM" in ASCII.
+pub(super) const APPLICATION_ID: u32 = 0x5354_524D;
+
+/// The schema that this program reads and writes.
+pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;
+
+/// Each brings a file from the version that is its index to the next one.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE record (
+        cluster TEXT PRIMARY KEY,
+        number  INTEGER NOT NULL,
+        format  INTEGER NOT NULL,
+        body    TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    -- sequence: order of creation; wall clocks and identities decide nothing.
+    CREATE TABLE operation (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        id       TEXT NOT NULL UNIQUE,
+        cluster  TEXT NOT NULL,
+        finished INTEGER NOT NULL,
+        format   INTEGER NOT NULL,
+        body     TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX operation_by_cluster ON operation (cluster, sequence);
+    CREATE INDEX operation_unfinished ON operation (cluster, sequence) WHERE finished = 0;
+
+    CREATE TABLE event (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        cluster  TEXT NOT NULL,
+        body     TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX event_by_cluster ON event (cluster, sequence);
+
+    CREATE TABLE audit (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        body     TEXT NOT NULL
+    ) STRICT;
+"];
+
+/// Marks an empty database as ours, at version 0.
+pub(super) fn begin(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(&format!(
+        "PRAGMA application_id = {APPLICATION_ID};
+         CREATE TABLE schema_version (only INTEGER PRIMARY KEY CHECK (only = 1), version INTEGER NOT NULL) STRICT;
+         INSERT INTO schema_version VALUES (1, 0);"
+    ))
+}
+
+/// The version of a database of ours.
+pub(super) fn version(connection: &Connection) -> rusqlite::Result<u32> {
+    connection.query_row("SELECT version FROM schema_version", [], |row| row.get(0))
+}
+
+/// Brings a database of version `from` to [`VERSION`], all or nothing.
+pub(super) fn migrate(connection: &mut Connection, from: u32) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    for migration in MIGRATIONS.iter().skip(from as usize) {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.execute("UPDATE schema_version SET version = ?1", [VERSION])?;
+    transaction.commit()
+}

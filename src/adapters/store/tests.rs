@@ -1,0 +1,57 @@
+//! What can only be tested from inside: a database that may not grow, and work that fails beside work that does not.
+
+use super::SqliteStore;
+use super::queue::Failure;
+use crate::domain::clock::WallTime;
+use crate::domain::trail::AuditRow;
+use crate::ports::store::{Store, StoreError};
+
+fn row(what: &str) -> AuditRow {
+    AuditRow {
+        wall: WallTime(1),
+        who: "ann".to_owned(),
+        from: "127.0.0.1:1".to_owned(),
+        what: what.to_owned(),
+        outcome: "accepted".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_grow_says_so_and_keeps_what_it_has() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = SqliteStore::open(&directory.path().join("controller.db")).expect("open");
+    store.append_audit(&row("before")).await.expect("append");
+    let limit = |pages: u32| {
+        store.queue.call("limit", move |connection| {
+            connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).map_err(Failure::from)
+        })
+    };
+    limit(1).await.expect("a limit below the present size means the present size");
+    let refused = store.append_audit(&row(&"x".repeat(100_000))).await.expect_err("no space");
+    assert!(matches!(&refused, StoreError::Failed { problem, .. } if problem.contains("disk is full")), "{refused}");
+    assert_eq!(store.list_audit(10).await.expect("list"), [row("before")]);
+
+    limit(1_000_000).await.expect("lift the limit");
+    store.append_audit(&row("after")).await.expect("append");
+    assert_eq!(store.list_audit(10).await.expect("list"), [row("after"), row("before")]);
+}
+
+#[tokio::test]
+async fn work_that_fails_takes_nothing_of_its_neighbours_with_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = SqliteStore::open(&directory.path().join("controller.db")).expect("open");
+    let appends = futures_util::future::join_all((0..40).map(|index| {
+        store.queue.call("test", move |connection| {
+            super::rows::append_audit(connection, &row(&index.to_string()))?;
+            if index % 2 == 0 { Ok(()) } else { Err(Failure::Rule("odd".to_owned())) }
+        })
+    }));
+    let answers = appends.await;
+    for (index, answer) in answers.iter().enumerate() {
+        assert_eq!(answer.is_ok(), index % 2 == 0, "{index}: {answer:?}");
+    }
+    let mut kept: Vec<u32> =
+        store.list_audit(100).await.expect("list").iter().map(|row| row.what.parse().expect("a number")).collect();
+    kept.sort_unstable();
+    assert_eq!(kept, (0..40).step_by(2).collect::<Vec<u32>>());
+}

@@ -1,0 +1,162 @@
+//! Heartbeats: what the node says, how often, and what it takes from the answers.
+//!
+//! One goes out every renewal interval and at once on every change. A slow controller delays none of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::{Agent, promises};
+use crate::domain::clock::Moment;
+use crate::domain::command::{AssignedRole, Assignment, HeartbeatReply};
+use crate::domain::epoch::Epoch;
+use crate::domain::lease::Grant;
+use crate::ports::agent::OwnLease;
+
+/// Before the first grant.
+const FIRST_INTERVAL: Duration = Duration::from_millis(500);
+
+/// So many may wait for an answer at a time; further changes are told together once one came back.
+const IN_FLIGHT_MAX: usize = 4;
+
+/// A heartbeat that says good-bye is not waited for longer.
+const LAST_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Agent {
+    /// Sends for as long as the agent runs.
+    pub(super) async fn heartbeat_loop(self: &Arc<Self>) {
+        let in_flight = Arc::new(AtomicUsize::new(0));
+        loop {
+            self.local().turned_at = self.now();
+            if in_flight.load(Ordering::Acquire) < IN_FLIGHT_MAX {
+                in_flight.fetch_add(1, Ordering::AcqRel);
+                let (agent, in_flight) = (self.clone(), in_flight.clone());
+                tokio::spawn(async move {
+                    agent.send_heartbeat().await;
+                    if in_flight.fetch_sub(1, Ordering::AcqRel) == IN_FLIGHT_MAX {
+                        agent.heartbeat_wanted.notify_one();
+                    }
+                });
+            }
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep(self.renewal_interval()) => {}
+                () = self.heartbeat_wanted.notified() => {}
+            }
+        }
+    }
+
+    /// Time between two heartbeats.
+    pub(super) fn renewal_interval(&self) -> Duration {
+        self.keeper.read(|memory| memory.timers).map_or(FIRST_INTERVAL, |timers| timers.renewal_interval)
+    }
+
+    /// Tells controllers how the node was left.
+    pub(super) async fn send_last_heartbeat(&self) {
+        let report = self.report();
+        if let Err(error) = self.controllers.heartbeat(&report, LAST_TIMEOUT).await {
+            tracing::warn!(%error, "no controller heard that the service was stopped");
+        }
+    }
+
+    async fn send_heartbeat(self: &Arc<Self>) {
+        let report = self.report();
+        let sent_at = report.sent_at;
+        match self.controllers.heartbeat(&report, self.timers().request_timeout).await {
+            Ok(reply) => self.take_reply(reply, sent_at).await,
+            Err(error) => tracing::debug!(%error, "heartbeat without an answer"),
+        }
+    }
+
+    async fn take_reply(self: &Arc<Self>, reply: HeartbeatReply, sent_at: Moment) {
+        let pause_changed = {
+            let mut local = self.local();
+            local.controller_seen = Some(self.clock.wall());
+            std::mem::replace(&mut local.paused, reply.paused) != reply.paused
+        };
+        if pause_changed {
+            self.guard.paused(reply.paused);
+        }
+        // The renewal of a known epoch waits for nothing, least of all for the disk that an assignment is stored on.
+        let (grant, early) = (reply.grant, self.keeper.read(|memory| memory.highest_epoch));
+        if let Some(grant) = grant.filter(|grant| grant.epoch == early) {
+            self.take_grant(&grant, sent_at).await;
+        }
+        if let Some(assignment) = reply.assignment {
+            self.begin_first_epoch(&assignment, grant.as_ref(), sent_at).await;
+            if let Err(refused) = self.take_assignment(assignment).await {
+                tracing::debug!(%refused, "assignment not taken");
+            }
+        }
+        if let Some(grant) = grant.filter(|grant| grant.epoch != early) {
+            self.take_grant(&grant, sent_at).await;
+        }
+    }
+
+    /// A running primary that nobody ever managed becomes the holder of the first epoch it is told, without a promotion.
+    async fn begin_first_epoch(&self, assignment: &Assignment, grant: Option<&Grant>, sent_at: Moment) {
+        let Some(grant) = grant else { return };
+        let is_first = matches!(assignment.role, AssignedRole::Primary { .. })
+            && assignment.cluster == self.section.cluster
+            && self.is_own_data(assignment.system_identifier)
+            && grant.epoch == assignment.epoch
+            && self.keeper.read(|memory| memory.highest_epoch == Epoch(0))
+            && self.local().is_primary();
+        if !is_first {
+            return;
+        }
+        let deadline = sent_at.plus(grant.timers.lease);
+        self.local().asking_until = Some(deadline);
+        let boot = self.clock.boot();
+        let stored = self.keeper.change(|memory| {
+            memory.highest_epoch = grant.epoch;
+            memory.timers = Some(grant.timers);
+            memory.lease = Some(OwnLease { epoch: grant.epoch, deadline, boot: boot.clone() });
+        });
+        match stored.await {
+            Ok(()) => tracing::info!(epoch = %grant.epoch, "this primary is managed from now on"),
+            Err(error) => tracing::error!(%error, "the first epoch cannot be stored"),
+        }
+    }
+
+    /// Renews the lease: the guard first, then the own book, then, when there is time, the file.
+    async fn take_grant(&self, grant: &Grant, sent_at: Moment) {
+        let (highest, entitled, stored) = self
+            .keeper
+            .read(|memory| (memory.highest_epoch, promises::may_renew(memory, grant.epoch), memory.lease.clone()));
+        let runs = {
+            let local = self.local();
+            local.is_primary() && !local.stopping || local.leases.current().is_some_and(|now| now.epoch == grant.epoch)
+        };
+        if !entitled || !runs {
+            tracing::debug!(epoch = %grant.epoch, "a grant that this node may not use");
+            return;
+        }
+        let weighed = self.local().leases.weigh(grant, sent_at, highest, self.now());
+        let lease = match weighed {
+            Ok(lease) => lease,
+            Err(refused) => return tracing::debug!(%refused, "grant not used"),
+        };
+        if let Err(error) = self.guard.hold(lease.held()).await {
+            return tracing::warn!(%error, "the lease is not renewed: nobody would watch over it");
+        }
+        if !self.local().leases.accept(lease) {
+            return self.guard.release(lease.epoch);
+        }
+        self.local().asking_until = None;
+        self.lease_changed.notify_one();
+        let boot = self.clock.boot();
+        let is_stale = stored.is_none_or(|stored| {
+            stored.epoch != lease.epoch || lease.deadline.since(stored.deadline) > lease.timers.lease / 3
+        });
+        if is_stale {
+            self.keeper.change_soon(|memory| {
+                memory.timers = Some(lease.timers);
+                if !memory.is_fenced_in(lease.epoch) {
+                    memory.lease = Some(OwnLease { epoch: lease.epoch, deadline: lease.deadline, boot });
+                }
+                memory.left_running = None;
+            });
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! What the agent knows of its PostgreSQL at the moment, and the report made of it.
+//!
+//! Facts only. A fact that was not learnt, or belongs to a PostgreSQL that is gone, is absent.
+
+use std::collections::BTreeMap;
+
+use super::lease::LeaseBook;
+use super::start::Role;
+use crate::domain::clock::{Moment, WallTime};
+use crate::domain::epoch::{Epoch, RecordNumber};
+use crate::domain::report::{
+    ControlData, DiskReport, LiveReport, PostgresReport, PostgresState, Probe, Probes, Standing, SynchronousReport,
+};
+use crate::ports::agent::Memory;
+use crate::ports::postgres::{PostgresError, Upstream};
+
+/// State of the node as the agent's tasks share it.
+#[derive(Debug, Default)]
+pub(super) struct Local {
+    /// The postmaster that is watched.
+    pub postmaster: Option<i32>,
+    /// What it runs as. Kept while it does not answer.
+    pub role: Option<Role>,
+    /// There is no data.
+    pub is_empty: bool,
+    /// How the last question went.
+    pub answers: Answers,
+    /// `pg_controldata`.
+    pub control: Option<ControlData>,
+    /// What SQL told last.
+    pub live: Option<LiveReport>,
+    /// The last acknowledged change of `synchronous_standby_names`.
+    pub synchronous: Option<SynchronousReport>,
+    /// New connections.
+    pub connect: ProbeHistory,
+    /// Writes.
+    pub write: ProbeHistory,
+    /// Space left.
+    pub disk: Option<DiskReport>,
+    /// The own lease.
+    pub leases: LeaseBook,
+    /// Until then a primary without a lease waits for one instead of being fenced.
+    pub asking_until: Option<Moment>,
+    /// The agent itself stops PostgreSQL: its end is no crash.
+    pub stopping: bool,
+    /// Whom the standby follows.
+    pub following: Option<Upstream>,
+    /// WAL receiver stopped by a `Freeze`.
+    pub frozen: Option<Frozen>,
+    /// The cluster is paused.
+    pub paused: bool,
+    /// When a controller was last heard.
+    pub controller_seen: Option<WallTime>,
+    /// Starts of the standby that failed, one after the other.
+    pub failed_starts: u32,
+    /// When the last of them failed.
+    pub failed_at: Moment,
+    /// Why PostgreSQL is down, for people.
+    pub down_because: Option<String>,
+    /// When the heartbeat loop last turned.
+    pub turned_at: Moment,
+    /// Reports sent.
+    pub sequence: u64,
+    /// How long the last fence took, in seconds; for metrics.
+    pub fence_seconds: Option<f64>,
+}
+
+/// How PostgreSQL answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Answers {
+    /// Not asked since it started, or it says that it starts.
+    #[default]
+    NotYet,
+    /// In time.
+    InTime,
+    /// Not in time, or not at all.
+    No,
+}
+
+/// A standby whose WAL receiver was stopped on purpose.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Frozen {
+    /// Record number known at that time: a newer assignment ends it.
+    pub number: RecordNumber,
+    /// Epoch known at that time.
+    pub epoch: Epoch,
+    /// An operation that was given up must not leave a standby behind for ever.
+    pub until: Moment,
+}
+
+/// One probe over time.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ProbeHistory {
+    last_success: Option<Moment>,
+    failing_since: Option<Moment>,
+    last_error: Option<String>,
+}
+
+impl ProbeHistory {
+    /// Takes a result; true if the probe changed between passing and failing.
+    pub(super) fn record(&mut self, result: &Result<(), PostgresError>, began: Moment, now: Moment) -> bool {
+        match result {
+            Ok(()) => {
+                let changed = self.failing_since.is_some() || self.last_success.is_none();
+                *self = Self { last_success: Some(now), failing_since: None, last_error: None };
+                changed
+            }
+            Err(error) => {
+                let changed = self.failing_since.is_none();
+                // The trouble was there when the probe began, not when its patience ended.
+                self.failing_since.get_or_insert(began);
+                self.last_error = Some(error.to_string());
+                changed
+            }
+        }
+    }
+
+    fn report(&self, now: Moment) -> Probe {
+        Probe {
+            last_success_age: self.last_success.map(|at| now.since(at)),
+            failing_for: self.failing_since.map(|since| now.since(since)),
+            last_error: self.last_error.clone(),
+        }
+    }
+}
+
+impl Local {
+    /// A postmaster was started or found.
+    pub(super) fn began(&mut self, postmaster: i32, role: Option<Role>) {
+        self.forget_run();
+        self.postmaster = Some(postmaster);
+        self.role = role;
+        self.is_empty = false;
+        self.down_because = None;
+    }
+
+    /// The postmaster is gone, and with it everything that was known of its run.
+    pub(super) fn ended(&mut self) {
+        self.forget_run();
+        self.postmaster = None;
+        self.role = None;
+    }
+
+    fn forget_run(&mut self) {
+        self.live = None;
+        self.synchronous = None;
+        self.answers = Answers::NotYet;
+        self.connect = ProbeHistory::default();
+        self.write = ProbeHistory::default();
+        self.following = None;
+        self.stopping = false;
+    }
+
+    /// A start of the standby came to nothing.
+    pub(super) fn start_failed(&mut self, now: Moment) {
+        self.failed_starts += 1;
+        self.failed_at = now;
+    }
+
+    /// True if it runs, and not as a standby.
+    pub(super) fn is_primary(&self) -> bool {
+        self.postmaster.is_some() && self.role == Some(Role::Primary)
+    }
+
+    /// In one word.
+    pub(super) fn state(&self) -> PostgresState {
+        match (self.postmaster, self.answers) {
+            (None, _) if self.is_empty => PostgresState::NoData,
+            (None, _) => PostgresState::Stopped,
+            (Some(_), Answers::NotYet) => PostgresState::Starting,
+            (Some(_), Answers::InTime) => PostgresState::Running,
+            (Some(_), Answers::No) => PostgresState::Unresponsive,
+        }
+    }
+
+    /// Takes what SQL told, or did not; true if a controller should hear of it at once.
+    pub(super) fn observed(&mut self, result: Result<LiveReport, PostgresError>) -> bool {
+        let state_before = self.state();
+        let before = self.live.take();
+        match result {
+            Ok(live) => {
+                self.role = Some(if live.in_recovery { Role::Standby } else { Role::Primary });
+                // Names that somebody changed behind our back are not in force: they are applied, and acknowledged, again.
+                self.synchronous = live.synchronous.clone();
+                self.answers = Answers::InTime;
+                self.failed_starts = 0;
+                self.live = Some(live);
+            }
+            Err(PostgresError::NotAccepting { .. }) => self.answers = Answers::NotYet,
+            Err(_) => self.answers = Answers::No,
+        }
+        state_before != self.state() || before.as_ref().map(gist) != self.live.as_ref().map(gist)
+    }
+
+    /// What a report says of PostgreSQL.
+    pub(super) fn postgres_report(&self, now: Moment) -> PostgresReport {
+        PostgresReport {
+            state: self.state(),
+            control: self.control.clone(),
+            live: self.live.clone(),
+            probes: Probes { connect: self.connect.report(now), write: self.write.report(now) },
+            disk: self.disk,
+        }
+    }
+
+    /// What a report says of rights and promises.
+    pub(super) fn standing(&self, memory: &Memory, now: Moment) -> Standing {
+        let lease = self.leases.valid(now);
+        Standing {
+            highest_epoch: memory.highest_epoch,
+            highest_number: memory.highest_number,
+            lease_epoch: lease.map(|lease| lease.epoch),
+            lease_remaining: lease.map(|lease| lease.deadline.since(now)),
+            fence_confirmed: memory.fence_confirmed,
+            consented: memory.consented,
+            operator_fenced: memory.operator_fenced,
+            half_rejoined: memory.half_rejoined,
+            left_running: memory.left_running.is_some() && memory.left_running == Some(memory.highest_epoch),
+        }
+    }
+}
+
+/// What of a live report is worth a heartbeat of its own: positions grow all the time, these do not.
+fn gist(live: &LiveReport) -> impl PartialEq + use<> {
+    let standbys: BTreeMap<String, (String, String)> =
+        live.standbys.iter().map(|row| (row.node.clone(), (row.state.clone(), row.sync_state.clone()))).collect();
+    let receiver = live.receiver.as_ref().map(|receiver| (receiver.sender.clone(), receiver.streaming));
+    let synchronous = live.synchronous.as_ref().map(|report| report.number);
+    (live.in_recovery, live.history.timeline, live.replay_paused, receiver, standbys, synchronous)
+}

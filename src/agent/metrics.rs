@@ -1,0 +1,99 @@
+//! `/metrics` of a database host, in Prometheus's text format.
+
+use std::fmt::Write;
+
+use super::Agent;
+use super::start::Role;
+use crate::domain::report::{PostgresState, Probe};
+
+impl Agent {
+    /// One gauge a fact; a fact that is not known has no sample.
+    pub(super) fn metrics_text(&self) -> String {
+        let report = self.report();
+        let (role, fence_seconds) = {
+            let local = self.local();
+            (local.role, local.fence_seconds)
+        };
+        let mut page =
+            Page { text: String::new(), labels: format!("cluster=\"{}\",node=\"{}\"", report.cluster, report.node) };
+        let standing = &report.standing;
+        let up = report.postgres.state == PostgresState::Running;
+        page.gauge("node_up", "1 if PostgreSQL runs and answers.", "", f64::from(u8::from(up)));
+        page.begin("node_role", "1 for the role that PostgreSQL runs as.");
+        for (label, value) in [("primary", Some(Role::Primary)), ("standby", Some(Role::Standby)), ("none", None)] {
+            page.sample("node_role", &format!(",role=\"{label}\""), f64::from(u8::from(role == value)));
+        }
+        let remaining = standing.lease_remaining.map_or(0.0, |left| left.as_secs_f64());
+        page.gauge("lease_remaining_seconds", "What is left of the node's lease; 0 without one.", "", remaining);
+        page.gauge("epoch", "Highest epoch that the node has seen.", "", number(standing.highest_epoch.0));
+        page.gauge(
+            "record_number",
+            "Highest record number that the node has seen.",
+            "",
+            number(standing.highest_number.0),
+        );
+        if let Some(fenced) = standing.fence_confirmed {
+            page.gauge(
+                "fence_confirmed_epoch",
+                "Newest epoch in which the node confirmed its fence.",
+                "",
+                number(fenced.0),
+            );
+        }
+        if let Some(seconds) = fence_seconds {
+            page.gauge("fence_kill_seconds", "How long the last kill of PostgreSQL's processes took.", "", seconds);
+        }
+        page.begin("probe_failing_seconds", "Since when a probe fails; 0 while it passes.");
+        for (name, probe) in [("connect", &report.postgres.probes.connect), ("write", &report.postgres.probes.write)] {
+            let Probe { failing_for, .. } = probe;
+            let seconds = failing_for.map_or(0.0, |since| since.as_secs_f64());
+            page.sample("probe_failing_seconds", &format!(",probe=\"{name}\""), seconds);
+        }
+        if let Some(live) = &report.postgres.live {
+            page.gauge("timeline", "PostgreSQL's timeline.", "", f64::from(live.history.timeline.0));
+            page.gauge("flush_lsn_bytes", "Flushed (primary) or received (standby).", "", number(live.flush_lsn.0));
+            page.gauge("replay_lsn_bytes", "Written (primary) or replayed (standby).", "", number(live.replay_lsn.0));
+            if !live.standbys.is_empty() {
+                page.begin("replication_lag_bytes", "Flushed here and not yet replayed by the standby.");
+            }
+            for row in &live.standbys {
+                if let Some(replayed) = row.replay_lsn {
+                    let lag = number(live.flush_lsn.bytes_after(replayed));
+                    page.sample("replication_lag_bytes", &format!(",standby={:?}", row.node), lag);
+                }
+            }
+        }
+        if let Some(disk) = report.postgres.disk {
+            page.gauge("data_free_bytes", "Space left for data.", "", number(disk.data_free_bytes));
+            page.gauge("wal_free_bytes", "Space left for WAL.", "", number(disk.wal_free_bytes));
+        }
+        page.text
+    }
+}
+
+/// Prometheus knows only floating point.
+#[expect(clippy::cast_precision_loss, reason = "positions and sizes beyond 2^53 bytes may lose their last bytes")]
+fn number(value: u64) -> f64 {
+    value as f64
+}
+
+struct Page {
+    text: String,
+    labels: String,
+}
+
+impl Page {
+    fn begin(&mut self, name: &str, help: &str) {
+        // Writing to a string cannot fail.
+        let _written = writeln!(self.text, "# HELP stormglass_{name} {help}\n# TYPE stormglass_{name} gauge");
+    }
+
+    fn sample(&mut self, name: &str, more_labels: &str, value: f64) {
+        let _written = writeln!(self.text, "stormglass_{name}{{{}{more_labels}}} {value}", self.labels);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, more_labels: &str, value: f64) {
+        self.begin(name, help);
+        self.sample(name, more_labels, value);
+    }
+}

@@ -1,0 +1,184 @@
+//! Who speaks: bearer tokens, kept as digests and compared in constant time.
+//!
+//! What an identity may do is the route's to say, not ours.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+
+use crate::domain::access::Role;
+
+/// Header for clients that cannot set `Authorization`.
+pub const TOKEN_HEADER: &str = "x-api-token";
+
+/// A person or script that asks for something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Name of the token: the audit log's "who".
+    pub name: String,
+    /// What the token may do.
+    pub role: Role,
+    /// Address that the request came from.
+    pub peer: SocketAddr,
+}
+
+/// Whose token it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// The token that controllers and agents share.
+    Agent,
+    /// A person's or a script's token.
+    Person {
+        /// Its name.
+        name: String,
+        /// What it may do.
+        role: Role,
+    },
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Identity::Agent => formatter.write_str("the agents' token"),
+            Identity::Person { name, .. } => formatter.write_str(name),
+        }
+    }
+}
+
+/// Tokens that cannot be told apart, or that anybody could guess.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AuthenticationError {
+    /// Nothing to present.
+    #[error("the secret of token {0:?} is empty: put at least 16 random characters where its reference points")]
+    Empty(String),
+    /// The audit log could not say who it was.
+    #[error("two tokens are named {0:?}: give each its own name")]
+    SameName(String),
+    /// Its role would be a matter of order.
+    #[error("tokens {0:?} and {1:?} have the same secret: give each its own")]
+    SameSecret(String, String),
+}
+
+/// SHA-256 of a token: the only form in which one is kept.
+#[derive(Clone, Copy)]
+pub struct TokenDigest([u8; 32]);
+
+impl TokenDigest {
+    /// Hashes a token.
+    pub fn of(token: &str) -> Self {
+        Self(Sha256::digest(token.as_bytes()).into())
+    }
+
+    /// Compares without telling by its time how much was right.
+    pub fn matches(&self, token: &str) -> bool {
+        self.equals(&TokenDigest::of(token)).into()
+    }
+
+    fn equals(&self, other: &TokenDigest) -> Choice {
+        self.0.ct_eq(&other.0)
+    }
+}
+
+impl fmt::Debug for TokenDigest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("TokenDigest(..)")
+    }
+}
+
+/// One person's or script's token, as it enters [`Authentication::new`].
+#[derive(Clone)]
+pub struct Token {
+    /// Name in the audit log.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// The token itself.
+    pub secret: String,
+}
+
+/// Every token that the controller knows.
+#[derive(Debug)]
+pub struct Authentication {
+    known: Vec<(Identity, TokenDigest)>,
+}
+
+impl Authentication {
+    /// Checks and hashes the tokens.
+    pub fn new(agent_token: &str, tokens: impl IntoIterator<Item = Token>) -> Result<Self, AuthenticationError> {
+        let mut known: Vec<(Identity, TokenDigest)> = Vec::new();
+        let people = tokens.into_iter().map(|token| {
+            let Token { name, role, secret } = token;
+            (Identity::Person { name, role }, secret)
+        });
+        for (identity, secret) in std::iter::once((Identity::Agent, agent_token.to_owned())).chain(people) {
+            if secret.is_empty() {
+                return Err(AuthenticationError::Empty(identity.to_string()));
+            }
+            if known.iter().any(|(other, _)| other.to_string() == identity.to_string()) {
+                return Err(AuthenticationError::SameName(identity.to_string()));
+            }
+            let digest = TokenDigest::of(&secret);
+            if let Some((other, _)) = known.iter().find(|(_, other)| other.equals(&digest).into()) {
+                return Err(AuthenticationError::SameSecret(other.to_string(), identity.to_string()));
+            }
+            known.push((identity, digest));
+        }
+        Ok(Self { known })
+    }
+
+    /// Whose token this is. Looks at every known token whatever it finds, so that the time tells nothing.
+    pub fn identify(&self, token: &str) -> Option<&Identity> {
+        let presented = TokenDigest::of(token);
+        let mut found = u64::MAX;
+        for (index, (_, digest)) in self.known.iter().enumerate() {
+            found.conditional_assign(&(index as u64), digest.equals(&presented));
+        }
+        usize::try_from(found).ok().and_then(|index| self.known.get(index)).map(|(identity, _)| identity)
+    }
+}
+
+/// The token in a request: `Authorization: Bearer …`, else `X-API-TOKEN`.
+pub fn presented_token(headers: &HeaderMap) -> Option<&str> {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    bearer
+        .or_else(|| headers.get(TOKEN_HEADER).and_then(|value| value.to_str().ok()).map(str::trim))
+        .filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(name: &str, role: Role, secret: &str) -> Token {
+        Token { name: name.to_owned(), role, secret: secret.to_owned() }
+    }
+
+    #[test]
+    fn each_token_is_its_own_identity() {
+        let known =
+            Authentication::new("shared", [token("ann", Role::Admin, "a-secret"), token("vic", Role::Viewer, "v")])
+                .expect("valid");
+        assert_eq!(known.identify("shared"), Some(&Identity::Agent));
+        assert_eq!(known.identify("v"), Some(&Identity::Person { name: "vic".to_owned(), role: Role::Viewer }));
+        for wrong in ["", "A-SECRET", "a-secre", "a-secret "] {
+            assert_eq!(known.identify(wrong), None, "{wrong:?} was accepted");
+        }
+        assert!(!format!("{known:?}").contains("a-secret"));
+    }
+
+    #[test]
+    fn tokens_that_cannot_be_told_apart_are_refused() {
+        let same_secret = Authentication::new("x", [token("ann", Role::Admin, "x")]);
+        assert!(matches!(same_secret, Err(AuthenticationError::SameSecret(..))));
+        let same_name = Authentication::new("x", [token("ann", Role::Admin, "1"), token("ann", Role::Viewer, "2")]);
+        assert!(matches!(same_name, Err(AuthenticationError::SameName(_))));
+        assert!(matches!(Authentication::new("", []), Err(AuthenticationError::Empty(_))));
+    }
+}

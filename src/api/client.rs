@@ -1,0 +1,270 @@
+//! Client of the controller's API, for the command line and the lab.
+//!
+//! Keeps every document as it came, beside what was read from it, so that `--output json` shows the wire and nothing else.
+//! Never repeats a mutation: an answer that got lost is an unknown outcome, and said to be one.
+
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::wire::{ClusterStatus, Explanation, MutationReply, Problem};
+use crate::domain::clock::WallTime;
+use crate::domain::operation::Operation;
+
+/// A controller on the same host answers a connect at once; across sites this is many round trips.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A controller answers from memory; mutations wait for its disk at most.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Why there is no answer, or not the wanted one.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The URL given for the controller is none.
+    #[error("{url:?} is no URL of a controller, as in http://10.0.0.5:8432")]
+    BadUrl {
+        /// As given.
+        url: String,
+    },
+    /// The request was certainly not received.
+    #[error("cannot reach the controller at {url}")]
+    Unreachable {
+        /// Base URL.
+        url: String,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// The request was sent, and its answer did not come or could not be read.
+    #[error("no usable answer from the controller at {url}")]
+    NoAnswer {
+        /// Base URL.
+        url: String,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// The controller said no.
+    #[error("{}", problem.detail)]
+    Problem {
+        /// Its document.
+        problem: Box<Problem>,
+    },
+    /// The answer is not what this version understands.
+    #[error("the controller's answer to {path} is not understood: versions of command line and controller may differ")]
+    Malformed {
+        /// What was asked.
+        path: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+/// A document as read, and as it came.
+#[derive(Debug, Clone)]
+pub struct Document<T> {
+    /// As read.
+    pub value: T,
+    /// As it came.
+    pub raw: Value,
+}
+
+/// One line of `events`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Event {
+    /// Stable name of the event type.
+    pub event: String,
+    /// `info`, `warning` or `error`.
+    pub severity: String,
+    /// When.
+    pub wall: WallTime,
+    /// About which node.
+    #[serde(default)]
+    pub node: Option<String>,
+    /// Part of which operation.
+    #[serde(default)]
+    pub operation: Option<String>,
+    /// Epoch at that time.
+    pub epoch: u64,
+    /// A full English sentence.
+    pub message: String,
+}
+
+/// A connection to one controller.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    token: Option<String>,
+}
+
+impl Client {
+    /// A client of the controller at `url`, with a bearer token if there is one. Connects with the first request.
+    pub fn new(url: &str, token: Option<String>) -> Result<Self, ClientError> {
+        let valid = reqwest::Url::parse(url).is_ok_and(|parsed| parsed.scheme() == "http" && parsed.has_host());
+        if !valid {
+            return Err(ClientError::BadUrl { url: url.to_owned() });
+        }
+        let base = url.trim_end_matches('/').to_owned();
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(REQUEST_TIMEOUT)
+            // A proxy for web pages in the environment leads to no controller.
+            .no_proxy()
+            .build()
+            .map_err(|source| ClientError::Unreachable { url: base.clone(), source })?;
+        Ok(Self { http, base, token })
+    }
+
+    /// Base URL.
+    pub fn url(&self) -> &str {
+        &self.base
+    }
+
+    /// Names of the clusters that the controller keeps.
+    pub async fn clusters(&self) -> Result<Vec<String>, ClientError> {
+        const PATH: &str = "/api/v1/clusters";
+        let raw = self.get(PATH).await?;
+        let rows = items(&raw).ok_or_else(|| malformed(PATH, "a list of clusters was expected"))?;
+        rows.iter()
+            .map(|row| {
+                let name = row.as_str().or_else(|| row.get("cluster")?.as_str()).or_else(|| row.get("name")?.as_str());
+                name.map(str::to_owned).ok_or_else(|| malformed(PATH, "a cluster without a name"))
+            })
+            .collect()
+    }
+
+    /// How the cluster stands.
+    pub async fn status(&self, cluster: &str) -> Result<Document<ClusterStatus>, ClientError> {
+        self.document(&format!("/api/v1/clusters/{cluster}")).await
+    }
+
+    /// What the controller would do now, and why.
+    pub async fn explain(&self, cluster: &str) -> Result<Document<Explanation>, ClientError> {
+        self.document(&format!("/api/v1/clusters/{cluster}/explain")).await
+    }
+
+    /// The newest events, newest first.
+    pub async fn events(&self, cluster: &str, limit: usize) -> Result<Document<Vec<Event>>, ClientError> {
+        self.list(&format!("/api/v1/clusters/{cluster}/events?limit={limit}")).await
+    }
+
+    /// The newest operations that ended, newest first.
+    pub async fn history(&self, cluster: &str, limit: usize) -> Result<Document<Vec<Operation>>, ClientError> {
+        self.list(&format!("/api/v1/clusters/{cluster}/history?limit={limit}")).await
+    }
+
+    /// The newest operations, newest first.
+    pub async fn operations(&self, cluster: &str, limit: usize) -> Result<Document<Vec<Operation>>, ClientError> {
+        self.list(&format!("/api/v1/clusters/{cluster}/operations?limit={limit}")).await
+    }
+
+    /// One operation with its journal.
+    pub async fn operation(&self, id: &str) -> Result<Document<Operation>, ClientError> {
+        let path = format!("/api/v1/operations/{id}");
+        let raw = self.get(&path).await?;
+        let inner = raw.get("operation").filter(|inner| inner.is_object()).unwrap_or(&raw);
+        let value = read(&path, inner)?;
+        Ok(Document { value, raw })
+    }
+
+    /// Asks that an operation be stopped before its point of no return.
+    pub async fn cancel(&self, id: &str) -> Result<Value, ClientError> {
+        let path = format!("/api/v1/operations/{id}/cancel");
+        let request = self.request(Method::POST, &path).json(&serde_json::json!({}));
+        self.send(&path, request).await
+    }
+
+    /// `POST …/{verb}`: switchover, failover, pause, resume, fence, unfence, rejoin.
+    pub async fn mutate(
+        &self,
+        cluster: &str,
+        verb: &str,
+        body: &(impl Serialize + Sync),
+    ) -> Result<Document<MutationReply>, ClientError> {
+        let path = format!("/api/v1/clusters/{cluster}/{verb}");
+        let raw = self.send(&path, self.request(Method::POST, &path).json(body)).await?;
+        Ok(Document { value: read(&path, &raw)?, raw })
+    }
+
+    /// Any document below the base URL, as it comes.
+    pub async fn get(&self, path: &str) -> Result<Value, ClientError> {
+        self.send(path, self.request(Method::GET, path)).await
+    }
+
+    async fn document<T: DeserializeOwned>(&self, path: &str) -> Result<Document<T>, ClientError> {
+        let raw = self.get(path).await?;
+        Ok(Document { value: read(path, &raw)?, raw })
+    }
+
+    async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Document<Vec<T>>, ClientError> {
+        let raw = self.get(path).await?;
+        let rows = items(&raw).ok_or_else(|| malformed(path, "a list was expected"))?;
+        let value = rows.iter().map(|row| read(path, row)).collect::<Result<_, _>>()?;
+        Ok(Document { value, raw })
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.base));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    async fn send(&self, path: &str, request: reqwest::RequestBuilder) -> Result<Value, ClientError> {
+        let response = request.send().await.map_err(|source| {
+            let source = source.without_url();
+            let url = self.base.clone();
+            if source.is_connect() || source.is_builder() {
+                ClientError::Unreachable { url, source }
+            } else {
+                ClientError::NoAnswer { url, source }
+            }
+        })?;
+        let status = response.status();
+        let body = response
+            .bytes()
+            .await
+            .map_err(|source| ClientError::NoAnswer { url: self.base.clone(), source: source.without_url() })?;
+        if !status.is_success() {
+            return Err(ClientError::Problem { problem: Box::new(problem(status, &body)) });
+        }
+        if body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&body).map_err(|source| ClientError::Malformed { path: path.to_owned(), source })
+    }
+}
+
+/// The problem document, or one made of what came instead: a proxy in between knows no problem documents.
+fn problem(status: StatusCode, body: &[u8]) -> Problem {
+    let mut problem = serde_json::from_slice(body).unwrap_or_else(|_| {
+        let text = String::from_utf8_lossy(body);
+        let detail = match text.trim() {
+            "" => format!("answered {status}"),
+            text => format!("answered {status}: {}", text.chars().take(300).collect::<String>()),
+        };
+        let title = status.canonical_reason().unwrap_or("error").to_owned();
+        Problem { kind: "about:blank".to_owned(), title, status: 0, detail, reasons: Vec::new() }
+    });
+    problem.status = status.as_u16();
+    problem
+}
+
+/// A list stands alone, or as the one array of its document.
+fn items(raw: &Value) -> Option<&Vec<Value>> {
+    match raw {
+        Value::Array(rows) => Some(rows),
+        Value::Object(fields) => fields.values().find_map(Value::as_array),
+        _ => None,
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &str, raw: &Value) -> Result<T, ClientError> {
+    T::deserialize(raw).map_err(|source| ClientError::Malformed { path: path.to_owned(), source })
+}
+
+fn malformed(path: &str, why: &str) -> ClientError {
+    ClientError::Malformed { path: path.to_owned(), source: serde::de::Error::custom(why) }
+}

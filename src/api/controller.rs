@@ -1,0 +1,78 @@
+//! What the controller answers over HTTP: the trait that its shell implements.
+//!
+//! Never decides: a route turns a request into a question for [`ControllerHandler`] and the answer into JSON.
+
+use async_trait::async_trait;
+
+use super::authentication::Caller;
+use super::wire::{
+    ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, SwitchoverRequest,
+};
+use crate::domain::clock::WallTime;
+use crate::domain::command::{HeartbeatReply, ProxyAssignment};
+use crate::domain::operation::Operation;
+use crate::domain::report::{ProxyReport, Report};
+use crate::domain::trail::{AuditRow, EventRow};
+
+/// The controller as its API sees it. A cluster that it does not keep is [`Problem::not_found`].
+///
+/// A mutation runs to its end even if the caller hangs up, and is audited by the router, whatever its outcome.
+#[async_trait]
+pub trait ControllerHandler: Send + Sync + 'static {
+    /// A node's agent reports; the report's cluster is the route's.
+    async fn heartbeat(&self, report: Report) -> Result<HeartbeatReply, Problem>;
+    /// A proxy's agent reports; the report's cluster is the route's.
+    async fn proxy_heartbeat(&self, report: ProxyReport) -> Result<ProxyAssignment, Problem>;
+
+    /// Every cluster.
+    async fn clusters(&self) -> Result<Vec<ClusterStatus>, Problem>;
+    /// One cluster.
+    async fn status(&self, cluster: &str) -> Result<ClusterStatus, Problem>;
+    /// What would be done now, and why.
+    async fn explain(&self, cluster: &str) -> Result<Explanation, Problem>;
+    /// The newest events, newest first.
+    async fn events(&self, cluster: &str, limit: usize) -> Result<Vec<EventRow>, Problem>;
+    /// The newest operations, newest first, of one cluster or of all.
+    async fn operations(&self, cluster: Option<&str>, limit: usize) -> Result<Vec<Operation>, Problem>;
+    /// One operation.
+    async fn operation(&self, id: &str) -> Result<Operation, Problem>;
+
+    /// Stops an operation before its point of no return.
+    async fn cancel(&self, id: &str, caller: &Caller) -> Result<MutationReply, Problem>;
+    /// Moves the primary without loss.
+    async fn switchover(
+        &self,
+        cluster: &str,
+        request: SwitchoverRequest,
+        caller: &Caller,
+    ) -> Result<MutationReply, Problem>;
+    /// Replaces a lost primary.
+    async fn failover(
+        &self,
+        cluster: &str,
+        request: FailoverRequest,
+        caller: &Caller,
+    ) -> Result<MutationReply, Problem>;
+    /// Keeps a node unable to accept writes.
+    async fn fence(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem>;
+    /// Lifts an operator's fence.
+    async fn unfence(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem>;
+    /// Brings a node back as a standby.
+    async fn rejoin(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem>;
+    /// Stops automatic operations for a while.
+    async fn pause(&self, cluster: &str, request: PauseRequest, caller: &Caller) -> Result<MutationReply, Problem>;
+    /// Lets automatic operations go on.
+    async fn resume(&self, cluster: &str, caller: &Caller) -> Result<MutationReply, Problem>;
+
+    /// The newest audit rows, newest first.
+    async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, Problem>;
+    /// Stores an audit row; a failure to do so is the handler's to log as an error.
+    async fn record_audit(&self, row: AuditRow);
+
+    /// `Err` says why the controller cannot work now: no store, not leading, no agent heard yet.
+    fn ready(&self) -> Result<(), String>;
+    /// The text of `/metrics`.
+    fn metrics(&self) -> String;
+    /// The wall clock, for audit rows.
+    fn wall(&self) -> WallTime;
+}

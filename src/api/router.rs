@@ -1,0 +1,327 @@
+//! The controller's routes at work: who asks, may they, what do they ask, and the trace it leaves.
+//!
+//! Answers come from [`ControllerHandler`]; nothing is decided here but access.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Json;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, FromRequestParts, Query, RawPathParams, Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use axum::http::{Method as HttpMethod, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, on};
+use serde::{Deserialize, Serialize};
+
+use super::authentication::{Authentication, Caller, Identity, presented_token};
+use super::body;
+use super::controller::ControllerHandler;
+use super::mutation::Mutation;
+use super::routes::{Access, Endpoint, Method, ROUTES, Route};
+use super::wire::{MutationReply, Problem};
+use crate::domain::clock::WallTime;
+use crate::domain::ids::ClusterName;
+use crate::domain::report::{ProxyReport, Report};
+use crate::domain::trail::AuditRow;
+
+/// The OpenAPI document; a test holds its paths against [`ROUTES`].
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+/// Rows of a list if the caller does not say.
+const LIST_LENGTH_DEFAULT: usize = 100;
+/// Rows of a list at most.
+const LIST_LENGTH_MAX: usize = 1000;
+/// Rows asked for beyond a history's length: operations under way are left out of it, and there are never more of them.
+const UNDER_WAY_MAX: usize = 64;
+/// Unauthenticated attempts that are written down in each minute: everybody can make them, and the disk is finite.
+const STRANGERS_PER_MINUTE: u32 = 10;
+
+/// Puts the controller's API together.
+pub fn router(handler: Arc<dyn ControllerHandler>, authentication: Arc<Authentication>) -> Router {
+    let state = Api { handler, authentication, strangers: Arc::default() };
+    let mut router = Router::new();
+    for route in &ROUTES {
+        let filter = match route.method {
+            Method::Get => MethodFilter::GET,
+            Method::Post => MethodFilter::POST,
+        };
+        router = router.route(
+            route.path,
+            on(filter, move |State(api): State<Api>, request: Request| async move { api.answer(route, request).await }),
+        );
+    }
+    router.method_not_allowed_fallback(wrong_method).fallback(unknown_route).with_state(state)
+}
+
+async fn unknown_route(method: HttpMethod, uri: Uri) -> Problem {
+    Problem::not_found(format!("there is no route {method} {}; see /api/v1/openapi.json", uri.path()))
+}
+
+async fn wrong_method(method: HttpMethod, uri: Uri) -> Problem {
+    Problem::method_not_allowed(format!("{} does not take {method}; see /api/v1/openapi.json", uri.path()))
+}
+
+#[derive(Clone)]
+struct Api {
+    handler: Arc<dyn ControllerHandler>,
+    authentication: Arc<Authentication>,
+    strangers: Arc<Mutex<Strangers>>,
+}
+
+/// How many attempts without a known token were written down in the current minute.
+#[derive(Default)]
+struct Strangers {
+    minute: Option<WallTime>,
+    written: u32,
+}
+
+impl Strangers {
+    fn may_write(&mut self, now: WallTime) -> bool {
+        let fresh = self.minute.is_some_and(|begun| begun <= now && now.since(begun) < Duration::from_secs(60));
+        if !fresh {
+            *self = Self { minute: Some(now), written: 0 };
+        }
+        self.written += 1;
+        self.written <= STRANGERS_PER_MINUTE
+    }
+}
+
+/// What a request is about, once its head has been read.
+struct Question {
+    route: &'static Route,
+    /// `{cluster}` or `{id}`; empty where the route has neither.
+    target: String,
+    peer: SocketAddr,
+    parts: Parts,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct Word {
+    status: &'static str,
+}
+
+impl Api {
+    async fn answer(self, route: &'static Route, request: Request) -> Response {
+        let (mut parts, body) = request.into_parts();
+        let target = match RawPathParams::from_request_parts(&mut parts, &()).await {
+            Ok(params) => params.iter().next().map(|(_, value)| value.to_owned()).unwrap_or_default(),
+            Err(error) => return Problem::bad_request(error.to_string()).into_response(),
+        };
+        let Some(&ConnectInfo(peer)) = parts.extensions.get::<ConnectInfo<SocketAddr>>() else {
+            return Problem::internal("the peer's address is not known: serve the router with api::server")
+                .into_response();
+        };
+        let question = Question { route, target, peer, parts };
+        let identity = match self.admit(&question).await {
+            Ok(identity) => identity,
+            Err(problem) => return problem.into_response(),
+        };
+        let body = match route.method {
+            Method::Get => Bytes::new(),
+            Method::Post => match body::read(body).await {
+                Ok(body) => body,
+                Err(problem) => {
+                    self.audit(&question, &name(identity.as_ref()), "", &Err(problem.clone())).await;
+                    return problem.into_response();
+                }
+            },
+        };
+        match (route.access, identity) {
+            (Access::Open, _) => self.open(route.endpoint),
+            (Access::Agents, _) => self.agent(&question, &body).await.unwrap_or_else(Problem::into_response),
+            (Access::AtLeast(_), Some(Identity::Person { name, role })) => {
+                let caller = Caller { name, role, peer: question.peer };
+                if route.endpoint.is_mutation() {
+                    self.mutate_to_the_end(question, caller, body).await
+                } else {
+                    self.read(&question).await.unwrap_or_else(Problem::into_response)
+                }
+            }
+            (Access::AtLeast(_), _) => Problem::internal("a route for people admitted nobody").into_response(),
+        }
+    }
+
+    /// Lets in whom the route is for; everybody else is answered, and written down where a mutation was asked for.
+    async fn admit(&self, question: &Question) -> Result<Option<Identity>, Problem> {
+        let needed = match question.route.access {
+            Access::Open => return Ok(None),
+            needed => needed,
+        };
+        let identity = presented_token(&question.parts.headers).and_then(|token| self.authentication.identify(token));
+        let problem = match (needed, identity) {
+            (_, None) => Problem::unauthorised(match presented_token(&question.parts.headers) {
+                Some(_) => "the token is not known here: check it, or ask an administrator for one",
+                None => "send a token: authorization: Bearer TOKEN, or x-api-token: TOKEN",
+            }),
+            (Access::Agents, Some(Identity::Agent)) => return Ok(identity.cloned()),
+            (Access::AtLeast(needed), Some(Identity::Person { role, .. })) if *role >= needed => {
+                return Ok(identity.cloned());
+            }
+            (Access::AtLeast(needed), Some(Identity::Person { name, role })) => Problem::forbidden(format!(
+                "{} needs the role {}; token {name:?} has the role {}",
+                question.route.endpoint.verb(),
+                needed.label(),
+                role.label()
+            )),
+            (_, Some(_)) => Problem::forbidden(match needed {
+                Access::Agents => "this route is for agents: it takes the agents' token only",
+                _ => "this route is for people and scripts: it does not take the agents' token",
+            }),
+        };
+        if identity.is_some() {
+            self.audit(question, &name(identity), "", &Err(problem.clone())).await;
+        } else if self.strangers.lock().unwrap_or_else(PoisonError::into_inner).may_write(self.handler.wall()) {
+            tracing::warn!(
+                peer = %question.peer,
+                route = question.route.path,
+                "refused a request without a known token"
+            );
+            self.audit(question, "(no known token)", "", &Err(problem.clone())).await;
+        }
+        Err(problem)
+    }
+
+    fn open(&self, endpoint: Endpoint) -> Response {
+        match endpoint {
+            Endpoint::Ready => match self.handler.ready() {
+                Ok(()) => Json(Word { status: "ready" }).into_response(),
+                Err(reason) => Problem::unavailable(reason).into_response(),
+            },
+            Endpoint::Metrics => {
+                ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], self.handler.metrics()).into_response()
+            }
+            Endpoint::OpenApi => ([(CONTENT_TYPE, "application/json")], OPENAPI).into_response(),
+            _ => Json(Word { status: "ok" }).into_response(),
+        }
+    }
+
+    async fn agent(&self, question: &Question, body: &[u8]) -> Result<Response, Problem> {
+        let headers = &question.parts.headers;
+        if question.route.endpoint == Endpoint::Heartbeat {
+            let report: Report = body::parse(headers, body)?;
+            question.require_cluster(&report.cluster)?;
+            Ok(Json(self.handler.heartbeat(report).await?).into_response())
+        } else {
+            let report: ProxyReport = body::parse(headers, body)?;
+            question.require_cluster(&report.cluster)?;
+            Ok(Json(self.handler.proxy_heartbeat(report).await?).into_response())
+        }
+    }
+
+    async fn read(&self, question: &Question) -> Result<Response, Problem> {
+        let target = question.target.as_str();
+        let limit = question.limit()?;
+        let handler = &self.handler;
+        Ok(match question.route.endpoint {
+            Endpoint::Clusters => Json(handler.clusters().await?).into_response(),
+            Endpoint::Status => Json(handler.status(target).await?).into_response(),
+            Endpoint::Explain => Json(handler.explain(target).await?).into_response(),
+            Endpoint::Events => Json(handler.events(target, limit).await?).into_response(),
+            Endpoint::History => {
+                let mut operations = handler.operations(Some(target), limit + UNDER_WAY_MAX).await?;
+                operations.retain(|operation| operation.status.is_final());
+                operations.truncate(limit);
+                Json(operations).into_response()
+            }
+            Endpoint::ClusterOperations => Json(handler.operations(Some(target), limit).await?).into_response(),
+            Endpoint::Operations => Json(handler.operations(None, limit).await?).into_response(),
+            Endpoint::Operation => Json(handler.operation(target).await?).into_response(),
+            Endpoint::Audit => Json(handler.audit(limit).await?).into_response(),
+            endpoint => return Err(Problem::internal(format!("{} is no question", endpoint.verb()))),
+        })
+    }
+
+    /// Runs a mutation in a task of its own: a caller that hangs up must leave neither half a mutation
+    /// nor one that the audit log does not know.
+    async fn mutate_to_the_end(self, question: Question, caller: Caller, body: Bytes) -> Response {
+        let task = tokio::spawn(async move {
+            let (request, result) = match Mutation::parse(question.route.endpoint, &question.parts.headers, &body) {
+                Ok(mutation) => {
+                    let request = mutation.to_string();
+                    (request, mutation.run(self.handler.as_ref(), &question.target, &caller).await)
+                }
+                Err(problem) => (String::new(), Err(problem)),
+            };
+            self.audit(&question, &caller.name, &request, &result).await;
+            result
+        });
+        match task.await {
+            Ok(Ok(reply)) => Json(reply).into_response(),
+            Ok(Err(problem)) => problem.into_response(),
+            Err(_) => Problem::unknown_outcome(
+                "the controller stopped or failed while it worked on this; see `stormglass operation list`",
+            )
+            .into_response(),
+        }
+    }
+
+    async fn audit(&self, question: &Question, who: &str, request: &str, result: &Result<MutationReply, Problem>) {
+        if !question.route.endpoint.is_mutation() {
+            return;
+        }
+        let outcome = match result {
+            Ok(reply) => format!("accepted: {}", reply.message),
+            Err(problem) => {
+                let word = match problem.status {
+                    504 => "unknown",
+                    500..=599 => "failed",
+                    _ => "refused",
+                };
+                format!("{word} ({}): {}", problem.status, problem.detail)
+            }
+        };
+        let what = format!("{} {} {request}", question.route.endpoint.verb(), printable(&question.target));
+        self.handler
+            .record_audit(AuditRow {
+                wall: self.handler.wall(),
+                who: who.to_owned(),
+                from: question.peer.to_string(),
+                what: what.trim_end().to_owned(),
+                outcome,
+            })
+            .await;
+    }
+}
+
+impl Question {
+    fn limit(&self) -> Result<usize, Problem> {
+        let Query(query) = Query::<ListQuery>::try_from_uri(&self.parts.uri)
+            .map_err(|error| Problem::bad_request(format!("the query is not understood: {error}")))?;
+        match query.limit.unwrap_or(LIST_LENGTH_DEFAULT) {
+            limit @ 1..=LIST_LENGTH_MAX => Ok(limit),
+            limit => Err(Problem::bad_request(format!("limit is {limit}; it must be from 1 to {LIST_LENGTH_MAX}"))),
+        }
+    }
+
+    fn require_cluster(&self, reported: &ClusterName) -> Result<(), Problem> {
+        if reported.as_str() == self.target {
+            return Ok(());
+        }
+        Err(Problem::refused(
+            format!(
+                "the report is of cluster {reported}, the address of cluster {:?}: check the agent's configuration",
+                self.target
+            ),
+            Vec::new(),
+        ))
+    }
+}
+
+fn name(identity: Option<&Identity>) -> String {
+    identity.map(Identity::to_string).unwrap_or_default()
+}
+
+/// A path parameter for the audit log: one line, not endless.
+fn printable(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).take(80).collect()
+}

@@ -1,0 +1,288 @@
+//! Every command and flag. Parsing only: what they do is in `commands`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Where a controller on the same host answers.
+pub const DEFAULT_CONTROLLER: &str = "http://127.0.0.1:8432";
+
+/// Keeps a PostgreSQL cluster writable: fails over by itself, switches over without loss, explains what it decides.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "stormglass",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true,
+    max_term_width = 120,
+    after_help = "Environment: STORMGLASS_CONTROLLER is the controller's URL, STORMGLASS_TOKEN the bearer token.\n\n\
+                  Exit codes: 0 done, 1 failed (state unchanged or undone), 2 usage or configuration, 3 confirmation needed,\n\
+                  4 not found, 5 controller out of reach, 6 not authorised, 7 aborted, 8 controller error,\n\
+                  9 refused by a guard, 10 outcome unknown. status --check: 0 healthy, 20 degraded, 21 no primary."
+)]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// URL of the controller.
+    #[arg(long, global = true, value_name = "URL", env = "STORMGLASS_CONTROLLER", default_value = DEFAULT_CONTROLLER,
+        help_heading = "Connection")]
+    pub controller: String,
+    /// How stdout is written.
+    #[arg(long, short, global = true, value_enum, default_value_t = OutputFormat::Table, help_heading = "Output")]
+    pub output: OutputFormat,
+    /// More detail; may be repeated.
+    #[arg(long, short, global = true, action = clap::ArgAction::Count, help_heading = "Output")]
+    pub verbose: u8,
+    /// When to use colour; never where stdout is no terminal, unless always.
+    #[arg(long, global = true, value_enum, default_value_t = ColourChoice::Auto, help_heading = "Output")]
+    pub color: ColourChoice,
+    /// Answer yes to every question.
+    #[arg(long, short, global = true, help_heading = "Safety")]
+    pub yes: bool,
+    /// Show the plan that the controller would store, and change nothing.
+    #[arg(long, global = true, help_heading = "Safety")]
+    pub dry_run: bool,
+    /// Wait until the operation has ended (default).
+    #[arg(long, global = true, overrides_with = "no_wait", help_heading = "Safety")]
+    pub wait: bool,
+    /// Return as soon as the operation has begun.
+    #[arg(long, global = true, overrides_with = "wait", help_heading = "Safety")]
+    pub no_wait: bool,
+    /// Stop waiting after this (as in 30s); the operation goes on, and the exit code is 10.
+    #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "Safety")]
+    pub timeout: Option<Duration>,
+}
+
+/// How stdout is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people; piped: one tab-separated line a row, without header.
+    Table,
+    /// The controller's document.
+    Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ColourChoice {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Also when piped.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// Every command.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Run the controller.
+    Controller {
+        /// Its configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Run the agent of a database or proxy host.
+    Agent {
+        /// Its configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The process was started by its guard.
+        #[arg(long, hide = true)]
+        under_guard: bool,
+        /// Be the guard of the agent with this process id.
+        #[arg(long, hide = true, value_name = "PID", conflicts_with = "under_guard")]
+        guard_of: Option<u32>,
+    },
+    /// Is it healthy, who is primary, can a node be lost, what is happening, what to do.
+    #[command(after_help = "Examples:\n  stormglass status\n  stormglass status orders --check || page-somebody")]
+    Status {
+        /// The cluster; may be left out where the controller keeps one.
+        cluster: Option<String>,
+        /// Exit with 0 healthy, 20 degraded, 21 no primary (or none known).
+        #[arg(long)]
+        check: bool,
+    },
+    /// The status again and again; piped: a line for every change.
+    Watch {
+        /// The cluster; may be left out where the controller keeps one.
+        cluster: Option<String>,
+    },
+    /// What the controller would do now, and for every node why it could or could not be promoted.
+    #[command(after_help = "Examples:\n  stormglass explain\n  stormglass explain db3")]
+    Explain {
+        /// A cluster or one node.
+        #[arg(value_name = "CLUSTER|NODE")]
+        subject: Option<String>,
+    },
+    /// Move the primary, planned and without loss.
+    #[command(
+        after_help = "Examples:\n  stormglass switchover orders --dry-run\n  stormglass switchover orders --to db2 --yes"
+    )]
+    Switchover {
+        /// The cluster; may be left out where the controller keeps one.
+        cluster: Option<String>,
+        /// Who shall take over; the best candidate if not given.
+        #[arg(long, value_name = "NODE")]
+        to: Option<String>,
+        /// Only candidates of this site.
+        #[arg(long)]
+        site: Option<String>,
+    },
+    /// Replace a lost primary.
+    #[command(
+        after_help = "Examples:\n  stormglass failover orders\n  stormglass failover orders --to db3 --accept-data-loss"
+    )]
+    Failover {
+        /// The cluster; may be left out where the controller keeps one.
+        cluster: Option<String>,
+        /// Who shall take over; the best candidate if not given.
+        #[arg(long, value_name = "NODE")]
+        to: Option<String>,
+        /// Only candidates of this site.
+        #[arg(long)]
+        site: Option<String>,
+        /// Accept that confirmed commits are lost. Not implied by --yes.
+        #[arg(long)]
+        accept_data_loss: bool,
+        /// Swear that the old primary is off and stays off. Asked for again; --yes does not answer it.
+        #[arg(long)]
+        old_primary_is_off: bool,
+    },
+    /// Stop automatic operations for a while; lease and self-fence go on.
+    #[command(after_help = "Example:\n  stormglass pause orders --for 30m")]
+    Pause {
+        /// The cluster; may be left out where the controller keeps one.
+        cluster: Option<String>,
+        /// How long.
+        #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
+        duration: Duration,
+    },
+    /// End a pause.
+    Resume {
+        /// The cluster; may be left out where the controller keeps one.
+        cluster: Option<String>,
+    },
+    /// Keep a node unable to accept writes until unfence.
+    Fence(NodeArguments),
+    /// End a fence: the node may come back as a standby.
+    Unfence(NodeArguments),
+    /// Bring a former primary, a diverged or an empty node back as a standby.
+    Rejoin {
+        /// Which.
+        #[command(flatten)]
+        node: NodeArguments,
+        /// Skip the rewind and copy everything.
+        #[arg(long)]
+        reclone: bool,
+    },
+    /// Operations that ended: what moved, when, how long it took.
+    History(ListArguments),
+    /// What happened, as sentences.
+    Events(ListArguments),
+    /// Operations one by one.
+    #[command(subcommand)]
+    Operation(OperationCommand),
+    /// Configuration files.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// A cluster and one of its nodes.
+#[derive(Debug, Clone, Args)]
+pub struct NodeArguments {
+    /// Cluster and node; the cluster may be left out where the controller keeps one.
+    #[arg(value_names = ["CLUSTER", "NODE"], num_args = 1..=2, required = true)]
+    pub names: Vec<String>,
+}
+
+impl NodeArguments {
+    /// Cluster, if given.
+    pub fn cluster(&self) -> Option<&str> {
+        (self.names.len() == 2).then(|| self.names[0].as_str())
+    }
+
+    /// Node.
+    pub fn node(&self) -> &str {
+        self.names.last().expect("clap takes one or two names")
+    }
+}
+
+/// A list about one cluster.
+#[derive(Debug, Clone, Args)]
+pub struct ListArguments {
+    /// The cluster; may be left out where the controller keeps one.
+    pub cluster: Option<String>,
+    /// How many of the newest.
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    pub limit: usize,
+}
+
+/// `stormglass operation …`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum OperationCommand {
+    /// The newest operations.
+    List(ListArguments),
+    /// One operation: every step with its time, and the phases.
+    Show {
+        /// Its id.
+        id: String,
+    },
+    /// Follow an operation until it has ended.
+    Watch {
+        /// Its id.
+        id: String,
+    },
+    /// Stop an operation that has not passed its point of no return.
+    Cancel {
+        /// Its id.
+        id: String,
+    },
+}
+
+/// `stormglass config …`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ConfigCommand {
+    /// Prove that a file can be used: keys, values, secrets, timers.
+    Check(ConfigFile),
+    /// Print the settings, the environment's overrides included; secrets stay references.
+    Show {
+        /// Which.
+        #[command(flatten)]
+        file: ConfigFile,
+        /// With defaults filled in and the timers worked out.
+        #[arg(long)]
+        effective: bool,
+    },
+}
+
+/// A configuration file, of a controller or an agent.
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+pub struct ConfigFile {
+    /// The file.
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// The file, however it was given.
+    pub fn path(&self) -> &std::path::Path {
+        self.file.as_deref().or(self.config.as_deref()).expect("clap requires one of the two")
+    }
+}

@@ -1,0 +1,149 @@
+//! `operation show`: every line of the journal with its time, and how long each phase took.
+
+use std::time::Duration;
+
+use super::{Cell, Look, Table, Tone, words};
+use crate::domain::clock::{Moment, WallTime};
+use crate::domain::operation::{Operation, OperationStatus, StepEvent, StepName, StepState};
+
+/// The whole operation.
+pub fn render(operation: &Operation, look: Look) -> String {
+    let mut text = String::new();
+    if look.terminal {
+        text.push_str(&head(operation, look));
+        text.push('\n');
+    }
+    text.push_str(&timeline(operation).render(look));
+    if look.terminal {
+        text.push('\n');
+        text.push_str(&phases(operation, look));
+    }
+    text
+}
+
+fn head(operation: &Operation, look: Look) -> String {
+    let outcome = look.paint(tone(operation.status), operation.status.label());
+    let took = took(operation).map_or_else(String::new, |took| format!(" in {}", words::measured(took)));
+    let epoch = match operation.epoch_after {
+        Some(after) => format!("{} -> {after}", operation.epoch_before),
+        None => operation.epoch_before.to_string(),
+    };
+    let mut text = format!(
+        "Operation  {}\nWhat       {} in {}, {outcome}{took}\nBy         {}, at {}\nEpoch      {epoch}\n",
+        operation.id,
+        words::operation(&operation.kind),
+        operation.cluster,
+        operation.origin,
+        operation.begun_wall,
+    );
+    for (index, reason) in operation.reasons.iter().enumerate() {
+        text.push_str(&format!("{:<10} {reason}\n", if index == 0 { "Because" } else { "" }));
+    }
+    if operation.cancel_requested {
+        text.push_str("Cancel     was asked for\n");
+    }
+    if let Some(message) = &operation.message {
+        text.push_str(&format!("Outcome    {message}\n"));
+    }
+    text
+}
+
+fn timeline(operation: &Operation) -> Table {
+    let mut table = Table::new(&[">AT", "STEP", ">TRY", "STATE", ">TOOK", "DETAIL"]);
+    for (index, event) in operation.journal.iter().enumerate() {
+        let (state, tone, detail) = match &event.state {
+            StepState::Started => ("started", Tone::Plain, String::new()),
+            StepState::Succeeded { output } => {
+                let lsn = output.lsn.map(|lsn| format!("LSN {lsn}"));
+                let parts: Vec<String> = lsn.into_iter().chain(output.note.clone()).collect();
+                ("succeeded", Tone::Good, parts.join(", "))
+            }
+            StepState::Failed { error } => ("failed", Tone::Bad, error.clone()),
+            StepState::Unknown { error } => ("unknown", Tone::Warning, error.clone()),
+        };
+        let took = step_took(&operation.journal[..index], event);
+        table.row(vec![
+            format!("+{:.3} s", offset(operation, event.at, event.wall).as_secs_f64()).into(),
+            event.step.label().into(),
+            event.attempt.to_string().into(),
+            Cell::toned(state, tone),
+            took.map_or_else(|| "-".to_owned(), words::measured).into(),
+            if detail.is_empty() { "-".into() } else { detail.into() },
+        ]);
+    }
+    table
+}
+
+/// Time of each phase, from its first start to its last end.
+fn phases(operation: &Operation, look: Look) -> String {
+    let mut table = Table::new(&["PHASE", ">BEGAN", ">TOOK"]);
+    let mut add = |phase: &str, began: Duration, took: Option<Duration>| {
+        let took = took.map_or_else(|| "-".to_owned(), words::measured);
+        table.row(vec![phase.into(), format!("+{:.3} s", began.as_secs_f64()).into(), took.into()]);
+    };
+    add("decide", Duration::ZERO, Some(operation.decided_at.since(operation.detected_at)));
+    let mut seen: Vec<StepName> = Vec::new();
+    for event in &operation.journal {
+        if seen.contains(&event.step) {
+            continue;
+        }
+        seen.push(event.step);
+        let ended = operation.journal.iter().rev().find(|it| it.step == event.step && it.state != StepState::Started);
+        let began = offset(operation, event.at, event.wall);
+        let took = ended.map(|end| offset(operation, end.at, end.wall).saturating_sub(began));
+        add(event.step.label(), began, took);
+    }
+    add("in total", Duration::ZERO, took(operation));
+    table.render(look)
+}
+
+/// From detection to the end; `None` while it runs.
+pub fn took(operation: &Operation) -> Option<Duration> {
+    let (at, wall) = (operation.ended_at?, operation.ended_wall?);
+    Some(offset(operation, at, wall))
+}
+
+/// Time since detection. Moments of another boot cannot be compared; then the wall clocks are the best there is.
+fn offset(operation: &Operation, at: Moment, wall: WallTime) -> Duration {
+    if at >= operation.detected_at { at.since(operation.detected_at) } else { wall.since(operation.begun_wall) }
+}
+
+/// How long the attempt that `event` ends took.
+pub fn step_took(before: &[StepEvent], event: &StepEvent) -> Option<Duration> {
+    if event.state == StepState::Started {
+        return None;
+    }
+    let start = before
+        .iter()
+        .rev()
+        .find(|it| it.step == event.step && it.attempt == event.attempt && it.state == StepState::Started)?;
+    Some(if event.at >= start.at { event.at.since(start.at) } else { event.wall.since(start.wall) })
+}
+
+/// One line for a step of the journal, as it happens.
+pub fn step_line(before: &[StepEvent], event: &StepEvent) -> String {
+    let took = step_took(before, event).map_or_else(String::new, |took| format!(" in {}", words::measured(took)));
+    let again = if event.attempt > 1 { format!(" (attempt {})", event.attempt) } else { String::new() };
+    match &event.state {
+        StepState::Started => format!("{} started{again}", event.step),
+        StepState::Succeeded { .. } => format!("{} succeeded{again}{took}", event.step),
+        StepState::Failed { error } => format!("{} failed{again}{took}: {error}", event.step),
+        StepState::Unknown { error } => format!("{} has an unknown outcome{again}{took}: {error}", event.step),
+    }
+}
+
+/// One sentence on how it ended, or stands.
+pub fn outcome(operation: &Operation) -> String {
+    let took = took(operation).map_or_else(String::new, |took| format!(" in {}", words::measured(took)));
+    let why = operation.message.as_ref().map_or_else(String::new, |message| format!(": {message}"));
+    format!("{} {}{took}{why}", words::operation(&operation.kind), operation.status.label())
+}
+
+/// What the status means.
+pub fn tone(status: OperationStatus) -> Tone {
+    match status {
+        OperationStatus::Succeeded => Tone::Good,
+        OperationStatus::Running | OperationStatus::Undoing | OperationStatus::Cancelled => Tone::Warning,
+        OperationStatus::Failed | OperationStatus::Refused | OperationStatus::Stuck => Tone::Bad,
+    }
+}

@@ -1,0 +1,169 @@
+//! Loading: a file and the environment in, validated settings or one clear error out.
+
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::document::{Document, Source};
+use super::error::{ConfigError, Violation};
+use super::{AgentConfig, ControllerConfig, SecretReference};
+
+const CONTROLLER_SECTIONS: &[&str] = &["controller", "cluster", "failover", "authentication", "prometheus"];
+const AGENT_SECTIONS: &[&str] = &["agent", "postgresql", "proxy", "tags"];
+
+/// What both kinds of settings can do.
+trait Settings: DeserializeOwned + Serialize {
+    /// Rules that types alone cannot hold.
+    fn check(&self) -> Result<(), Violation>;
+    /// Every reference to a secret, with its key.
+    fn secrets(&self) -> Vec<(String, &SecretReference)>;
+}
+
+impl Settings for ControllerConfig {
+    fn check(&self) -> Result<(), Violation> {
+        self.violation()
+    }
+
+    fn secrets(&self) -> Vec<(String, &SecretReference)> {
+        let mut secrets = vec![("authentication.agent_token".to_owned(), &self.authentication.agent_token)];
+        for (index, token) in self.authentication.tokens.iter().enumerate() {
+            secrets.push((format!("authentication.token.{index}.secret"), &token.secret));
+        }
+        secrets
+    }
+}
+
+impl Settings for AgentConfig {
+    fn check(&self) -> Result<(), Violation> {
+        self.violation()
+    }
+
+    fn secrets(&self) -> Vec<(String, &SecretReference)> {
+        let mut secrets = vec![("agent.token".to_owned(), &self.agent.token)];
+        if let Some(postgresql) = &self.postgresql {
+            secrets.extend(
+                postgresql.superuser_password.as_ref().map(|it| ("postgresql.superuser_password".to_owned(), it)),
+            );
+            secrets.extend(
+                postgresql.replication_password.as_ref().map(|it| ("postgresql.replication_password".to_owned(), it)),
+            );
+        }
+        if let Some(password) =
+            self.proxy.as_ref().and_then(|proxy| proxy.verify.as_ref()).and_then(|verify| verify.password.as_ref())
+        {
+            secrets.push(("proxy.verify.password".to_owned(), password));
+        }
+        secrets
+    }
+}
+
+/// Settings of either kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AnyConfig {
+    /// There is a `[controller]` table.
+    Controller(Box<ControllerConfig>),
+    /// There is an `[agent]` table.
+    Agent(Box<AgentConfig>),
+}
+
+/// Reads and proves the settings of a controller, its secrets included.
+pub fn load_controller(path: &Path) -> Result<ControllerConfig, ConfigError> {
+    load_controller_with(path, std::env::vars())
+}
+
+/// [`load_controller`] under another environment.
+pub fn load_controller_with(
+    path: &Path,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<ControllerConfig, ConfigError> {
+    let source = Source::read(path, environment)?;
+    let document = source.parse(CONTROLLER_SECTIONS)?;
+    let settings: ControllerConfig = checked(&document)?;
+    secrets_can_be_had(&document, &settings)?;
+    tokens_differ(&document, &settings)?;
+    Ok(settings)
+}
+
+/// Reads and proves the settings of an agent, its secrets included.
+pub fn load_agent(path: &Path) -> Result<AgentConfig, ConfigError> {
+    load_agent_with(path, std::env::vars())
+}
+
+/// [`load_agent`] under another environment.
+pub fn load_agent_with(
+    path: &Path,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<AgentConfig, ConfigError> {
+    let source = Source::read(path, environment)?;
+    let document = source.parse(AGENT_SECTIONS)?;
+    let settings: AgentConfig = checked(&document)?;
+    secrets_can_be_had(&document, &settings)?;
+    Ok(settings)
+}
+
+/// Reads and proves settings of either kind, secrets included: what `config check` does.
+pub fn load_any(path: &Path) -> Result<AnyConfig, ConfigError> {
+    Ok(if is_controller(&Source::read(path, [])?)? {
+        AnyConfig::Controller(Box::new(load_controller(path)?))
+    } else {
+        AnyConfig::Agent(Box::new(load_agent(path)?))
+    })
+}
+
+/// Reads settings of either kind without asking for secrets, with the document as it was written: for `config show`.
+pub fn read_any(path: &Path) -> Result<(AnyConfig, toml::Table), ConfigError> {
+    let source = Source::read(path, std::env::vars())?;
+    if is_controller(&source)? {
+        let document = source.parse(CONTROLLER_SECTIONS)?;
+        Ok((AnyConfig::Controller(Box::new(checked(&document)?)), document.as_written()?))
+    } else {
+        let document = source.parse(AGENT_SECTIONS)?;
+        Ok((AnyConfig::Agent(Box::new(checked(&document)?)), document.as_written()?))
+    }
+}
+
+fn is_controller(source: &Source) -> Result<bool, ConfigError> {
+    let document = source.parse(&[])?;
+    match (document.has("controller"), document.has("agent")) {
+        (true, false) => Ok(true),
+        (false, true) => Ok(false),
+        (true, true) => Err(document.violation(Violation::at(
+            "agent",
+            "a file is either a controller's, with [controller], or an agent's, with [agent]: split it",
+        ))),
+        (false, false) => Err(document.violation(Violation::at(
+            "",
+            "neither [controller] nor [agent] is there, so this is the configuration of neither",
+        ))),
+    }
+}
+
+fn checked<T: Settings>(document: &Document<'_>) -> Result<T, ConfigError> {
+    let settings: T = document.settings()?;
+    settings.check().map_err(|violation| document.violation(violation))?;
+    Ok(settings)
+}
+
+fn secrets_can_be_had<T: Settings>(document: &Document<'_>, settings: &T) -> Result<(), ConfigError> {
+    for (key, reference) in settings.secrets() {
+        reference
+            .resolve()
+            .map_err(|source| ConfigError::Secret { place: document.place(&Violation::at(&key, "").key), source })?;
+    }
+    Ok(())
+}
+
+/// Two equal tokens would make a role a matter of order, and an agent's token that people hold could command agents.
+fn tokens_differ(document: &Document<'_>, settings: &ControllerConfig) -> Result<(), ConfigError> {
+    let mut seen: Vec<(String, String)> = Vec::new();
+    for (key, reference) in settings.secrets() {
+        let Ok(value) = reference.resolve() else { continue };
+        if let Some((other, _)) = seen.iter().find(|(_, known)| *known == value) {
+            let problem = format!("the same secret as {other}: every token needs its own");
+            return Err(document.violation(Violation::at(&key, problem)));
+        }
+        seen.push((key, value));
+    }
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! The loop: one closed set of events, one owner of the state.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::state::{NodeState, ProxyState, State, Wish};
+use super::{ControllerParts, ENDED_KEPT, Remembered};
+use crate::decide::request::Request;
+use crate::domain::clock::WallTime;
+use crate::domain::command::{HeartbeatReply, ProxyAssignment};
+use crate::domain::epoch::Epoch;
+use crate::domain::ids::OperationId;
+use crate::domain::operation::{Operation, StepName, StepState};
+use crate::domain::plan::Plan;
+use crate::domain::record::ClusterRecord;
+use crate::domain::report::{ProxyReport, Report};
+use crate::domain::view::View;
+
+/// Fallback for what no event announces: silence and the passing of a deadline.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What can happen to a controller.
+pub(super) enum Event {
+    /// A node's agent reports and waits for the answer.
+    Heartbeat { report: Box<Report>, reply: oneshot::Sender<HeartbeatReply> },
+    /// A proxy's agent reports and waits for the answer.
+    ProxyHeartbeat { report: Box<ProxyReport>, reply: oneshot::Sender<ProxyAssignment> },
+    /// A step of an operation ended.
+    StepEnded {
+        operation: OperationId,
+        step: StepName,
+        attempt: u32,
+        epoch: Epoch,
+        state: StepState,
+        reports: Vec<Report>,
+        record: Option<Box<ClusterRecord>>,
+    },
+    /// A change of the record outside any operation ended; this is the record now.
+    RecordUpdated {
+        /// As found in the store; `None` if it could not be read.
+        record: Option<Box<ClusterRecord>>,
+        /// Whether it is the one that was to be stored.
+        stored: bool,
+    },
+    /// Somebody asks what is going on.
+    Look { reply: oneshot::Sender<Box<Glance>> },
+    /// An operator asks for something.
+    Ask { request: Request, origin: String, dry_run: bool, reply: oneshot::Sender<(Plan, Option<Operation>)> },
+    /// An operator pauses or resumes.
+    Pause { until: Option<WallTime>, reply: oneshot::Sender<()> },
+    /// An operator stops an operation. `None`: there is no such operation.
+    Cancel { operation: OperationId, reply: oneshot::Sender<Option<Operation>> },
+}
+
+/// A copy of the state, for answers.
+pub(super) struct Glance {
+    pub view: View,
+    pub operations: Vec<Operation>,
+}
+
+/// The loop's own task.
+pub(super) struct Controller {
+    pub parts: ControllerParts,
+    pub state: State,
+    pub events: mpsc::Sender<Event>,
+}
+
+/// Runs until `shutdown`.
+pub(super) async fn run(
+    parts: ControllerParts,
+    remembered: Remembered,
+    events: mpsc::Sender<Event>,
+    mut inbox: mpsc::Receiver<Event>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let now = parts.clock.now();
+    let empty_node =
+        |site| NodeState { site, report: None, last_live: None, last_grant: None, streaming_lost_at: None };
+    let nodes: BTreeMap<_, _> =
+        parts.nodes.iter().map(|(name, site)| (name.clone(), empty_node(site.clone()))).collect();
+    let proxies = parts.proxies.iter().map(|name| (name.clone(), ProxyState { report: None })).collect();
+    let state = State {
+        cluster: parts.cluster.clone(),
+        policy: parts.policy.clone(),
+        record: remembered.record,
+        leading_since: now,
+        nodes,
+        proxies,
+        operations: remembered.operations,
+        in_flight: Vec::new(),
+        update_in_flight: false,
+        wishes: Default::default(),
+        wish_in_flight: false,
+        trouble_since: None,
+        last_plan: None,
+        leader: format!("{}/{}", parts.name, uuid::Uuid::now_v7()),
+        proxy_target: None,
+        proxy_sequence: 0,
+    };
+    let mut controller = Controller { parts, state, events };
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        // In a fixed order, so that the same events always give the same turns; none starves, every event is a turn too.
+        tokio::select! {
+            biased;
+            changed = shutdown.changed() => if changed.is_err() || *shutdown.borrow() { break },
+            event = inbox.recv() => match event {
+                Some(event) => controller.handle(event),
+                None => break,
+            },
+            _ = tick.tick() => {}
+        }
+        while let Ok(event) = inbox.try_recv() {
+            controller.handle(event);
+        }
+        controller.turn();
+    }
+    tracing::info!("controller loop ended");
+}
+
+impl Controller {
+    /// Takes one event in. Never waits.
+    fn handle(&mut self, event: Event) {
+        let now = self.parts.clock.now();
+        match event {
+            Event::Heartbeat { report, reply } => {
+                let node = report.node.clone();
+                self.hear(*report);
+                let answer = self.state.heartbeat_reply(&node, now, self.parts.clock.wall());
+                // The agent may have hung up; it will report again.
+                let _ = reply.send(answer);
+            }
+            Event::ProxyHeartbeat { report, reply } => {
+                let late = |(last, _): &(ProxyReport, _)| {
+                    last.incarnation == report.incarnation && report.sequence < last.sequence
+                };
+                if let Some(proxy) = self.state.proxies.get_mut(&report.proxy)
+                    && !proxy.report.as_ref().is_some_and(late)
+                {
+                    proxy.report = Some((*report, now));
+                }
+                let _ = reply.send(self.state.proxy_assignment());
+            }
+            Event::StepEnded { operation, step, attempt, epoch, state, reports, record } => {
+                for report in reports {
+                    self.hear(report);
+                }
+                if let Some(record) = record {
+                    self.adopt(*record);
+                }
+                self.step_ended(&operation, step, attempt, epoch, state);
+            }
+            Event::RecordUpdated { record, stored } => {
+                self.state.update_in_flight = false;
+                if let Some(record) = record {
+                    self.adopt(*record);
+                }
+                self.wish_stored(stored);
+            }
+            Event::Look { reply } => {
+                let view = self.state.view(now, self.parts.clock.wall());
+                let glance = Glance { view, operations: self.state.operations.clone() };
+                let _ = reply.send(Box::new(glance));
+            }
+            Event::Ask { request, origin, dry_run, reply } => {
+                let answer = self.ask(&request, &origin, dry_run);
+                let _ = reply.send(answer);
+            }
+            Event::Pause { until, reply } => self.state.wishes.push_back((Wish::Pause(until), Some(reply))),
+            Event::Cancel { operation, reply } => {
+                let found = self.state.operation_mut(&operation).map(|operation| {
+                    operation.cancel_requested |= !operation.status.is_final();
+                    operation.clone()
+                });
+                let _ = reply.send(found);
+            }
+        }
+        self.state.trim(ENDED_KEPT);
+    }
+
+    /// Takes a report in and tells what changed.
+    fn hear(&mut self, report: Report) {
+        let now = self.parts.clock.now();
+        let before =
+            self.state.nodes.get(&report.node).and_then(|node| node.report.as_ref()).map(|(last, _)| last.clone());
+        let node = report.node.clone();
+        if self.state.hear(report, now)
+            && let Some((after, _)) = self.state.nodes.get(&node).and_then(|state| state.report.as_ref())
+        {
+            let after = after.clone();
+            self.note_report(before.as_ref(), &after);
+        }
+    }
+
+    /// Makes `record` the one that everything rests on, and tells agents at once.
+    pub(super) fn adopt(&mut self, record: ClusterRecord) {
+        let newer = self.state.record.as_ref().is_none_or(|current| record.number > current.number);
+        if newer {
+            self.note_record(&record);
+            if self.state.record.as_ref().is_none_or(|current| record.epoch > current.epoch) {
+                for node in self.state.nodes.values_mut() {
+                    node.last_grant = None;
+                    node.streaming_lost_at = None;
+                }
+            }
+            self.state.record = Some(record);
+            self.push();
+        }
+    }
+}

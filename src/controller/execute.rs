@@ -1,0 +1,238 @@
+//! Carries out one step: journal, effect, outcome. The only place where operations touch the outside.
+//!
+//! An answer that did not come is `Unknown`, never "failed"; repeating a command is harmless, so silence is answered by asking again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use crate::domain::clock::Moment;
+use crate::domain::command::{Command, CommandEnvelope, CommandOutput, CommandReply, CommandState, ProxyAssignment};
+use crate::domain::epoch::RecordNumber;
+use crate::domain::ids::{ClusterName, NodeName, ProxyName};
+use crate::domain::operation::{Operation, StepState};
+use crate::domain::record::ClusterRecord;
+use crate::domain::report::{ProxyReport, Report};
+use crate::operate::{Effect, Step};
+use crate::ports::{Clock, ControlError, NodeControl, ProxyControl, Store, Swap};
+
+/// How long one question to an agent may take; a long command answers `Running` before that.
+const ASK_TIMEOUT: Duration = Duration::from_secs(8);
+/// For how long an agent that does not answer at all is asked again within one attempt.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// Between two questions about the same command.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// The others only report; the candidate is what is waited for.
+const OTHERS_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// What a step may touch.
+pub(super) struct Outside {
+    pub cluster: ClusterName,
+    pub store: Arc<dyn Store>,
+    pub clock: Arc<dyn Clock>,
+    pub nodes: Arc<dyn NodeControl>,
+    pub proxies: Arc<dyn ProxyControl>,
+    pub proxy_names: Vec<ProxyName>,
+    pub proxy_assignment: ProxyAssignment,
+}
+
+/// What came of it.
+pub(super) struct Done {
+    pub state: StepState,
+    pub reports: Vec<Report>,
+    pub record: Option<Box<ClusterRecord>>,
+}
+
+impl Done {
+    fn plain(state: StepState) -> Self {
+        Self { state, reports: Vec::new(), record: None }
+    }
+}
+
+/// Journals the start and carries the step out.
+pub(super) async fn step(outside: &Outside, operation: &Operation, step: &Step) -> Done {
+    if let Err(error) = outside.store.save_operation(operation).await {
+        return Done::plain(StepState::Failed {
+            error: format!("not begun, because it could not be journalled: {error}"),
+        });
+    }
+    match &step.effect {
+        Effect::Command { node, command } => run_command(outside, operation, step, node, command.clone()).await,
+        Effect::Swap { expected, record } => swap(outside, *expected, record, step.timeout).await,
+        Effect::Freeze { candidate, others } => freeze(outside, operation, step, candidate, others).await,
+        Effect::HoldWrites => {
+            let hold = ProxyAssignment { hold: true, ..outside.proxy_assignment.clone() };
+            let (told, errors) = tell_proxies(outside, &hold, step.timeout).await;
+            let note = format!("{told} of {} proxies hold new writes{errors}", outside.proxy_names.len());
+            Done::plain(succeeded(Some(note)))
+        }
+        Effect::RedirectWrites => {
+            let lead = ProxyAssignment { hold: false, ..outside.proxy_assignment.clone() };
+            let (told, errors) = tell_proxies(outside, &lead, step.timeout).await;
+            let note = format!("{told} of {} proxies lead to the primary{errors}", outside.proxy_names.len());
+            let state = if told > 0 || outside.proxy_names.is_empty() {
+                succeeded(Some(note))
+            } else {
+                StepState::Failed { error: note }
+            };
+            Done::plain(state)
+        }
+        Effect::VerifyWrites { expect } => {
+            let command = Command::VerifyWrite { expect: expect.clone() };
+            verify(outside, operation, step, command).await
+        }
+    }
+}
+
+fn succeeded(note: Option<String>) -> StepState {
+    StepState::Succeeded { output: CommandOutput { lsn: None, note } }
+}
+
+fn envelope(outside: &Outside, operation: &Operation, step: &Step, command: Command) -> CommandEnvelope {
+    CommandEnvelope {
+        cluster: outside.cluster.clone(),
+        epoch: step.epoch,
+        operation: operation.id.clone(),
+        step: step.name,
+        attempt: step.attempt,
+        command,
+    }
+}
+
+/// Asks until the command has ended, the agent stays silent, or the step's time is over.
+async fn run_command(outside: &Outside, operation: &Operation, step: &Step, node: &NodeName, command: Command) -> Done {
+    let envelope = envelope(outside, operation, step, command);
+    let deadline = outside.clock.now().plus(step.timeout);
+    let mut silent_since: Option<Moment> = None;
+    let mut reports = Vec::new();
+    loop {
+        let left = deadline.since(outside.clock.now());
+        if left.is_zero() {
+            let error = format!("no outcome within {:?}", step.timeout);
+            return Done { state: StepState::Unknown { error }, reports, record: None };
+        }
+        let state = match outside.nodes.command(node, &envelope, ASK_TIMEOUT.min(left)).await {
+            Ok(reply) => {
+                silent_since = None;
+                reports.extend(reply.report.map(|report| *report));
+                match reply.state {
+                    CommandState::Running { .. } => None,
+                    CommandState::Succeeded { output } => Some(StepState::Succeeded { output }),
+                    CommandState::Failed { error } => Some(StepState::Failed { error }),
+                    CommandState::Refused { reason } => {
+                        Some(StepState::Failed { error: format!("refused by the agent of {node}: {reason}") })
+                    }
+                }
+            }
+            Err(error @ ControlError::Rejected { .. }) => Some(StepState::Failed { error: error.to_string() }),
+            Err(error) => {
+                let now = outside.clock.now();
+                let since = *silent_since.get_or_insert(now);
+                let is_over = now.since(since) >= SILENCE_MAX.min(step.timeout);
+                is_over.then(|| match &error {
+                    ControlError::Unreachable { .. } => StepState::Failed { error: error.to_string() },
+                    _ => StepState::Unknown { error: error.to_string() },
+                })
+            }
+        };
+        if let Some(state) = state {
+            return Done { state, reports, record: None };
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+/// Raises the epoch. Only what is found in the store afterwards counts as an outcome.
+async fn swap(outside: &Outside, expected: Option<RecordNumber>, record: &ClusterRecord, timeout: Duration) -> Done {
+    match outside.store.swap_record(expected, record).await {
+        Ok(Swap::Stored) => {
+            Done { state: succeeded(None), reports: Vec::new(), record: Some(Box::new(record.clone())) }
+        }
+        Ok(Swap::Conflict(current)) => settled(record, current, "another change of the record came first"),
+        Err(error) => {
+            let deadline = outside.clock.now().plus(timeout);
+            loop {
+                match outside.store.load_record(&outside.cluster).await {
+                    Ok(current) => return settled(record, current.map(Box::new), &error.to_string()),
+                    Err(again) if outside.clock.now() >= deadline => {
+                        return Done::plain(StepState::Unknown { error: again.to_string() });
+                    }
+                    Err(_) => tokio::time::sleep(ASK_AGAIN).await,
+                }
+            }
+        }
+    }
+}
+
+fn settled(wanted: &ClusterRecord, current: Option<Box<ClusterRecord>>, problem: &str) -> Done {
+    let landed = current.as_deref() == Some(wanted);
+    let state = if landed { succeeded(None) } else { StepState::Failed { error: problem.to_owned() } };
+    Done { state, reports: Vec::new(), record: current }
+}
+
+/// The candidate consents; the others stop receiving beside it and are not waited for long.
+async fn freeze(
+    outside: &Outside,
+    operation: &Operation,
+    step: &Step,
+    candidate: &NodeName,
+    others: &[NodeName],
+) -> Done {
+    let others = others.iter().map(|node| async move {
+        let envelope = envelope(outside, operation, step, Command::Freeze { consent_to: None });
+        outside.nodes.command(node, &envelope, OTHERS_TIMEOUT).await
+    });
+    let consent = Command::Freeze { consent_to: Some(step.epoch) };
+    let (mut done, others) = tokio::join!(run_command(outside, operation, step, candidate, consent), join_all(others));
+    done.reports
+        .extend(others.into_iter().flatten().filter_map(|reply: CommandReply| reply.report.map(|report| *report)));
+    done
+}
+
+fn is_in_force(report: &ProxyReport, assignment: &ProxyAssignment) -> bool {
+    let target = assignment.primary.as_ref().map(|primary| &primary.address);
+    report.holding == assignment.hold && (assignment.hold || report.write_target.as_ref() == target)
+}
+
+/// Tells every proxy at the same time; returns how many obeyed and what the others said.
+async fn tell_proxies(outside: &Outside, assignment: &ProxyAssignment, timeout: Duration) -> (usize, String) {
+    let told = join_all(outside.proxy_names.iter().map(|proxy| async move {
+        match outside.proxies.assign(proxy, assignment, timeout).await {
+            // A newer assignment may have overtaken this one: what counts is where the proxy leads.
+            Ok(reply) if is_in_force(&reply.report, assignment) => None,
+            Ok(reply) => Some(format!("{proxy}: {}", reply.error.unwrap_or_else(|| "it leads elsewhere".to_owned()))),
+            Err(error) => Some(error.to_string()),
+        }
+    }))
+    .await;
+    let obeyed = told.iter().filter(|error| error.is_none()).count();
+    let errors: Vec<String> = told.into_iter().flatten().collect();
+    (obeyed, if errors.is_empty() { String::new() } else { format!(" ({})", errors.join("; ")) })
+}
+
+/// A write through any proxy proves the client path.
+async fn verify(outside: &Outside, operation: &Operation, step: &Step, command: Command) -> Done {
+    if outside.proxy_names.is_empty() {
+        return Done::plain(succeeded(Some("no proxy is configured: the node's own write probe vouches".to_owned())));
+    }
+    let envelope = envelope(outside, operation, step, command);
+    let tried = join_all(outside.proxy_names.iter().map(|proxy| {
+        let envelope = &envelope;
+        async move {
+            match outside.proxies.command(proxy, envelope, step.timeout).await {
+                Ok(CommandReply { state: CommandState::Succeeded { .. }, .. }) => Ok(proxy.to_string()),
+                Ok(reply) => Err(format!("{proxy}: {:?}", reply.state)),
+                Err(error) => Err(error.to_string()),
+            }
+        }
+    }))
+    .await;
+    let (good, bad): (Vec<_>, Vec<_>) = tried.into_iter().partition(Result::is_ok);
+    let bad: Vec<String> = bad.into_iter().filter_map(Result::err).collect();
+    if good.is_empty() {
+        return Done::plain(StepState::Failed { error: bad.join("; ") });
+    }
+    let through: Vec<String> = good.into_iter().flatten().collect();
+    Done::plain(succeeded(Some(format!("written through {}", through.join(" and ")))))
+}

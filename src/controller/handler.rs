@@ -1,0 +1,303 @@
+//! Answers the API: turns a question into an event for the loop, and the loop's answer into a document.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot};
+
+use super::ControllerParts;
+use super::event_loop::{Event, Glance};
+use super::status;
+use crate::api::authentication::Caller;
+use crate::api::controller::ControllerHandler;
+use crate::api::wire::{
+    ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, SCHEMA_VERSION,
+    SwitchoverRequest,
+};
+use crate::decide::request::Request;
+use crate::domain::clock::WallTime;
+use crate::domain::command::{HeartbeatReply, ProxyAssignment};
+use crate::domain::ids::{ClusterName, OperationId, SiteName};
+use crate::domain::operation::{Operation, OperationKind};
+use crate::domain::plan::{Intent, Plan};
+use crate::domain::policy::Policy;
+use crate::domain::report::{ProxyReport, Report};
+use crate::domain::trail::{AuditRow, EventRow};
+use crate::ports::{Clock, Store, StoreError};
+use crate::telemetry::metrics::ControllerMetrics;
+
+/// A pause ends by itself after this, unless it was asked to last otherwise.
+const PAUSE_DEFAULT: Duration = Duration::from_secs(3600);
+
+/// A pause is a promise to look after the cluster: nobody does so for longer.
+const PAUSE_MAX: Duration = Duration::from_secs(30 * 86_400);
+/// How long an operator's change may take to be stored.
+const STORE_WAIT: Duration = Duration::from_secs(5);
+
+/// The API's way to the loop.
+pub struct ControllerHandle {
+    events: mpsc::Sender<Event>,
+    name: String,
+    cluster: ClusterName,
+    policy: Policy,
+    clock: Arc<dyn Clock>,
+    store: Arc<dyn Store>,
+    metrics: Arc<ControllerMetrics>,
+}
+
+impl ControllerHandle {
+    pub(super) fn new(events: mpsc::Sender<Event>, parts: &ControllerParts) -> Self {
+        Self {
+            events,
+            name: parts.name.clone(),
+            cluster: parts.cluster.clone(),
+            policy: parts.policy.clone(),
+            clock: parts.clock.clone(),
+            store: parts.store.clone(),
+            metrics: parts.metrics.clone(),
+        }
+    }
+
+    async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, Problem> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Problem::unavailable("the controller is shutting down");
+        self.events.send(event(reply)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
+    }
+
+    async fn look(&self, cluster: &str) -> Result<Box<Glance>, Problem> {
+        self.check(cluster)?;
+        self.ask(|reply| Event::Look { reply }).await
+    }
+
+    fn check(&self, cluster: &str) -> Result<(), Problem> {
+        if cluster == self.cluster.as_str() {
+            Ok(())
+        } else {
+            Err(Problem::not_found(format!("no cluster {cluster:?} here: this controller keeps {}", self.cluster)))
+        }
+    }
+
+    async fn request(
+        &self,
+        cluster: &str,
+        request: Request,
+        caller: &Caller,
+        dry_run: bool,
+    ) -> Result<MutationReply, Problem> {
+        self.check(cluster)?;
+        let origin = caller.name.clone();
+        let (plan, operation) = self.ask(|reply| Event::Ask { request, origin, dry_run, reply }).await?;
+        if !plan.blocked_by.is_empty() {
+            let why: Vec<String> = plan.blocked_by.iter().map(ToString::to_string).collect();
+            return Err(Problem::refused(why.join("; "), plan.blocked_by));
+        }
+        Ok(reply(plan, operation, dry_run))
+    }
+}
+
+/// The answer to a request that was not refused.
+fn reply(plan: Plan, operation: Option<Operation>, dry_run: bool) -> MutationReply {
+    let (message, expect) = match &plan.intent {
+        Intent::Start { operation: OperationKind::Switchover { from, to } } => (
+            format!("switchover from {from} to {to}"),
+            vec![
+                "writes pause while the primary shuts down and the standby is promoted".to_owned(),
+                "no commit is lost".to_owned(),
+                format!("{from} comes back as a standby"),
+            ],
+        ),
+        Intent::Start { operation: OperationKind::Failover { from, to, accept_data_loss, .. } } => (
+            format!("failover from {from} to {to}"),
+            vec![
+                format!("{from} is fenced before {to} is promoted"),
+                if *accept_data_loss {
+                    "commits may be lost, see the reasons".to_owned()
+                } else {
+                    "no confirmed commit is lost".to_owned()
+                },
+            ],
+        ),
+        Intent::Start { operation: OperationKind::Rejoin { node, reclone } } => (
+            format!("rejoin of {node}"),
+            vec![if *reclone {
+                format!("{node}'s data directory is replaced by a new copy")
+            } else {
+                format!("{node}'s own WAL beyond the primary's history is kept aside")
+            }],
+        ),
+        Intent::Start { operation: OperationKind::Fence { node } } => (format!("fence of {node}"), Vec::new()),
+        Intent::UpdateRecord { .. } => ("the change is being stored".to_owned(), Vec::new()),
+        Intent::Hold => ("nothing to do".to_owned(), Vec::new()),
+    };
+    let message = if dry_run { format!("would begin: {message}") } else { message };
+    MutationReply { schema_version: SCHEMA_VERSION, operation, plan: Some(plan), expect, message }
+}
+
+fn stored<T>(answer: Result<T, StoreError>) -> Result<T, Problem> {
+    answer.map_err(|error| Problem::internal(error.to_string()))
+}
+
+fn site(text: Option<String>) -> Result<Option<SiteName>, Problem> {
+    text.map(SiteName::new).transpose().map_err(|error| Problem::bad_request(error.to_string()))
+}
+
+#[async_trait]
+impl ControllerHandler for ControllerHandle {
+    async fn heartbeat(&self, report: Report) -> Result<HeartbeatReply, Problem> {
+        self.check(report.cluster.as_str())?;
+        self.ask(|reply| Event::Heartbeat { report: Box::new(report), reply }).await
+    }
+
+    async fn proxy_heartbeat(&self, report: ProxyReport) -> Result<ProxyAssignment, Problem> {
+        self.check(report.cluster.as_str())?;
+        self.ask(|reply| Event::ProxyHeartbeat { report: Box::new(report), reply }).await
+    }
+
+    async fn clusters(&self) -> Result<Vec<ClusterStatus>, Problem> {
+        Ok(vec![self.status(self.cluster.as_str()).await?])
+    }
+
+    async fn status(&self, cluster: &str) -> Result<ClusterStatus, Problem> {
+        let glance = self.look(cluster).await?;
+        Ok(status::document(&glance, cluster, &self.policy, &self.name))
+    }
+
+    async fn explain(&self, cluster: &str) -> Result<Explanation, Problem> {
+        let glance = self.look(cluster).await?;
+        Ok(status::explanation(&glance, cluster, &self.policy))
+    }
+
+    async fn events(&self, cluster: &str, limit: usize) -> Result<Vec<EventRow>, Problem> {
+        self.check(cluster)?;
+        stored(self.store.list_events(&self.cluster, limit).await)
+    }
+
+    async fn operations(&self, cluster: Option<&str>, limit: usize) -> Result<Vec<Operation>, Problem> {
+        if let Some(cluster) = cluster {
+            self.check(cluster)?;
+        }
+        stored(self.store.list_operations(&self.cluster, limit).await)
+    }
+
+    async fn operation(&self, id: &str) -> Result<Operation, Problem> {
+        // The one in memory is ahead of the stored one by the step under way.
+        let glance = self.look(self.cluster.as_str()).await?;
+        if let Some(running) = glance.operations.into_iter().find(|operation| operation.id.0 == id) {
+            return Ok(running);
+        }
+        let found = stored(self.store.load_operation(&OperationId(id.to_owned())).await)?;
+        found.ok_or_else(|| Problem::not_found(format!("no operation {id:?}: see stormglass operation list")))
+    }
+
+    async fn cancel(&self, id: &str, _caller: &Caller) -> Result<MutationReply, Problem> {
+        let operation = OperationId(id.to_owned());
+        let found = self.ask(|reply| Event::Cancel { operation, reply }).await?;
+        let Some(operation) = found else {
+            return Err(Problem::not_found(format!("no operation {id:?} is under way: see stormglass operation list")));
+        };
+        if operation.status.is_final() || crate::operate::is_past_no_return(&operation) {
+            let why = format!("operation {id} is past its point of no return ({})", operation.status.label());
+            return Err(Problem::refused(why, Vec::new()));
+        }
+        let message = format!("{} will be unwound", operation.kind.label());
+        Ok(MutationReply {
+            schema_version: SCHEMA_VERSION,
+            operation: Some(operation),
+            plan: None,
+            expect: Vec::new(),
+            message,
+        })
+    }
+
+    async fn switchover(
+        &self,
+        cluster: &str,
+        request: SwitchoverRequest,
+        caller: &Caller,
+    ) -> Result<MutationReply, Problem> {
+        let wanted = Request::Switchover { to: request.to, site: site(request.site)? };
+        self.request(cluster, wanted, caller, request.dry_run).await
+    }
+
+    async fn failover(
+        &self,
+        cluster: &str,
+        request: FailoverRequest,
+        caller: &Caller,
+    ) -> Result<MutationReply, Problem> {
+        let wanted = Request::Failover {
+            to: request.to,
+            site: site(request.site)?,
+            accept_data_loss: request.accept_data_loss,
+            old_primary_is_off: request.old_primary_is_off,
+        };
+        self.request(cluster, wanted, caller, request.dry_run).await
+    }
+
+    async fn fence(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.request(cluster, Request::Fence { node: request.node }, caller, request.dry_run).await
+    }
+
+    async fn unfence(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.request(cluster, Request::Unfence { node: request.node }, caller, request.dry_run).await
+    }
+
+    async fn rejoin(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        let wanted = Request::Rejoin { node: request.node, reclone: request.reclone };
+        self.request(cluster, wanted, caller, request.dry_run).await
+    }
+
+    async fn pause(&self, cluster: &str, request: PauseRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.check(cluster)?;
+        let length = request.duration_seconds.map_or(PAUSE_DEFAULT, Duration::from_secs);
+        if length.is_zero() || length > PAUSE_MAX {
+            return Err(Problem::bad_request(format!("duration_seconds must be 1 to {}", PAUSE_MAX.as_secs())));
+        }
+        let until = self.clock.wall().plus(length);
+        tracing::info!(who = caller.name, %until, "automatic operations paused");
+        self.store_pause(Some(until), format!("automatic operations are paused until {until}")).await
+    }
+
+    async fn resume(&self, cluster: &str, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.check(cluster)?;
+        tracing::info!(who = caller.name, "automatic operations resumed");
+        self.store_pause(None, "automatic operations go on".to_owned()).await
+    }
+
+    async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, Problem> {
+        stored(self.store.list_audit(limit).await)
+    }
+
+    async fn record_audit(&self, row: AuditRow) {
+        if let Err(error) = self.store.append_audit(&row).await {
+            tracing::error!(%error, who = row.who, what = row.what, "audit row not stored");
+        }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.events.is_closed() { Err("the controller is shutting down".to_owned()) } else { Ok(()) }
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.render()
+    }
+
+    fn wall(&self) -> WallTime {
+        self.clock.wall()
+    }
+}
+
+impl ControllerHandle {
+    async fn store_pause(&self, until: Option<WallTime>, message: String) -> Result<MutationReply, Problem> {
+        if self.look(self.cluster.as_str()).await?.view.record.is_none() {
+            return Err(Problem::unavailable("the cluster has no first epoch yet: see stormglass status"));
+        }
+        let stored = tokio::time::timeout(STORE_WAIT, self.ask(|reply| Event::Pause { until, reply })).await;
+        stored.map_err(|_| {
+            Problem::unavailable("not stored in time: the cluster may have no first epoch yet; see stormglass status")
+        })??;
+        Ok(MutationReply { schema_version: SCHEMA_VERSION, operation: None, plan: None, expect: Vec::new(), message })
+    }
+}

@@ -1,0 +1,178 @@
+//! What the controller tells people: events as they happen, gauges after every turn. Changes nothing.
+
+use std::time::Duration;
+
+use super::event_loop::Controller;
+use super::status;
+use crate::decide;
+use crate::domain::operation::{Operation, StepName, StepState};
+use crate::domain::plan::{Intent, Plan};
+use crate::domain::policy::DurabilityMode;
+use crate::domain::record::ClusterRecord;
+use crate::domain::report::Report;
+use crate::domain::view::View;
+use crate::telemetry::event::{Event, StepOutcome};
+use crate::telemetry::metrics::{ClusterGauges, NodeGauges};
+
+impl Controller {
+    /// One event: log line, metric, stored row.
+    pub(super) fn tell(&self, event: &Event) {
+        event.log(&self.state.cluster);
+        self.parts.metrics.count(event);
+        let epoch = self.state.record.as_ref().map_or_else(Default::default, |record| record.epoch);
+        let row = event.to_row(&self.state.cluster, epoch, self.parts.clock.wall());
+        let store = self.parts.store.clone();
+        tokio::spawn(async move {
+            if let Err(error) = store.append_event(&row).await {
+                tracing::warn!(%error, event = row.event, "event not stored");
+            }
+        });
+    }
+
+    pub(super) fn note_report(&self, before: Option<&Report>, after: &Report) {
+        let record = self.state.record.as_ref();
+        let words = |report| status::state_words(report, record, self.state.is_rejoining(&after.node));
+        match before {
+            None => self.tell(&Event::AgentHeard { node: after.node.clone() }),
+            Some(before) if words(before) != words(after) => {
+                self.tell(&Event::NodeStateChanged { node: after.node.clone(), from: words(before), to: words(after) })
+            }
+            Some(_) => {}
+        }
+        let confirmed = after.standing.fence_confirmed;
+        if let Some(epoch) =
+            confirmed.filter(|_| before.is_some_and(|before| before.standing.fence_confirmed != confirmed))
+        {
+            self.tell(&Event::FenceConfirmed { node: after.node.clone(), epoch });
+        }
+    }
+
+    pub(super) fn note_trouble(&self, view: &View) {
+        let Some(record) = view.record.as_ref().filter(|record| record.holder_confirmed) else { return };
+        let condition = decide::primary::condition(view, record, &self.state.policy);
+        self.tell(&Event::PrimaryLost { node: record.holder.clone(), reasons: condition.reasons(record) });
+    }
+
+    pub(super) fn note_plan(&self, plan: &Plan) {
+        // Reasons carry ages and positions: a decision is another one when its kinds of reasons are.
+        let kinds = |plan: &Plan| {
+            let codes = |reasons: &[crate::domain::plan::Reason]| {
+                reasons.iter().map(|reason| (reason.code, reason.node.clone())).collect::<Vec<_>>()
+            };
+            (plan.intent.label(), codes(&plan.reasons), codes(&plan.blocked_by))
+        };
+        let is_same = self.state.last_plan.as_ref().is_some_and(|last| kinds(last) == kinds(plan));
+        if !is_same && !matches!(plan.intent, Intent::UpdateRecord { .. }) {
+            self.tell(&Event::DecisionChanged {
+                intent: plan.intent.clone(),
+                reasons: plan.reasons.clone(),
+                blocked_by: plan.blocked_by.clone(),
+            });
+        }
+    }
+
+    pub(super) fn note_record(&self, next: &ClusterRecord) {
+        let before = self.state.record.as_ref();
+        let now = self.parts.clock.wall();
+        let changed =
+            before.is_none_or(|before| before.synchronous != next.synchronous || before.eligible != next.eligible);
+        if changed && self.state.policy.durability != DurabilityMode::Async {
+            self.tell(&Event::MembershipChanged {
+                synchronous: next.synchronous.iter().cloned().collect(),
+                eligible: next.eligible.iter().cloned().collect(),
+            });
+        }
+        match (before.and_then(|before| before.alone_since), next.alone_since) {
+            (None, Some(_)) => self.tell(&Event::AloneBegan { node: next.holder.clone() }),
+            (Some(since), None) => {
+                self.tell(&Event::AloneEnded { node: next.holder.clone(), lasted: now.since(since) })
+            }
+            _ => {}
+        }
+        if next.holder_confirmed && before.is_none_or(|before| before.epoch < next.epoch || !before.holder_confirmed) {
+            self.tell(&Event::PrimaryEstablished { node: next.holder.clone(), epoch: next.epoch });
+        }
+    }
+
+    pub(super) fn note_began(&self, operation: &Operation) {
+        self.tell(&Event::OperationBegan {
+            operation: operation.id.clone(),
+            kind: operation.kind.label(),
+            node: operation.kind.subject().clone(),
+            origin: operation.origin.clone(),
+            reasons: operation.reasons.clone(),
+        });
+    }
+
+    pub(super) fn note_step(&self, operation: &Operation, step: StepName, state: &StepState, took: Duration) {
+        let (outcome, error) = match state {
+            StepState::Failed { error } => (StepOutcome::Failed, Some(error.clone())),
+            StepState::Unknown { error } => (StepOutcome::Unknown, Some(error.clone())),
+            StepState::Started | StepState::Succeeded { .. } => (StepOutcome::Succeeded, None),
+        };
+        let (id, kind) = (operation.id.clone(), operation.kind.label());
+        self.tell(&Event::StepEnded { operation: id, kind, step, outcome, took, error });
+    }
+
+    pub(super) fn note_ended(&self, operation: &Operation) {
+        let ended = operation.ended_at.unwrap_or(operation.decided_at);
+        self.tell(&Event::OperationEnded {
+            operation: operation.id.clone(),
+            kind: operation.kind.label(),
+            node: operation.kind.subject().clone(),
+            outcome: operation.status,
+            took: ended.since(operation.detected_at),
+            message: operation.message.clone(),
+        });
+        let label = operation.kind.label();
+        self.parts.metrics.observe_phase(label, "detect_to_decide", operation.decided_at.since(operation.detected_at));
+    }
+
+    pub(super) fn note_fenced(&self, next: &ClusterRecord, who: &str) {
+        let Some(before) = &self.state.record else { return };
+        for node in next.fenced.difference(&before.fenced) {
+            self.tell(&Event::OperatorFenced { node: node.clone(), who: who.to_owned() });
+        }
+        for node in before.fenced.difference(&next.fenced) {
+            self.tell(&Event::OperatorUnfenced { node: node.clone(), who: who.to_owned() });
+        }
+    }
+
+    /// Brings the gauges up to date.
+    pub(super) fn show_gauges(&self) {
+        let view = self.view();
+        let metrics = &self.parts.metrics;
+        let (health, _) = decide::health::health(&view, &self.state.policy);
+        let record = view.record.as_ref();
+        metrics.show_cluster(&ClusterGauges {
+            cluster: &self.state.cluster,
+            health: status::health_label(health),
+            epoch: record.map_or_else(Default::default, |record| record.epoch),
+            number: record.map_or_else(Default::default, |record| record.number),
+            eligible: record.map_or(0, |record| record.eligible.len()),
+            is_confirming_alone: record.is_some_and(|record| record.alone_since.is_some()),
+            is_automation_enabled: record
+                .is_none_or(|record| record.paused_until.is_none_or(|until| until <= view.wall)),
+        });
+        for node in view.nodes.values() {
+            let report = node.report.last_heard();
+            metrics.show_node(
+                &self.state.cluster,
+                &NodeGauges {
+                    node: &node.node,
+                    role: status::role_word(&view, node),
+                    is_up: status::is_up(node),
+                    lag_bytes: status::lag_bytes(&view, node),
+                    lease_remaining: report.and_then(|report| report.standing.lease_remaining),
+                    report_age: status::report_age(node),
+                },
+            );
+        }
+        for (proxy, facts) in &view.proxies {
+            let agrees = facts.report.known().is_some_and(|report| {
+                record.is_some_and(|record| report.write_target.as_ref() == Some(&record.holder_address))
+            });
+            metrics.show_proxy(&self.state.cluster, proxy, agrees);
+        }
+    }
+}

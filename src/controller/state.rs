@@ -1,0 +1,273 @@
+//! What the controller holds in memory: the last reports, the record as last stored, operations; and the view made of them.
+//!
+//! Nothing here waits or decides.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use tokio::sync::oneshot;
+
+use crate::decide;
+use crate::domain::clock::{Moment, WallTime};
+use crate::domain::command::{AssignedRole, Assignment, HeartbeatReply, ProxyAssignment, ProxyTarget};
+use crate::domain::ids::{ClusterName, NodeName, OperationId, ProxyName, SiteName};
+use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepName, StepState};
+use crate::domain::plan::Plan;
+use crate::domain::policy::{DurabilityMode, Policy};
+use crate::domain::record::ClusterRecord;
+use crate::domain::report::{LiveReport, ProxyReport, Report};
+use crate::domain::view::{Fact, NodeView, ProxyView, View};
+
+/// A configured node.
+pub(super) struct NodeState {
+    pub site: SiteName,
+    pub report: Option<(Report, Moment)>,
+    pub last_live: Option<LiveReport>,
+    pub last_grant: Option<Moment>,
+    pub streaming_lost_at: Option<Moment>,
+}
+
+/// A configured proxy.
+pub(super) struct ProxyState {
+    pub report: Option<(ProxyReport, Moment)>,
+}
+
+/// A change of the record that an operator asked for: made on whatever the record is when its turn comes.
+#[derive(Debug, Clone)]
+pub(super) enum Wish {
+    /// Automatic operations are off until then, or on.
+    Pause(Option<WallTime>),
+    /// A node must not write.
+    Fence(NodeName),
+    /// It may come back.
+    Unfence(NodeName),
+}
+
+impl Wish {
+    /// The record with the wish in it.
+    pub fn apply(&self, record: &ClusterRecord) -> ClusterRecord {
+        let mut next = record.changed();
+        match self {
+            Wish::Pause(until) => next.paused_until = *until,
+            Wish::Fence(node) => drop(next.fenced.insert(node.clone())),
+            Wish::Unfence(node) => drop(next.fenced.remove(node)),
+        }
+        next
+    }
+}
+
+/// All of it.
+pub(super) struct State {
+    pub cluster: ClusterName,
+    pub policy: Policy,
+    pub record: Option<ClusterRecord>,
+    pub leading_since: Moment,
+    pub nodes: BTreeMap<NodeName, NodeState>,
+    pub proxies: BTreeMap<ProxyName, ProxyState>,
+    /// Under way, and the latest ended ones.
+    pub operations: Vec<Operation>,
+    /// Operations whose step is being carried out at the moment.
+    pub in_flight: Vec<OperationId>,
+    /// A record outside any operation is being stored.
+    pub update_in_flight: bool,
+    /// What operators want changed in the record and is not stored yet, oldest first.
+    pub wishes: VecDeque<(Wish, Option<oneshot::Sender<()>>)>,
+    /// The oldest of them is being stored.
+    pub wish_in_flight: bool,
+    /// Since when the primary has not been seen writable.
+    pub trouble_since: Option<Moment>,
+    /// The last decision, for `explain` and to tell changes.
+    pub last_plan: Option<Plan>,
+    /// Identity of this process in proxy assignments.
+    pub leader: String,
+    /// The last proxy assignment given out, with its number.
+    pub proxy_target: Option<(Option<ProxyTarget>, bool)>,
+    pub proxy_sequence: u64,
+}
+
+impl State {
+    /// The view at `now`.
+    pub fn view(&self, now: Moment, wall: WallTime) -> View {
+        let stale = self.policy.report_stale_after;
+        let nodes = self.nodes.iter().map(|(name, node)| {
+            let view = NodeView {
+                node: name.clone(),
+                site: node.site.clone(),
+                report: fact(&node.report, now, self.leading_since, stale),
+                last_grant: node.last_grant,
+                last_live: node.last_live.clone(),
+                not_streaming_for: node.streaming_lost_at.map(|lost| now.since(lost)),
+            };
+            (name.clone(), view)
+        });
+        let proxies = self.proxies.iter().map(|(name, proxy)| {
+            let view =
+                ProxyView { proxy: name.clone(), report: fact(&proxy.report, now, self.leading_since, stale * 2) };
+            (name.clone(), view)
+        });
+        View {
+            now,
+            wall,
+            leading_since: self.leading_since,
+            record: self.record.clone(),
+            nodes: nodes.collect(),
+            proxies: proxies.collect(),
+        }
+    }
+
+    /// Takes a report in; `false` if it is late, or of a node that is not configured.
+    pub fn hear(&mut self, report: Report, now: Moment) -> bool {
+        let Some(node) = self.nodes.get_mut(&report.node) else { return false };
+        let late = node
+            .report
+            .as_ref()
+            .is_some_and(|(last, _)| last.incarnation == report.incarnation && report.sequence < last.sequence);
+        if late || report.cluster != self.cluster {
+            return false;
+        }
+        let holder = self.record.as_ref().is_some_and(|record| record.holder == report.node);
+        let rows: Option<Vec<String>> = holder
+            .then(|| {
+                let live = report.postgres.live.as_ref()?;
+                let streaming = live.standbys.iter().filter(|row| row.state == "streaming");
+                Some(streaming.map(|row| row.node.clone()).collect())
+            })
+            .flatten();
+        if let Some(live) = &report.postgres.live {
+            node.last_live = Some(live.clone());
+        }
+        node.report = Some((report, now));
+        if let Some(rows) = rows {
+            for (name, node) in &mut self.nodes {
+                if rows.iter().any(|row| row == name.as_str()) {
+                    node.streaming_lost_at = None;
+                } else {
+                    node.streaming_lost_at.get_or_insert(now);
+                }
+            }
+        }
+        true
+    }
+
+    /// The operation that moves the primary.
+    pub fn moving(&self) -> Option<&Operation> {
+        decide::moving(&self.operations)
+    }
+
+    /// The answer to a node's heartbeat; remembers what it grants.
+    pub fn heartbeat_reply(&mut self, node: &NodeName, now: Moment, wall: WallTime) -> HeartbeatReply {
+        let pending = decide::lease::swap_in_flight(self.moving());
+        let grant = self.record.as_ref().and_then(|record| {
+            let (report, _) = self.nodes.get(node)?.report.as_ref()?;
+            decide::lease::grant(record, report, &self.policy, pending)
+        });
+        if grant.is_some()
+            && let Some(state) = self.nodes.get_mut(node)
+        {
+            state.last_grant = Some(now);
+        }
+        let paused = self.record.as_ref().is_some_and(|record| record.paused_until.is_some_and(|until| until > wall));
+        let may_leave = self.record.as_ref().is_some_and(|record| record.holder == *node && record.left_running);
+        HeartbeatReply { assignment: self.assignment(node), grant, paused, may_leave }
+    }
+
+    /// What `node` shall be, by the record.
+    pub fn assignment(&self, node: &NodeName) -> Option<Assignment> {
+        let record = self.record.as_ref()?;
+        let role = if record.fenced.contains(node) {
+            AssignedRole::Fenced
+        } else if record.holder == *node {
+            AssignedRole::Primary {
+                synchronous: record.synchronous.clone(),
+                synchronous_number: record.synchronous_number,
+                block_when_alone: self.policy.durability == DurabilityMode::SyncStrict,
+            }
+        } else {
+            AssignedRole::Standby { primary: record.holder.clone(), primary_address: record.holder_address.clone() }
+        };
+        Some(Assignment {
+            cluster: self.cluster.clone(),
+            system_identifier: record.system_identifier,
+            epoch: record.epoch,
+            number: record.number,
+            role,
+            eligible: record.eligible.clone(),
+            peers: self.nodes.keys().filter(|other| *other != node).cloned().collect(),
+        })
+    }
+
+    /// Where the write ports shall lead.
+    pub fn proxy_assignment(&mut self) -> ProxyAssignment {
+        let target = self
+            .record
+            .as_ref()
+            .map(|record| ProxyTarget { node: record.holder.clone(), address: record.holder_address.clone() });
+        let hold = self.holds_writes();
+        if self.proxy_target.as_ref() != Some(&(target.clone(), hold)) {
+            self.proxy_target = Some((target.clone(), hold));
+            self.proxy_sequence += 1;
+        }
+        ProxyAssignment {
+            cluster: self.cluster.clone(),
+            epoch: self.record.as_ref().map_or_else(Default::default, |record| record.epoch),
+            number: self.record.as_ref().map_or_else(Default::default, |record| record.number),
+            primary: target,
+            hold,
+            leader: self.leader.clone(),
+            sequence: self.proxy_sequence,
+        }
+    }
+
+    /// New write connections wait while a switchover drains, and while the holder of the epoch does not accept writes yet.
+    fn holds_writes(&self) -> bool {
+        let Some(record) = &self.record else { return false };
+        let Some(operation) = self.moving() else { return !record.holder_confirmed };
+        let promoted = operation.journal.iter().any(|event| {
+            event.step == StepName::Promote
+                && event.epoch == record.epoch
+                && matches!(event.state, StepState::Succeeded { .. })
+        });
+        if record.holder_confirmed && record.epoch > operation.epoch_before || promoted {
+            return false;
+        }
+        if record.epoch > operation.epoch_before {
+            return true;
+        }
+        operation.last(StepName::Drain).is_some() && operation.last(StepName::Release).is_none()
+    }
+
+    /// An operation by its identity.
+    pub fn operation_mut(&mut self, id: &OperationId) -> Option<&mut Operation> {
+        self.operations.iter_mut().find(|operation| operation.id == *id)
+    }
+
+    /// Forgets the oldest ended operations.
+    pub fn trim(&mut self, keep: usize) {
+        let mut ended: Vec<(Option<WallTime>, OperationId)> = self
+            .operations
+            .iter()
+            .filter(|operation| operation.status.is_final())
+            .map(|operation| (operation.ended_wall, operation.id.clone()))
+            .collect();
+        ended.sort();
+        let excess = ended.len().saturating_sub(keep);
+        for (_, id) in ended.into_iter().take(excess) {
+            self.operations.retain(|operation| operation.id != id);
+        }
+    }
+
+    /// True if any operation of this kind label is under way for `node`.
+    pub fn is_rejoining(&self, node: &NodeName) -> bool {
+        self.operations.iter().any(|operation| {
+            operation.status == OperationStatus::Running
+                && matches!(&operation.kind, OperationKind::Rejoin { node: other, .. } if other == node)
+        })
+    }
+}
+
+fn fact<T: Clone>(heard: &Option<(T, Moment)>, now: Moment, since: Moment, stale: std::time::Duration) -> Fact<T> {
+    match heard {
+        Some((value, at)) if now.since(*at) <= stale => Fact::Known { value: value.clone(), age: now.since(*at) },
+        Some((value, at)) => Fact::Unknown { last: Some(value.clone()), for_duration: now.since(*at) },
+        None => Fact::Unknown { last: None, for_duration: now.since(since) },
+    }
+}

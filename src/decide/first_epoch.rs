@@ -1,0 +1,117 @@
+//! Before there is a record: who gets the first epoch, or the next one after a lost store.
+//!
+//! Needs the word of every configured node (design, section 2): a node that is missing might be the primary.
+
+use crate::domain::epoch::Epoch;
+use crate::domain::operation::{Operation, OperationKind};
+use crate::domain::plan::{Intent, Plan, Reason, ReasonCode};
+use crate::domain::report::{PostgresState, Report};
+use crate::domain::view::View;
+
+/// The plan without a record.
+pub fn plan(view: &View, operations: &[Operation]) -> Plan {
+    let hold = |blocked_by| Plan { intent: Intent::Hold, reasons: Vec::new(), blocked_by, based_on: None };
+    if let Some(running) = super::moving(operations) {
+        return hold(vec![Reason::new(ReasonCode::OperationUnderWay, running.id.to_string())]);
+    }
+    let missing: Vec<Reason> = view
+        .nodes
+        .values()
+        .filter(|node| node.report.known().is_none())
+        .map(|node| Reason::about(&node.node, ReasonCode::WaitingForEveryNode, "no report yet"))
+        .collect();
+    if !missing.is_empty() || view.nodes.is_empty() {
+        return hold(missing);
+    }
+    let claims: Vec<&Report> = view
+        .nodes
+        .values()
+        .filter_map(|node| node.report.known())
+        .filter(|report| is_primary_data(report) && !report.standing.half_rejoined)
+        .collect();
+    // After a lost store a former primary may be lying about, stopped: the one that writes under the highest lease is the primary.
+    let leased: Vec<&&Report> = claims
+        .iter()
+        .filter(|report| report.standing.lease_epoch == Some(highest_epoch(view)) && is_running(report))
+        .collect();
+    let primary = match (claims.as_slice(), leased.as_slice()) {
+        ([], _) => {
+            return hold(vec![Reason::new(
+                ReasonCode::NoPrimaryData,
+                "no node has data of a primary: initialise one with initdb, or restore a backup",
+            )]);
+        }
+        ([only], _) => *only,
+        (_, [leased]) => **leased,
+        _ => {
+            let reasons =
+                claims.iter().map(|report| Reason::about(&report.node, ReasonCode::TwoPrimaries, position(report)));
+            return hold(reasons.collect());
+        }
+    };
+    let foreign: Vec<Reason> = view
+        .nodes
+        .values()
+        .filter_map(|node| node.report.known())
+        .filter_map(|report| {
+            let other = system_identifier(report)?;
+            (Some(&other) != system_identifier(primary).as_ref())
+                .then(|| Reason::about(&report.node, ReasonCode::OtherSystemIdentifier, other))
+        })
+        .collect();
+    if !foreign.is_empty() {
+        return hold(foreign);
+    }
+    let operation = OperationKind::Failover {
+        from: primary.node.clone(),
+        to: primary.node.clone(),
+        accept_data_loss: false,
+        old_primary_is_off: false,
+    };
+    let why = Reason::about(&primary.node, ReasonCode::FirstEpoch, format!("epoch {}", highest_epoch(view).next()));
+    Plan { intent: Intent::Start { operation }, reasons: vec![why], blocked_by: Vec::new(), based_on: None }
+}
+
+/// The highest epoch that any agent stored: a new store goes on above it.
+pub fn highest_epoch(view: &View) -> Epoch {
+    view.nodes
+        .values()
+        .filter_map(|node| node.report.last_heard())
+        .map(|report| report.standing.highest_epoch)
+        .max()
+        .unwrap_or_default()
+}
+
+/// True if the data directory is a primary's: running out of recovery, or stopped without `standby.signal` having ruled it.
+pub fn is_primary_data(report: &Report) -> bool {
+    if let Some(live) = &report.postgres.live {
+        return !live.in_recovery;
+    }
+    report.postgres.state != PostgresState::NoData
+        && report.postgres.control.as_ref().is_some_and(|control| {
+            matches!(
+                control.cluster_state.as_str(),
+                "in production" | "shut down" | "shutting down" | "in crash recovery"
+            )
+        })
+}
+
+fn is_running(report: &Report) -> bool {
+    matches!(report.postgres.state, PostgresState::Running | PostgresState::Unresponsive | PostgresState::Starting)
+}
+
+fn system_identifier(report: &Report) -> Option<String> {
+    let live = report.postgres.live.as_ref().map(|live| live.system_identifier);
+    live.or(report.postgres.control.as_ref().map(|control| control.system_identifier))
+        .map(|identifier| identifier.to_string())
+}
+
+fn position(report: &Report) -> String {
+    match (&report.postgres.live, &report.postgres.control) {
+        (Some(live), _) => format!("running, timeline {} at {}", live.history.timeline, live.flush_lsn),
+        (None, Some(control)) => {
+            format!("{}, timeline {} at {}", control.cluster_state, control.timeline, control.checkpoint)
+        }
+        (None, None) => "unknown position".to_owned(),
+    }
+}

@@ -1,0 +1,46 @@
+//! May this node be granted a lease? Rules 1, 3 and 4 of the design, for a controller that answers.
+//!
+//! When in doubt the answer is no: a lease that is not renewed costs an outage, one too many costs data.
+
+use crate::domain::lease::Grant;
+use crate::domain::operation::{Operation, OperationKind, StepName, StepState};
+use crate::domain::policy::Policy;
+use crate::domain::record::ClusterRecord;
+use crate::domain::report::Report;
+
+/// A grant for the node that reported, or `None`.
+///
+/// `swap_in_flight`: an epoch swap was begun and its outcome is unknown; nothing is granted in the old epoch meanwhile
+/// (trace `no_grant_while_epoch_swap_in_flight`).
+pub fn grant(record: &ClusterRecord, report: &Report, policy: &Policy, swap_in_flight: bool) -> Option<Grant> {
+    let standing = &report.standing;
+    let refused = swap_in_flight
+        || report.cluster != record.cluster
+        || report.node != record.holder
+        || standing.highest_epoch > record.epoch
+        || standing.highest_number > record.number
+        // A later leader waits for the longest lease that the record allows, not for ours.
+        || !record.longest_wait.is_zero() && policy.timers.wait() > record.longest_wait
+        // Final: this node is authorised again only in a newer epoch (trace `fence_confirmed_then_same_epoch_again`).
+        || standing.fence_confirmed.is_some_and(|epoch| epoch >= record.epoch)
+        // Nobody becomes primary who did not agree to this very epoch, on its own disk.
+        || standing.consented != Some(record.epoch)
+        || standing.operator_fenced
+        || record.fenced.contains(&report.node);
+    (!refused).then_some(Grant { epoch: record.epoch, number: record.number, timers: policy.timers })
+}
+
+/// True from deciding to raise the epoch until the outcome is known: nothing is granted in the old one (rule 4b).
+/// `moving`: the operation that moves the primary at the moment.
+pub fn swap_in_flight(moving: Option<&Operation>) -> bool {
+    let Some(operation) = moving else { return false };
+    if operation.epoch_after.is_none() && matches!(operation.kind, OperationKind::Failover { .. }) {
+        return true;
+    }
+    let open = |step| {
+        operation
+            .last(step)
+            .is_some_and(|event| !matches!(event.state, StepState::Succeeded { .. } | StepState::Failed { .. }))
+    };
+    open(StepName::AdvanceEpoch) || open(StepName::Reinstate)
+}

@@ -1,0 +1,205 @@
+//! The durability ledger: which standby confirms commits, and from when on it counts as holding all of them (design, rule 7).
+//!
+//! Order is everything: first nobody affected is eligible (stored), then the primary applies the names and acknowledges with a
+//! position read afterwards, then the standby passes that position, then it is eligible. The primary is told only what is stored.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::domain::ids::NodeName;
+use crate::domain::plan::{Reason, ReasonCode};
+use crate::domain::policy::{DurabilityMode, Policy};
+use crate::domain::record::ClusterRecord;
+use crate::domain::report::{LiveReport, PostgresState};
+use crate::domain::view::View;
+
+/// What the ledger needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// Store this record.
+    Store {
+        /// The record.
+        record: Box<ClusterRecord>,
+        /// Why.
+        reasons: Vec<Reason>,
+    },
+    /// Something must happen elsewhere first.
+    Waiting(Vec<Reason>),
+}
+
+/// The next change of the ledger. The primary must be writable.
+pub fn change(view: &View, record: &ClusterRecord, policy: &Policy) -> Change {
+    let wanted = wanted(view, record, policy);
+    if wanted != record.synchronous {
+        return name(view, record, policy, wanted);
+    }
+    let alone = wanted.is_empty() && policy.durability == DurabilityMode::Sync;
+    if alone != record.alone_since.is_some() && (alone || record.eligible == record.synchronous) {
+        let alone_since = alone.then_some(view.wall);
+        let reason = Reason::new(
+            ReasonCode::NotRedundant,
+            if alone { "the primary confirms commits alone" } else { "a standby confirms again" },
+        );
+        return Change::Store {
+            record: Box::new(ClusterRecord { alone_since, ..record.changed() }),
+            reasons: vec![reason],
+        };
+    }
+    if let Some(reason) = acknowledgement_lost(view, record) {
+        let next = ClusterRecord { eligible: BTreeSet::new(), ..record.changed() };
+        return Change::Store { record: Box::new(next), reasons: vec![reason] };
+    }
+    let mut waiting = Vec::new();
+    for node in record.synchronous.difference(&record.eligible) {
+        match holds_everything(view, record, node) {
+            Ok(reason) => {
+                let mut next = record.changed();
+                next.eligible.insert(node.clone());
+                next.alone_since = None;
+                return Change::Store { record: Box::new(next), reasons: vec![reason] };
+            }
+            Err(reason) => waiting.push(reason),
+        }
+    }
+    if waiting.is_empty() { Change::None } else { Change::Waiting(waiting) }
+}
+
+/// Who shall confirm commits: one standby, the present one as long as it can.
+///
+/// One name, not a quorum of many: every further name would be one more node whose word an automatic promotion needs.
+fn wanted(view: &View, record: &ClusterRecord, policy: &Policy) -> BTreeSet<NodeName> {
+    if policy.durability == DurabilityMode::Async {
+        return BTreeSet::new();
+    }
+    let streams = |node: &NodeName| is_streaming(view, record, node);
+    if let Some(present) = record.synchronous.iter().find(|node| streams(node) && !is_barred(view, record, node)) {
+        return BTreeSet::from([present.clone()]);
+    }
+    let mut others: Vec<&NodeName> = view
+        .nodes
+        .keys()
+        .filter(|node| **node != record.holder && streams(node) && !is_barred(view, record, node))
+        .collect();
+    // Somebody promotable first: a synchronous standby that may not be promoted protects data and not writers.
+    others.sort_by_key(|node| {
+        let report = view.report(node);
+        let promotable = report.is_some_and(|report| !report.tags.no_failover && report.tags.failover_priority > 0);
+        let same_site =
+            view.nodes.get(*node).map(|node| &node.site) == view.nodes.get(&record.holder).map(|node| &node.site);
+        (!promotable, !same_site, report.map_or(0, |report| -report.tags.failover_priority), (*node).clone())
+    });
+    if let Some(best) = others.first() {
+        return BTreeSet::from([(*best).clone()]);
+    }
+    // Nobody streams. Writers wait for the present one for a moment: it may only be reconnecting.
+    let gone_for = record.synchronous.iter().map(|node| gone_for(view, record, node)).min();
+    let patience = policy.report_stale_after;
+    match gone_for {
+        // One that lost its data is dropped in strict mode too: while the ledger names it, it cannot be copied anew.
+        Some(gone_for)
+            if gone_for < patience || policy.durability == DurabilityMode::SyncStrict && gone_for < Duration::MAX =>
+        {
+            record.synchronous.clone()
+        }
+        _ => BTreeSet::new(),
+    }
+}
+
+/// Names change: whoever is affected stops being eligible in the same write, before the primary hears of it
+/// (traces `standby_swap_old_one_still_eligible`, `alone_before_the_ledger`).
+fn name(view: &View, record: &ClusterRecord, policy: &Policy, wanted: BTreeSet<NodeName>) -> Change {
+    let mut next = record.changed();
+    next.eligible = record.eligible.intersection(&wanted).cloned().collect();
+    next.synchronous_number = next.number;
+    next.alone_since = match (wanted.is_empty(), policy.durability) {
+        (true, DurabilityMode::Sync) => record.alone_since.or(Some(view.wall)),
+        _ => record.alone_since,
+    };
+    let words = if wanted.is_empty() {
+        "nobody: the primary confirms commits alone".to_owned()
+    } else {
+        wanted.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    };
+    next.synchronous = wanted;
+    Change::Store {
+        record: Box::new(next),
+        reasons: vec![Reason::new(ReasonCode::MembershipChange, format!("synchronous: {words}"))],
+    }
+}
+
+/// Whether `node` has every commit that was, or will be, confirmed: names in force under the current number, then flushed past the
+/// barrier on the same history, and shown as synchronous.
+fn holds_everything(view: &View, record: &ClusterRecord, node: &NodeName) -> Result<Reason, Reason> {
+    let wait = |detail: &str| Reason::about(node, ReasonCode::MembershipChange, detail);
+    let primary = primary_live(view, record).ok_or_else(|| wait("the primary does not answer"))?;
+    let acknowledged = primary
+        .synchronous
+        .as_ref()
+        .filter(|names| names.number == record.synchronous_number && names.names.iter().eq(record.synchronous.iter()))
+        .ok_or_else(|| wait("the primary has not applied the names yet"))?;
+    let standby = view
+        .report(node)
+        .filter(|report| report.postgres.state == PostgresState::Running)
+        .and_then(|report| report.postgres.live.as_ref())
+        .ok_or_else(|| wait("the standby does not answer"))?;
+    if standby.history.timeline != primary.history.timeline {
+        return Err(wait("the standby is on another timeline"));
+    }
+    if standby.flush_lsn < acknowledged.barrier_lsn {
+        return Err(wait(&format!("flushed {}, barrier {}", standby.flush_lsn, acknowledged.barrier_lsn)));
+    }
+    let confirms = primary.standbys.iter().any(|row| row.node == node.as_str() && row.is_synchronous());
+    if !confirms {
+        return Err(wait("the primary does not show it as synchronous yet"));
+    }
+    Ok(Reason::about(
+        node,
+        ReasonCode::HoldsEveryConfirmedCommit,
+        format!("flushed {} past {}", standby.flush_lsn, acknowledged.barrier_lsn),
+    ))
+}
+
+/// The primary runs with other names than the ledger's: somebody changed them, and commits may have been confirmed by nobody.
+fn acknowledgement_lost(view: &View, record: &ClusterRecord) -> Option<Reason> {
+    let primary = primary_live(view, record)?;
+    let in_force = primary.synchronous.as_ref().is_some_and(|names| {
+        names.number == record.synchronous_number && names.names.iter().eq(record.synchronous.iter())
+    });
+    (!record.eligible.is_empty() && !in_force).then(|| {
+        Reason::about(
+            &record.holder,
+            ReasonCode::MembershipChange,
+            "its synchronous_standby_names are not the ledger's",
+        )
+    })
+}
+
+fn primary_live<'view>(view: &'view View, record: &ClusterRecord) -> Option<&'view LiveReport> {
+    view.report(&record.holder)?.postgres.live.as_ref().filter(|live| !live.in_recovery)
+}
+
+/// The primary streams to it, and its own agent does not say that it is down. A new one must also be heard of itself.
+fn is_streaming(view: &View, record: &ClusterRecord, node: &NodeName) -> bool {
+    let by_primary = primary_live(view, record)
+        .is_some_and(|live| live.standbys.iter().any(|row| row.node == node.as_str() && row.state == "streaming"));
+    by_primary
+        && match view.report(node) {
+            Some(report) => report.postgres.state == PostgresState::Running,
+            None => record.synchronous.contains(node),
+        }
+}
+
+fn is_barred(view: &View, record: &ClusterRecord, node: &NodeName) -> bool {
+    record.fenced.contains(node) || view.last_report(node).is_some_and(|report| report.tags.no_sync)
+}
+
+/// For how long a named standby has not been there.
+fn gone_for(view: &View, record: &ClusterRecord, node: &NodeName) -> Duration {
+    let emptied = view.report(node).is_some_and(|report| report.postgres.state == PostgresState::NoData);
+    if emptied || record.fenced.contains(node) {
+        return Duration::MAX;
+    }
+    view.nodes.get(node).map_or(Duration::MAX, |view| view.not_streaming_for.unwrap_or(Duration::ZERO))
+}

@@ -1,0 +1,320 @@
+//! Writes the lab's configuration: from the very structs that controller and agents read, so that none can drift.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::layout::{
+    ANY_DATABASE_CLIENT, APPLICATION_ROLE, CONTROLLER_HOST, DATABASE, Layout, NodeLayout, ProxyLayout, socket, url,
+};
+use super::programs::Programs;
+use crate::config::agent::{AgentSection, PostgresqlSection, ProxyNode, ProxySection, VerifySection};
+use crate::config::controller::{
+    AuthenticationSection, ClusterSection, ControllerSection, FailoverSection, NodeSection, PrometheusSection,
+    ProxyHostSection, Role, TokenSection,
+};
+use crate::config::{AgentConfig, ControllerConfig, SecretReference};
+use crate::domain::report::Tags;
+
+/// Roles with a bearer token, and the name of each token and of its file.
+pub const TOKENS: [(&str, Role); 4] =
+    [("viewer", Role::Viewer), ("backup", Role::Backup), ("operator", Role::Operator), ("admin", Role::Admin)];
+
+/// Every secret's file.
+pub const SECRETS: [&str; 7] = ["agent", "viewer", "backup", "operator", "admin", "replicator", "exporter"];
+
+/// Settings of the controller.
+pub fn controller(layout: &Layout) -> anyhow::Result<ControllerConfig> {
+    Ok(ControllerConfig {
+        controller: ControllerSection {
+            name: "lab".to_owned(),
+            listen: socket(&layout.controller)?,
+            data_directory: layout.controller_directory().join("store"),
+        },
+        cluster: ClusterSection {
+            name: layout.cluster.clone(),
+            durability: None,
+            max_lag_bytes: 1024 * 1024,
+            rejoin_automatically: true,
+        },
+        failover: FailoverSection::default(),
+        authentication: AuthenticationSection {
+            agent_token: SecretReference::File(layout.secret("agent")),
+            tokens: TOKENS
+                .map(|(name, role)| TokenSection {
+                    name: name.to_owned(),
+                    role,
+                    secret: SecretReference::File(layout.secret(name)),
+                })
+                .to_vec(),
+        },
+        nodes: layout
+            .nodes
+            .iter()
+            .map(|node| NodeSection {
+                name: node.name.clone(),
+                site: node.site.clone(),
+                agent: url(&layout.way(CONTROLLER_HOST, &node.agent)),
+            })
+            .collect(),
+        proxies: layout
+            .proxies
+            .iter()
+            .map(|proxy| ProxyHostSection {
+                name: proxy.name.clone(),
+                site: proxy.site.clone(),
+                agent: url(&layout.way(CONTROLLER_HOST, &proxy.agent)),
+            })
+            .collect(),
+        prometheus: Some(PrometheusSection { url: url(&layout.prometheus) }),
+    })
+}
+
+/// Settings of a database host's agent.
+pub fn node_agent(layout: &Layout, node: &NodeLayout, programs: &Programs) -> anyhow::Result<AgentConfig> {
+    Ok(AgentConfig {
+        agent: AgentSection {
+            cluster: layout.cluster.clone(),
+            site: node.site.clone(),
+            listen: socket(&node.agent)?,
+            state_directory: node.directory.join("state"),
+            controllers: vec![url(&layout.way(node.name.as_str(), &layout.controller))],
+            token: SecretReference::File(layout.secret("agent")),
+        },
+        postgresql: Some(PostgresqlSection {
+            node: node.name.clone(),
+            data_directory: node.data_directory(),
+            bin_directory: Some(programs.postgres.clone()),
+            address: layout.way(ANY_DATABASE_CLIENT, &node.postgres),
+            listen_addresses: node.postgres.host.clone(),
+            unix_socket_directories: Vec::new(),
+            superuser: "postgres".to_owned(),
+            superuser_password: None,
+            replication_user: "replicator".to_owned(),
+            replication_password: Some(SecretReference::File(layout.secret("replicator"))),
+            parameters: postgres_parameters(),
+            probe_interval: Duration::from_millis(250),
+            probe_timeout: Duration::from_secs(1),
+            divergent_directory: None,
+        }),
+        proxy: None,
+        tags: Tags::default(),
+    })
+}
+
+/// Settings of a proxy host's agent.
+pub fn proxy_agent(layout: &Layout, proxy: &ProxyLayout) -> anyhow::Result<AgentConfig> {
+    Ok(AgentConfig {
+        agent: AgentSection {
+            cluster: layout.cluster.clone(),
+            site: proxy.site.clone(),
+            listen: socket(&proxy.agent)?,
+            state_directory: proxy.directory.join("state"),
+            controllers: vec![url(&layout.way(proxy.name.as_str(), &layout.controller))],
+            token: SecretReference::File(layout.secret("agent")),
+        },
+        postgresql: None,
+        proxy: Some(ProxySection {
+            name: proxy.name.clone(),
+            stats_socket: proxy.directory.join("stats.sock"),
+            master_socket: proxy.directory.join("master.sock"),
+            config_file: proxy.directory.join("haproxy.cfg"),
+            template: None,
+            write: proxy.write.clone(),
+            read: proxy.read.clone(),
+            checked: proxy.checked.clone(),
+            stats: proxy.stats.clone(),
+            nodes: layout
+                .nodes
+                .iter()
+                .map(|node| ProxyNode {
+                    name: node.name.clone(),
+                    address: layout.way(ANY_DATABASE_CLIENT, &node.postgres),
+                    server_address: Some(node.postgres.clone()),
+                    agent: layout.way(proxy.name.as_str(), &node.agent),
+                })
+                .collect(),
+            manage_process: true,
+            connect_timeout: std::time::Duration::from_millis(20),
+            verify: Some(VerifySection {
+                user: APPLICATION_ROLE.to_owned(),
+                password: None,
+                database: DATABASE.to_owned(),
+            }),
+        }),
+        tags: Tags::default(),
+    })
+}
+
+/// Small and quick to boot, and otherwise as on a server: `fsync` and `full_page_writes` stay on.
+fn postgres_parameters() -> BTreeMap<String, String> {
+    [
+        ("shared_buffers", "64MB"),
+        ("max_connections", "200"),
+        ("max_wal_size", "256MB"),
+        // So little that the volumes of `disk-full` hold it beside everything else.
+        ("wal_keep_size", "64MB"),
+        ("track_io_timing", "on"),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .collect()
+}
+
+/// Prometheus: everything once a second, as the predictor wants it.
+pub fn prometheus(layout: &Layout) -> String {
+    let mut text = String::from(
+        "global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\n  evaluation_interval: 1s\nscrape_configs:\n",
+    );
+    let mut job = |name: &str, targets: Vec<(String, String)>| {
+        text.push_str(&format!("  - job_name: {name}\n    static_configs:\n"));
+        for (target, labels) in targets {
+            text.push_str(&format!(
+                "      - targets: ['{target}']\n        labels: {{cluster: '{}'{labels}}}\n",
+                layout.cluster
+            ));
+        }
+    };
+    let node_labels = |node: &NodeLayout| format!(", node: '{}', site: '{}'", node.name, node.site);
+    job("postgres", layout.nodes.iter().map(|node| (node.exporter.to_string(), node_labels(node))).collect());
+    let proxies = layout
+        .proxies
+        .iter()
+        .map(|proxy| (proxy.agent.to_string(), format!(", proxy: '{}', site: '{}'", proxy.name, proxy.site)));
+    let agents = layout.nodes.iter().map(|node| (node.agent.to_string(), node_labels(node))).chain(proxies);
+    job("stormglass-agent", agents.collect());
+    job("stormglass", vec![(layout.controller.to_string(), String::new())]);
+    text
+}
+
+/// Further questions of the exporter: what 0.11 does not ask by itself and the predictor needs.
+pub const EXPORTER_QUERIES: &str = "\
+pg_standby:
+  query: |
+    SELECT CASE WHEN pg_is_in_recovery() THEN 1 ELSE 0 END AS in_recovery,
+           CASE WHEN NOT pg_is_in_recovery() OR pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
+                ELSE COALESCE(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 0) END
+             AS replay_age_seconds,
+           CASE WHEN pg_is_in_recovery()
+                THEN COALESCE(pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), 0) ELSE 0 END
+             AS replay_lag_bytes
+  metrics:
+    - in_recovery: {usage: GAUGE, description: '1 on a standby'}
+    - replay_age_seconds: {usage: GAUGE, description: 'Age of the last replayed commit while WAL waits'}
+    - replay_lag_bytes: {usage: GAUGE, description: 'Received and not replayed'}
+";
+
+/// Writes every configuration file and every secret of the lab.
+pub fn write_all(layout: &Layout, programs: &Programs) -> anyhow::Result<()> {
+    let mut folders = vec![
+        layout.log_directory(),
+        layout.directory.join("secrets"),
+        layout.directory.join("bin"),
+        layout.controller_directory(),
+        layout.prometheus_directory(),
+    ];
+    folders.extend(layout.nodes.iter().map(|node| node.directory.join("state")));
+    folders.extend(layout.proxies.iter().map(|proxy| proxy.directory.join("state")));
+    for folder in folders {
+        fs::create_dir_all(&folder).with_context(|| format!("make the directory {}", folder.display()))?;
+    }
+    for name in SECRETS {
+        write(&layout.secret(name), &secret())?;
+    }
+    let file = layout.controller_directory().join("controller.toml");
+    write(&file, &toml::to_string(&controller(layout)?).context("write the controller's settings as TOML")?)?;
+    for node in &layout.nodes {
+        let settings = node_agent(layout, node, programs)?;
+        write(&node.agent_config(), &toml::to_string(&settings).context("write the agent's settings as TOML")?)?;
+    }
+    for proxy in &layout.proxies {
+        let settings = proxy_agent(layout, proxy)?;
+        write(&proxy.agent_config(), &toml::to_string(&settings).context("write the agent's settings as TOML")?)?;
+    }
+    write(&layout.prometheus_directory().join("prometheus.yml"), &prometheus(layout))?;
+    write(&layout.prometheus_directory().join("queries.yaml"), EXPORTER_QUERIES)
+}
+
+/// Version 4 of UUID is not built in; two of version 7 have 148 random bits between them.
+fn secret() -> String {
+    format!("{}{}", uuid::Uuid::now_v7().simple(), uuid::Uuid::now_v7().simple())
+}
+
+/// Writes a file that only the owner can read.
+pub fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(file)
+        .and_then(|mut out| out.write_all(text.as_bytes()))
+        .with_context(|| format!("write {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::random::Random;
+
+    fn programs() -> Programs {
+        Programs {
+            postgres: "/usr/lib/postgresql/15/bin".into(),
+            haproxy: "/usr/sbin/haproxy".into(),
+            prometheus: "/usr/bin/prometheus".into(),
+            exporter: "/usr/bin/prometheus-postgres-exporter".into(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_what_controller_and_agents_read() {
+        let temporary = tempfile::tempdir().expect("directory");
+        let layout = Layout::find(temporary.path(), &mut Random::new(11)).expect("layout");
+        write_all(&layout, &programs()).expect("written");
+        let read = |file: std::path::PathBuf| fs::read_to_string(file).expect("readable");
+
+        let text = read(layout.controller_directory().join("controller.toml"));
+        let settings: ControllerConfig = toml::from_str(&text).expect("understood");
+        assert_eq!(settings, controller(&layout).expect("settings"));
+        assert_eq!(settings.nodes.len(), 3);
+        assert_eq!(settings.proxies.len(), 2);
+        for token in &settings.authentication.tokens {
+            assert!(token.secret.resolve().expect("secret").len() >= 32);
+        }
+
+        for node in &layout.nodes {
+            let settings: AgentConfig = toml::from_str(&read(node.agent_config())).expect("understood");
+            assert_eq!(settings, node_agent(&layout, node, &programs()).expect("settings"));
+            assert!(settings.proxy.is_none());
+        }
+        for proxy in &layout.proxies {
+            let settings: AgentConfig = toml::from_str(&read(proxy.agent_config())).expect("understood");
+            assert_eq!(settings, proxy_agent(&layout, proxy).expect("settings"));
+            assert!(settings.postgresql.is_none());
+        }
+    }
+
+    #[test]
+    fn prometheus_asks_every_exporter_every_agent_and_the_controller() {
+        let layout = Layout::find(Path::new("/tmp/lab"), &mut Random::new(5)).expect("layout");
+        let document: serde_yaml_ng::Value = serde_yaml_ng::from_str(&prometheus(&layout)).expect("YAML");
+        let targets = |job: usize| document["scrape_configs"][job]["static_configs"].as_sequence().expect("list").len();
+        assert_eq!([targets(0), targets(1), targets(2)], [3, 5, 1]);
+        let _: serde_yaml_ng::Value = serde_yaml_ng::from_str(EXPORTER_QUERIES).expect("YAML");
+    }
+
+    #[test]
+    fn secrets_are_for_the_owner_alone_and_differ() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let temporary = tempfile::tempdir().expect("directory");
+        let file = temporary.path().join("secret");
+        write(&file, &secret()).expect("written");
+        assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600);
+        assert_ne!(secret(), secret());
+    }
+}

@@ -1,0 +1,102 @@
+//! The lab's own small client of the controller's API.
+//!
+//! Every request has a deadline; the lab measures and must not hang where the product does.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::layout::Layout;
+use crate::api::wire::{ClusterStatus, MutationReply, Problem, SwitchoverRequest};
+use crate::domain::operation::Operation;
+
+/// How long one request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A switchover's request is answered when it was begun; waiting for more is the caller's business.
+const MUTATION_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The controller of one lab.
+#[derive(Clone)]
+pub struct Controller {
+    http: reqwest::Client,
+    base: String,
+    cluster: String,
+    token: String,
+}
+
+/// Operations, bare or wrapped with the version of the document.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Operations {
+    Bare(Vec<Operation>),
+    Wrapped { operations: Vec<Operation> },
+}
+
+impl Controller {
+    /// The controller of `layout`, asked as an operator.
+    pub fn of(layout: &Layout) -> anyhow::Result<Self> {
+        let file = layout.secret("operator");
+        let token = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .connect_timeout(Duration::from_secs(1))
+            .build()
+            .context("make the HTTP client")?;
+        Ok(Self {
+            http,
+            base: layout.controller_url(),
+            cluster: layout.cluster.to_string(),
+            token: token.trim().to_owned(),
+        })
+    }
+
+    /// What the controller says of the cluster.
+    pub async fn status(&self) -> anyhow::Result<ClusterStatus> {
+        self.get(&format!("/api/v1/clusters/{}", self.cluster)).await
+    }
+
+    /// The latest operations, with their journals; in no particular order.
+    pub async fn history(&self) -> anyhow::Result<Vec<Operation>> {
+        Ok(match self.get(&format!("/api/v1/clusters/{}/history", self.cluster)).await? {
+            Operations::Bare(operations) | Operations::Wrapped { operations } => operations,
+        })
+    }
+
+    /// Asks for a switchover to the best candidate.
+    pub async fn switchover(&self) -> anyhow::Result<MutationReply> {
+        self.post(&format!("/api/v1/clusters/{}/switchover", self.cluster), &SwitchoverRequest::default()).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.send(self.http.get(format!("{}{path}", self.base)).timeout(REQUEST_TIMEOUT)).await
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
+        self.send(self.http.post(format!("{}{path}", self.base)).json(body).timeout(MUTATION_TIMEOUT)).await
+    }
+
+    async fn send<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> anyhow::Result<T> {
+        let response = request.bearer_auth(&self.token).send().await.context("ask the controller")?;
+        let status = response.status();
+        let body = response.bytes().await.context("read the controller's answer")?;
+        if status.is_success() {
+            return serde_json::from_slice(&body).context("understand the controller's answer");
+        }
+        match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) => bail!("the controller answered {status}: {}: {}", problem.title, problem.detail),
+            Err(_) => bail!("the controller answered {status}"),
+        }
+    }
+}
+
+/// True if `GET url` is answered with success in time.
+pub async fn answers(url: &str) -> bool {
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(1)).build();
+    match client {
+        Ok(client) => client.get(url).send().await.is_ok_and(|response| response.status().is_success()),
+        Err(_) => false,
+    }
+}

@@ -1,0 +1,321 @@
+//! Where everything of one lab is: addresses, ports, directories. Pure data, kept in the manifest.
+//!
+//! Every "host" has a loopback address of its own, so that addresses in logs and metrics tell hosts apart.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use super::random::Random;
+use crate::domain::ids::{Address, ClusterName, NodeName, ProxyName, SiteName};
+
+/// The lab's only cluster.
+pub const CLUSTER: &str = "main";
+
+/// Database that the client writes to.
+pub const DATABASE: &str = "app";
+
+/// Role that the client writes with.
+pub const APPLICATION_ROLE: &str = "app";
+
+/// Names of the database hosts.
+pub const NODE_NAMES: [&str; 3] = ["n1", "n2", "n3"];
+
+/// Where each of them stands.
+const NODE_SITES: [&str; 3] = ["a", "a", "b"];
+
+/// One lab.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// Everything the lab writes is below it.
+    pub directory: PathBuf,
+    /// The cluster's name.
+    pub cluster: ClusterName,
+    /// The controller's API.
+    pub controller: Address,
+    /// Prometheus.
+    pub prometheus: Address,
+    /// Database hosts; the first one is initialised, the others are cloned from it.
+    pub nodes: Vec<NodeLayout>,
+    /// Proxy hosts.
+    pub proxies: Vec<ProxyLayout>,
+    /// Links between hosts that can be broken; empty where everything is connected directly.
+    #[serde(default)]
+    pub links: Vec<LinkLayout>,
+}
+
+/// One way from a host to a server on another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkLayout {
+    /// Host that connects; [`ANY_DATABASE_CLIENT`] where one address serves all.
+    pub from: String,
+    /// Host of the server.
+    pub to: String,
+    /// Where the host connects.
+    pub listen: Address,
+    /// Where the server is.
+    pub target: Address,
+}
+
+/// The controller's name as a host.
+pub const CONTROLLER_HOST: &str = "controller";
+
+/// Whoever connects to a PostgreSQL: HAProxy, standbys, clients. A node has one address for all of them.
+pub const ANY_DATABASE_CLIENT: &str = "database";
+
+/// A database host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeLayout {
+    /// Its name.
+    pub name: NodeName,
+    /// Where it stands.
+    pub site: SiteName,
+    /// Where its files are.
+    pub directory: PathBuf,
+    /// A filesystem of limited size that PGDATA is on; `None` where it lies beside the other files.
+    #[serde(default)]
+    pub volume: Option<PathBuf>,
+    /// PostgreSQL.
+    pub postgres: Address,
+    /// Its agent.
+    pub agent: Address,
+    /// Its exporter.
+    pub exporter: Address,
+}
+
+/// A proxy host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyLayout {
+    /// Its name.
+    pub name: ProxyName,
+    /// Where it stands.
+    pub site: SiteName,
+    /// Where its files are.
+    pub directory: PathBuf,
+    /// Its agent.
+    pub agent: Address,
+    /// Port for writes.
+    pub write: Address,
+    /// Port for reads.
+    pub read: Address,
+    /// Port that follows the health checks.
+    pub checked: Address,
+    /// HAProxy's statistics.
+    pub stats: Address,
+}
+
+impl NodeLayout {
+    /// PGDATA.
+    pub fn data_directory(&self) -> PathBuf {
+        self.volume.as_ref().unwrap_or(&self.directory).join("data")
+    }
+
+    /// The agent's configuration.
+    pub fn agent_config(&self) -> PathBuf {
+        self.directory.join("agent.toml")
+    }
+}
+
+impl ProxyLayout {
+    /// The agent's configuration.
+    pub fn agent_config(&self) -> PathBuf {
+        self.directory.join("agent.toml")
+    }
+}
+
+impl Layout {
+    /// Finds addresses and free ports for a lab in `directory`.
+    pub fn find(directory: &Path, random: &mut Random) -> anyhow::Result<Self> {
+        // One /24 of 127/8 for each lab: two labs on one host do not meet even before the ports are looked at.
+        let (second, third) = (10 + random.below(240) as u8, random.below(256) as u8);
+        let host = |last: u8| Ipv4Addr::new(127, second, third, last);
+        let mut ports = Ports::default();
+        let mut nodes = Vec::new();
+        for (number, (name, site)) in NODE_NAMES.into_iter().zip(NODE_SITES).enumerate() {
+            let address = host(101 + number as u8);
+            nodes.push(NodeLayout {
+                name: NodeName::new(name)?,
+                site: SiteName::new(site)?,
+                directory: directory.join(name),
+                volume: None,
+                postgres: ports.free(address)?,
+                agent: ports.free(address)?,
+                exporter: ports.free(address)?,
+            });
+        }
+        let mut proxies = Vec::new();
+        for (number, (name, site)) in [("p1", "a"), ("p2", "b")].into_iter().enumerate() {
+            let address = host(11 + number as u8);
+            proxies.push(ProxyLayout {
+                name: ProxyName::new(name)?,
+                site: SiteName::new(site)?,
+                directory: directory.join(name),
+                agent: ports.free(address)?,
+                write: ports.free(address)?,
+                read: ports.free(address)?,
+                checked: ports.free(address)?,
+                stats: ports.free(address)?,
+            });
+        }
+        Ok(Self {
+            directory: directory.to_owned(),
+            cluster: ClusterName::new(CLUSTER)?,
+            controller: ports.free(host(1))?,
+            prometheus: ports.free(host(2))?,
+            nodes,
+            proxies,
+            links: Vec::new(),
+        })
+    }
+
+    /// Puts a link in every way from one host to another. What a host says to itself stays direct, and so does the
+    /// lab's own view of everything.
+    pub fn lay_links(&mut self) -> anyhow::Result<()> {
+        let mut ports = Ports::default();
+        let mut links = Vec::new();
+        let mut lay = |from: &str, to: &str, target: &Address, port: Option<u16>| -> anyhow::Result<()> {
+            // Links have addresses of their own: what leads to host .101 has .201.
+            let SocketAddr::V4(socket) = socket(target)? else { anyhow::bail!("{target} is not an IPv4 address") };
+            let [first, second, third, last] = socket.ip().octets();
+            let listen = ports.find(Ipv4Addr::new(first, second, third, last + 100), port.unwrap_or(0))?;
+            links.push(LinkLayout { from: from.to_owned(), to: to.to_owned(), listen, target: target.clone() });
+            Ok(())
+        };
+        for node in &self.nodes {
+            // PostgreSQL's port is part of what the agent tells others, so it is the same on both addresses.
+            lay(ANY_DATABASE_CLIENT, node.name.as_str(), &node.postgres, Some(node.postgres.port))?;
+            lay(CONTROLLER_HOST, node.name.as_str(), &node.agent, None)?;
+            lay(node.name.as_str(), CONTROLLER_HOST, &self.controller, None)?;
+            for proxy in &self.proxies {
+                lay(proxy.name.as_str(), node.name.as_str(), &node.agent, None)?;
+            }
+        }
+        for proxy in &self.proxies {
+            lay(CONTROLLER_HOST, proxy.name.as_str(), &proxy.agent, None)?;
+            lay(proxy.name.as_str(), CONTROLLER_HOST, &self.controller, None)?;
+        }
+        self.links = links;
+        Ok(())
+    }
+
+    /// Where host `from` reaches `target`.
+    pub fn way(&self, from: &str, target: &Address) -> Address {
+        let link = self.links.iter().find(|link| link.from == from && link.target == *target);
+        link.map_or(target, |link| &link.listen).clone()
+    }
+
+    /// Where the network takes orders.
+    pub fn network_socket(&self) -> PathBuf {
+        self.directory.join("network.sock")
+    }
+
+    /// The controller's directory.
+    pub fn controller_directory(&self) -> PathBuf {
+        self.directory.join("controller")
+    }
+
+    /// Prometheus' directory.
+    pub fn prometheus_directory(&self) -> PathBuf {
+        self.directory.join("prometheus")
+    }
+
+    /// Logs of every process.
+    pub fn log_directory(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+
+    /// A secret's file.
+    pub fn secret(&self, name: &str) -> PathBuf {
+        self.directory.join("secrets").join(name)
+    }
+
+    /// The lab's own copy of the program, so that a rebuild does not change a lab that runs.
+    pub fn program(&self) -> PathBuf {
+        self.directory.join("bin").join("stormglass")
+    }
+
+    /// Base URL of the controller.
+    pub fn controller_url(&self) -> String {
+        url(&self.controller)
+    }
+
+    /// The node called `name`.
+    pub fn node(&self, name: &NodeName) -> anyhow::Result<&NodeLayout> {
+        self.nodes.iter().find(|node| node.name == *name).with_context(|| format!("the lab has no node {name}"))
+    }
+}
+
+/// `http://` in front.
+pub fn url(address: &Address) -> String {
+    format!("http://{address}")
+}
+
+/// The address as a socket address; the lab's addresses are all numeric.
+pub fn socket(address: &Address) -> anyhow::Result<SocketAddr> {
+    let host: IpAddr = address.host.parse().with_context(|| format!("{} is not an IP address", address.host))?;
+    Ok(SocketAddr::new(host, address.port))
+}
+
+/// Hands out free ports; holds each one until all are found, so that none is handed out twice.
+#[derive(Default)]
+struct Ports {
+    held: Vec<TcpListener>,
+}
+
+impl Ports {
+    fn free(&mut self, host: Ipv4Addr) -> anyhow::Result<Address> {
+        self.find(host, 0)
+    }
+
+    /// Port 0: any.
+    fn find(&mut self, host: Ipv4Addr, port: u16) -> anyhow::Result<Address> {
+        let listener = TcpListener::bind((host, port))
+            .with_context(|| format!("find a free port on {host}; the lab needs all of 127.0.0.0/8 on the loopback"))?;
+        let port = listener.local_addr().context("read the port that was found")?.port();
+        self.held.push(listener);
+        Ok(Address::new(host.to_string(), port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_layout_has_two_sites_and_no_address_twice() {
+        let layout = Layout::find(Path::new("/tmp/lab"), &mut Random::new(1)).expect("layout");
+        let sites: Vec<&str> = layout.nodes.iter().map(|node| node.site.as_str()).collect();
+        assert_eq!(sites, ["a", "a", "b"]);
+        let mut seen = BTreeSet::from([layout.controller.clone(), layout.prometheus.clone()]);
+        let nodes = layout.nodes.iter().flat_map(|node| [&node.postgres, &node.agent, &node.exporter]);
+        let proxies = layout
+            .proxies
+            .iter()
+            .flat_map(|proxy| [&proxy.agent, &proxy.write, &proxy.read, &proxy.checked, &proxy.stats]);
+        for address in nodes.chain(proxies) {
+            assert!(seen.insert(address.clone()), "{address} twice");
+        }
+        let hosts: BTreeSet<&str> = seen.iter().map(|address| address.host.as_str()).collect();
+        assert_eq!(hosts.len(), 7, "one address for each host: {hosts:?}");
+    }
+
+    #[test]
+    fn every_way_between_hosts_has_a_link_of_its_own_and_the_same_port_for_postgres() {
+        let mut layout = Layout::find(Path::new("/tmp/lab"), &mut Random::new(2)).expect("layout");
+        let node = layout.nodes[0].clone();
+        assert_eq!(layout.way("p1", &node.agent), node.agent, "direct without links");
+        layout.lay_links().expect("laid");
+        let listens: BTreeSet<&Address> = layout.links.iter().map(|link| &link.listen).collect();
+        assert_eq!(listens.len(), layout.links.len());
+        assert_eq!(listens.len(), 3 * (3 + 2) + 2 * 2);
+        let advertised = layout.way(ANY_DATABASE_CLIENT, &node.postgres);
+        assert_eq!(advertised.port, node.postgres.port);
+        assert_ne!(advertised.host, node.postgres.host);
+        assert_ne!(layout.way("n1", &layout.controller), layout.way("n2", &layout.controller));
+        assert_eq!(layout.way("n1", &node.agent), node.agent, "to itself");
+    }
+}

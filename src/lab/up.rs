@@ -1,0 +1,331 @@
+//! Builds a lab: files, processes, and the wait until the cluster is as redundant as it should be.
+//!
+//! Invariant: a process is in the manifest before it runs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+
+use super::control::{self, Controller};
+use super::layout::{Layout, NodeLayout, ProxyLayout, url};
+use super::manifest::{Manifest, ProcessEntry};
+use super::process::ProcessIdentity;
+use super::programs::Programs;
+use super::progress::Progress;
+use super::random::Random;
+use super::{clock, configuration, database, log_tail, place, volume};
+use crate::api::wire::{ClusterStatus, Health};
+
+/// A lab that is not ready by then will not be.
+const READY_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Between two looks at the controller while waiting.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What a lab has that others do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Kind {
+    /// Links between hosts that can be broken.
+    pub has_links: bool,
+    /// A volume of limited size for each node, mounted before.
+    pub has_volumes: bool,
+}
+
+/// A lab whose processes this process started.
+pub struct Lab {
+    /// What is on disk about it.
+    pub manifest: Manifest,
+    /// Its controller.
+    pub controller: Controller,
+    programs: Programs,
+    children: BTreeMap<String, Child>,
+}
+
+impl Lab {
+    /// Builds a lab in `directory` and waits until it is ready. What was started stays on failure, for the caller to
+    /// take down.
+    pub async fn build(directory: &Path, uid: u32, kind: Kind, progress: Progress) -> anyhow::Result<Self> {
+        let programs = Programs::find()?;
+        if !kind.has_volumes {
+            place::create(directory)?;
+        }
+        let directory = directory.canonicalize().with_context(|| format!("resolve {}", directory.display()))?;
+        let mut layout = Layout::find(&directory, &mut Random::new(uuid::Uuid::now_v7().as_u128() as u64))?;
+        if kind.has_links {
+            layout.lay_links()?;
+        }
+        if kind.has_volumes {
+            volume::adopt(&mut layout)?;
+        }
+        let mut manifest = Manifest::new(layout, uid);
+        manifest.runner = ProcessIdentity::of(std::process::id());
+        manifest.write()?;
+
+        let step = progress.step("files and the first database");
+        configuration::write_all(&manifest.layout, &programs)?;
+        install(&manifest.layout.program())?;
+        database::initialise(&manifest.layout, &manifest.layout.nodes[0], &programs)?;
+        step.done();
+
+        let controller = Controller::of(&manifest.layout)?;
+        let mut lab = Self { manifest, controller, programs, children: BTreeMap::new() };
+        let step = progress.step("controller, agents, exporters, Prometheus");
+        lab.start_everything()?;
+        step.done();
+        lab.wait_until_ready(progress).await?;
+        lab.manifest.ready = true;
+        lab.manifest.write()?;
+        Ok(lab)
+    }
+
+    /// Where everything is.
+    pub fn layout(&self) -> &Layout {
+        &self.manifest.layout
+    }
+
+    fn start_everything(&mut self) -> anyhow::Result<()> {
+        let layout = self.layout().clone();
+        if !layout.links.is_empty() {
+            let mut network = Command::new(layout.program());
+            network.args(["lab", "network", "--directory"]).arg(&layout.directory);
+            self.start("network", network, &layout.directory)?;
+        }
+        self.start_controller()?;
+        for node in &layout.nodes {
+            self.start_agent(&format!("agent-{}", node.name), &node.agent_config(), &node.directory)?;
+        }
+        for proxy in &layout.proxies {
+            self.start_agent(&format!("agent-{}", proxy.name), &proxy.agent_config(), &proxy.directory)?;
+        }
+        for node in &layout.nodes {
+            self.start_exporter(node)?;
+        }
+        let directory = layout.prometheus_directory();
+        let mut prometheus = Command::new(&self.programs.prometheus);
+        prometheus
+            .arg(format!("--config.file={}", directory.join("prometheus.yml").display()))
+            .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
+            .arg(format!("--web.listen-address={}", layout.prometheus))
+            .args(["--storage.tsdb.retention.time=6h", "--log.level=warn"]);
+        self.start("prometheus", prometheus, &directory)
+    }
+
+    /// Starts the controller; again, after a scenario killed it.
+    pub fn start_controller(&mut self) -> anyhow::Result<()> {
+        let directory = self.layout().controller_directory();
+        let mut command = Command::new(self.layout().program());
+        command.args(["controller", "--config"]).arg(directory.join("controller.toml"));
+        self.start("controller", command, &directory)
+    }
+
+    fn start_agent(&mut self, name: &str, config: &Path, directory: &Path) -> anyhow::Result<()> {
+        let mut command = Command::new(self.layout().program());
+        command.args(["agent", "--config"]).arg(config);
+        self.start(name, command, directory)
+    }
+
+    fn start_exporter(&mut self, node: &NodeLayout) -> anyhow::Result<()> {
+        let mut command = Command::new(&self.programs.exporter);
+        command
+            .arg(format!("--web.listen-address={}", node.exporter))
+            .arg(format!("--extend.query-path={}", self.layout().prometheus_directory().join("queries.yaml").display()))
+            .env("DATA_SOURCE_URI", format!("{}/postgres?sslmode=disable", node.postgres))
+            .env("DATA_SOURCE_USER", "exporter")
+            .env("DATA_SOURCE_PASS_FILE", self.layout().secret("exporter"));
+        self.start(&format!("exporter-{}", node.name), command, &node.directory.clone())
+    }
+
+    /// Starts a process in a group of its own (Ctrl-C in the terminal is for the lab, not for it), listed first.
+    fn start(&mut self, name: &str, mut command: Command, directory: &Path) -> anyhow::Result<()> {
+        let log = self.layout().log_directory().join(format!("{name}.log"));
+        let line = std::iter::once(command.get_program()).chain(command.get_args());
+        self.manifest.processes.push(ProcessEntry {
+            name: name.to_owned(),
+            command: line.map(|part| part.to_string_lossy().into_owned()).collect(),
+            log: log.clone(),
+            identity: None,
+        });
+        self.manifest.write()?;
+        let out = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("open the log {}", log.display()))?;
+        let errors = out.try_clone().context("open the log twice")?;
+        let child = command
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(errors)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("start {name}"))?;
+        let entry = self.manifest.processes.last_mut().expect("the entry was pushed above");
+        entry.identity = ProcessIdentity::of(child.id());
+        self.manifest.write()?;
+        if let Some(mut former) = self.children.insert(name.to_owned(), child) {
+            let _ = former.try_wait();
+        }
+        Ok(())
+    }
+
+    /// Collects processes that ended, so that none stays a zombie; names the first one that nobody killed.
+    pub fn reap(&mut self) -> Option<(String, std::process::ExitStatus)> {
+        let mut ended = None;
+        for (name, child) in &mut self.children {
+            if let Ok(Some(status)) = child.try_wait() {
+                ended.get_or_insert((name.clone(), status));
+            }
+        }
+        ended
+    }
+
+    async fn wait_until_ready(&mut self, progress: Progress) -> anyhow::Result<()> {
+        type Question = fn(&ClusterStatus) -> Result<(), String>;
+        let questions: [(&str, Question); 4] = [
+            ("primary accepts writes", primary_missing),
+            ("standbys cloned and streaming", standbys_missing),
+            ("one standby confirms every commit", confirmation_missing),
+            ("both HAProxy lead to the primary", proxies_missing),
+        ];
+        let deadline = clock::now().plus(READY_TIMEOUT);
+        for (what, question) in questions {
+            let mut step = progress.step(what);
+            loop {
+                if let Some((name, status)) = self.reap() {
+                    bail!(self.explain_end(&name, &status.to_string()));
+                }
+                let missing = match self.controller.status().await {
+                    Ok(status) => match question(&status) {
+                        Ok(()) => break,
+                        Err(missing) => missing,
+                    },
+                    Err(error) => format!("{error:#}"),
+                };
+                step.note(&missing);
+                if clock::now() > deadline {
+                    bail!("the lab is not ready after {} s: {missing}\n{}", READY_TIMEOUT.as_secs(), self.suspects());
+                }
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+            step.done();
+        }
+        let step = progress.step("Prometheus answers");
+        let ready = format!("{}/-/ready", url(&self.layout().prometheus));
+        while !control::answers(&ready).await {
+            if clock::now() > deadline {
+                bail!("Prometheus is not ready\n{}", self.explain_end("prometheus", "no answer"));
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        step.done();
+        Ok(())
+    }
+
+    fn explain_end(&self, name: &str, status: &str) -> String {
+        let Some(entry) = self.manifest.process(name) else {
+            return format!("{name} ended: {status}");
+        };
+        format!(
+            "{name} ended ({status}). It was started as\n  {}\nand the end of its log {} is\n{}",
+            entry.command.join(" "),
+            entry.log.display(),
+            log_tail(&entry.log)
+        )
+    }
+
+    /// The logs that most likely say why nothing moves.
+    fn suspects(&self) -> String {
+        ["controller", "agent-n1", "agent-n2", "agent-p1"]
+            .iter()
+            .filter_map(|name| self.manifest.process(name))
+            .map(|entry| format!("--- the end of {}\n{}", entry.log.display(), log_tail(&entry.log)))
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+}
+
+/// The lab runs its own copy of this program: a rebuild in the meantime must not mix two versions.
+fn install(target: &Path) -> anyhow::Result<()> {
+    let own = own_program()?;
+    if fs::hard_link(&own, target).is_err() {
+        fs::copy(&own, target).with_context(|| format!("copy {} to {}", own.display(), target.display()))?;
+    }
+    Ok(())
+}
+
+/// This program's file.
+pub fn own_program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("find this program's own file")
+}
+
+fn primary_missing(status: &ClusterStatus) -> Result<(), String> {
+    let Some(primary) = &status.primary else {
+        return Err("nobody is the primary yet".to_owned());
+    };
+    match status.nodes.iter().find(|node| node.name == *primary) {
+        Some(node) if node.state == "writable" => Ok(()),
+        Some(node) => Err(format!("{primary} is {}", node.state)),
+        None => Err(format!("{primary} is not among the nodes")),
+    }
+}
+
+fn standbys_missing(status: &ClusterStatus) -> Result<(), String> {
+    let missing: Vec<String> = status
+        .nodes
+        .iter()
+        .filter(|node| Some(&node.name) != status.primary.as_ref())
+        .filter(|node| node.role != "standby" || node.state != "streaming")
+        .map(|node| format!("{} is {}", node.name, node.state))
+        .collect();
+    if missing.is_empty() { Ok(()) } else { Err(missing.join(", ")) }
+}
+
+fn confirmation_missing(status: &ClusterStatus) -> Result<(), String> {
+    if status.eligible.is_empty() { Err("no standby holds every confirmed commit yet".to_owned()) } else { Ok(()) }
+}
+
+fn proxies_missing(status: &ClusterStatus) -> Result<(), String> {
+    let missing: Vec<String> = status
+        .proxies
+        .iter()
+        .filter(|proxy| !proxy.agrees)
+        .map(|proxy| format!("{}: {}", proxy.name, proxy.error.as_deref().unwrap_or("does not lead to the primary")))
+        .collect();
+    if missing.is_empty() { Ok(()) } else { Err(missing.join(", ")) }
+}
+
+/// What keeps the cluster from being fully redundant; `Ok` if nothing does.
+pub fn redundancy(status: &ClusterStatus) -> Result<(), String> {
+    primary_missing(status)?;
+    standbys_missing(status)?;
+    confirmation_missing(status)?;
+    proxies_missing(status)?;
+    if !status.operations.is_empty() {
+        return Err("an operation is under way".to_owned());
+    }
+    if status.health == Health::Healthy { Ok(()) } else { Err(format!("the cluster is {}", status.health.words())) }
+}
+
+/// The agent processes of a host: those of the lab's program that run with its configuration or in its directory.
+pub fn agent_family(layout: &Layout, uid: u32, config: &Path, directory: &Path) -> Vec<super::process::Process> {
+    let program = layout.program();
+    let config = config.to_string_lossy().into_owned();
+    super::process::all_of(uid)
+        .into_iter()
+        .filter(|process| process.executable.as_deref() == Some(program.as_path()))
+        .filter(|process| {
+            process.arguments.contains(&config) || process.working_directory.as_deref() == Some(directory)
+        })
+        .collect()
+}
+
+/// Names a proxy's client port for writes.
+pub fn write_ports(proxies: &[ProxyLayout]) -> Vec<crate::domain::ids::Address> {
+    proxies.iter().map(|proxy| proxy.write.clone()).collect()
+}

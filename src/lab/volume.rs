@@ -1,0 +1,152 @@
+//! Volumes of limited size: one filesystem a node, mounted by an ordinary user in namespaces of the run's own.
+//!
+//! The run starts again inside: one namespace in which it may mount, and in that another one in which it is itself
+//! again, because PostgreSQL refuses to run as root of any kind. The volumes end with the last process inside.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context as _, bail};
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::layout::{Layout, NODE_NAMES};
+use super::place::{self, User};
+use super::process::ProcessIdentity;
+use super::{down, exit, say, unprivileged, up};
+
+/// Size of each: a database of the lab and its WAL take a third of it.
+const SIZE_MEBIBYTES: u32 = 512;
+
+/// The file that takes the space.
+const BALLAST: &str = "ballast";
+
+/// What is written at once.
+const CHUNK_BYTES: usize = 1024 * 1024;
+
+/// Mounts a volume for each node and gives way to the program, as the user who started all this.
+/// Arguments: size, uid, gid, volumes…, `--`, program and its arguments.
+const SCRIPT: &str = r#"set -e
+size=$1 uid=$2 gid=$3; shift 3
+while [ "$1" != -- ]; do mount -t tmpfs -o "size=$size,mode=0700" stormglass "$1"; shift; done
+shift
+exec unshare --user --map-user="$uid" --map-group="$gid" -- "$@"
+"#;
+
+/// Where a node's volume is.
+fn of_node(directory: &Path, node: &str) -> PathBuf {
+    directory.join(node).join("volume")
+}
+
+/// Runs this very command again where volumes of limited size can be mounted, and returns its exit code; 2 where the
+/// host does not let an ordinary user do that.
+pub async fn run_with_volumes(user: &User) -> anyhow::Result<u8> {
+    if let Err(error) = possible().await {
+        say(&format!(
+            "disk-full needs a filesystem of limited size, and this host does not let {} mount one in a user namespace: {error}; \
+             allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1 and \
+             kernel.apparmor_restrict_unprivileged_userns=0, where they exist) and install util-linux",
+            user.name
+        ));
+        return Ok(exit::USAGE);
+    }
+    let mut interrupts = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
+    let mut terminations = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let directory = place::run_directory();
+    place::create(&directory)?;
+    let volumes: Vec<PathBuf> = NODE_NAMES.iter().map(|node| of_node(&directory, node)).collect();
+    for volume in &volumes {
+        fs::create_dir_all(volume).with_context(|| format!("make the directory {}", volume.display()))?;
+    }
+    let given: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let mut child = Command::new("unshare");
+    child
+        .args(["--user", "--map-root-user", "--mount", "--", "sh", "-c", SCRIPT, "volumes"])
+        .arg(format!("{SIZE_MEBIBYTES}m"))
+        .args([user.uid.to_string(), user.gid.to_string()])
+        .args(&volumes)
+        .arg("--")
+        .arg(up::own_program()?)
+        .args(given)
+        .arg("--prepared")
+        .arg(&directory);
+    let mut running = child.spawn().context("start unshare")?;
+    let status = loop {
+        tokio::select! {
+            status = running.wait() => break status.context("wait for the lab")?,
+            // From a terminal the child has it too, and cleans up.
+            _ = interrupts.recv() => {}
+            _ = terminations.recv() => {
+                running.id().and_then(ProcessIdentity::of).inspect(|identity| { identity.signal(rustix::process::Signal::TERM); });
+            }
+        }
+    };
+    // Inside, the mount points could not be removed.
+    if place::is_lab_of(&directory, user.uid) {
+        down::take_down(&directory, user.uid)?;
+    } else if directory.exists() {
+        fs::remove_dir_all(&directory).with_context(|| format!("remove {}", directory.display()))?;
+    }
+    Ok(unprivileged::code_of(status))
+}
+
+/// Tries the very thing that is needed.
+async fn possible() -> anyhow::Result<()> {
+    let tried = Command::new("unshare")
+        .args([
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "--",
+            "sh",
+            "-c",
+            "mount -t tmpfs -o size=1m stormglass /tmp && unshare --user --map-user=1 --map-group=1 true",
+        ])
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .context("run unshare")?;
+    if !tried.status.success() {
+        bail!("{}", String::from_utf8_lossy(&tried.stderr).trim());
+    }
+    Ok(())
+}
+
+/// Puts every node's data on its volume.
+pub fn adopt(layout: &mut Layout) -> anyhow::Result<()> {
+    for node in &mut layout.nodes {
+        let volume = of_node(&layout.directory, node.name.as_str());
+        let mounted = rustix::fs::statvfs(&volume).with_context(|| format!("look at {}", volume.display()))?;
+        if mounted.f_blocks * mounted.f_frsize > u64::from(SIZE_MEBIBYTES) * 1024 * 1024 {
+            bail!("{} is no volume of {SIZE_MEBIBYTES} MiB", volume.display());
+        }
+        node.volume = Some(volume);
+    }
+    Ok(())
+}
+
+/// Takes all space that is left. Returns how many bytes that was.
+pub fn fill(volume: &Path) -> anyhow::Result<u64> {
+    let file = volume.join(BALLAST);
+    let mut ballast = fs::File::create(&file).with_context(|| format!("make {}", file.display()))?;
+    let chunk = vec![0; CHUNK_BYTES];
+    let mut taken = 0;
+    loop {
+        // A short write at the end takes the rest; after it there is nothing.
+        match ballast.write(&chunk) {
+            Ok(0) => return Ok(taken),
+            Ok(length) => taken += length as u64,
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(taken),
+            Err(error) => return Err(error).with_context(|| format!("fill {}", file.display())),
+        }
+    }
+}
+
+/// Gives the space back.
+pub fn relieve(volume: &Path) -> anyhow::Result<()> {
+    let file = volume.join(BALLAST);
+    fs::remove_file(&file).with_context(|| format!("remove {}", file.display()))
+}

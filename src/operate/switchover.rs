@@ -1,0 +1,197 @@
+//! Switchover: checkpoint → hold new writes → fast shutdown → next epoch → consent → promote → redirect → verify → the old
+//! primary comes back as a standby.
+//!
+//! Before the shutdown it is undone by letting the writers go on; after it, by giving the old primary the next epoch; after the
+//! promotion it only goes forward. A requested fast shutdown cannot be withdrawn, hence the checkpoint before it.
+
+use std::time::Duration;
+
+use super::moving::{next_epoch, swap, tail};
+use super::{Effect, Next, Progress, Step, is_past_no_return, progress, still_to_wait, until_done};
+use crate::domain::command::Command;
+use crate::domain::epoch::Epoch;
+use crate::domain::ids::NodeName;
+use crate::domain::lsn::Lsn;
+use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepName};
+use crate::domain::policy::Policy;
+use crate::domain::view::View;
+
+/// The checkpoint runs before anything stops, so it may take its time.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(300);
+const HOLD_TIMEOUT: Duration = Duration::from_secs(2);
+const BACK_TIMEOUT: Duration = Duration::from_secs(120);
+
+pub(super) fn next(operation: &Operation, view: &View, policy: &Policy) -> Next {
+    let OperationKind::Switchover { from, to } = &operation.kind else {
+        unreachable!("dispatched by kind");
+    };
+    if operation.status == OperationStatus::Undoing {
+        return undo(operation, view, policy, from);
+    }
+    if operation.cancel_requested && !is_past_no_return(operation) {
+        return Next::Undo { why: "cancelled".to_owned() };
+    }
+    if let Some(epoch) = operation.epoch_after.filter(|_| operation.has_moved())
+        && view.record.as_ref().is_some_and(|record| record.epoch > epoch)
+    {
+        let message =
+            format!("{to} accepted writes in epoch {epoch}; the cluster has moved on since, {from} is not back yet");
+        return Next::End { status: OperationStatus::Succeeded, message };
+    }
+    let before = operation.epoch_before;
+    let step = |name, effect, timeout| Step { name, attempt: 1, epoch: before, effect, timeout };
+    let command = |command| Effect::Command { node: from.clone(), command };
+    let undo = |why| Next::Undo { why };
+
+    let checkpoint = step(StepName::Checkpoint, command(Command::Checkpoint), CHECKPOINT_TIMEOUT);
+    let drain = step(StepName::Drain, Effect::HoldWrites, HOLD_TIMEOUT);
+    let demote = step(
+        StepName::Demote,
+        command(Command::Demote { timeout: policy.switchover_timeout }),
+        policy.switchover_timeout + Duration::from_secs(5),
+    );
+    let shutdown = until_done(operation, view.now, checkpoint, 1, undo)
+        .and_then(|_| until_done(operation, view.now, drain, 1, undo))
+        .and_then(|_| until_done(operation, view.now, demote, 1, undo));
+    let required_lsn = match shutdown {
+        Ok(output) => output.lsn,
+        Err(next) => return next,
+    };
+    if operation.attempts(StepName::AdvanceEpoch) == 0
+        && let Err(next) = received(operation, view, policy, to, required_lsn)
+    {
+        return next;
+    }
+    let proposal = || match &view.record {
+        Some(record) => next_epoch(view, policy, record, to),
+        None => Err("the store has no record".to_owned()),
+    };
+    let advanced = swap(operation, view, policy, to, StepName::AdvanceEpoch, before, proposal);
+    let moved = advanced.and_then(|epoch| tail(operation, view, policy, to, epoch, required_lsn).map(|()| epoch));
+    match moved {
+        Ok(epoch) => bring_back(operation, view, from, to, epoch),
+        // Until PostgreSQL may have been promoted, failing means undoing.
+        Err(Next::End { status: OperationStatus::Failed, message }) if !is_past_no_return(operation) => {
+            Next::Undo { why: message }
+        }
+        Err(next) => next,
+    }
+}
+
+/// Nobody gets the epoch who may lack a commit: what confirms every commit has them all, any other standby must first show that
+/// the shutdown record arrived. Whoever holds an epoch is restarted in it, without being asked what it has.
+fn received(
+    operation: &Operation,
+    view: &View,
+    policy: &Policy,
+    to: &NodeName,
+    shutdown: Option<Lsn>,
+) -> Result<(), Next> {
+    let is_eligible = view.record.as_ref().is_some_and(|record| record.eligible.contains(to));
+    let live = view.last_report(to).and_then(|report| report.postgres.live.as_ref());
+    if is_eligible || live.zip(shutdown).is_some_and(|(live, shutdown)| live.flush_lsn >= shutdown) {
+        return Ok(());
+    }
+    let stopped = operation.last(StepName::Demote).map(|event| event.at).filter(|at| *at <= view.now);
+    let since = stopped.map_or(view.leading_since, |at| at.max(view.leading_since));
+    Err(match still_to_wait(view.now, since, policy.report_stale_after) {
+        Some(until) => Next::Wait { until, why: format!("until {to} has the shutdown record") },
+        None => Next::Undo { why: format!("{to} did not receive the shutdown record") },
+    })
+}
+
+/// The old primary becomes a standby. Writes flow already: a failure here is told, and the automatic rejoin takes over.
+fn bring_back(operation: &Operation, view: &View, from: &NodeName, to: &NodeName, epoch: Epoch) -> Next {
+    let moved = format!("{to} accepts writes in epoch {epoch}");
+    let Some(record) = &view.record else {
+        return Next::End { status: OperationStatus::Succeeded, message: moved };
+    };
+    // What the ledger names streams already, and is not touched.
+    if record.eligible.contains(from) || record.synchronous.contains(from) {
+        return Next::End { status: OperationStatus::Succeeded, message: format!("{moved}, {from} streams from it") };
+    }
+    let (primary, primary_address) = (to.clone(), record.holder_address.clone());
+    let rewind = Command::Rewind { primary: primary.clone(), primary_address: primary_address.clone() };
+    let start = Command::StartStandby { primary, primary_address };
+    let later = |why: String| Next::End {
+        status: OperationStatus::Succeeded,
+        message: format!("{moved}; {from} is not back yet: {why}"),
+    };
+    for (name, command) in [(StepName::Rewind, rewind), (StepName::StartStandby, start)] {
+        let effect = Effect::Command { node: from.clone(), command };
+        let step = Step { name, attempt: 1, epoch, effect, timeout: BACK_TIMEOUT };
+        if let Err(next) = until_done(operation, view.now, step, 2, later) {
+            return next;
+        }
+    }
+    Next::End { status: OperationStatus::Succeeded, message: format!("{moved}, {from} streams from it") }
+}
+
+/// Back to the old primary: in its old epoch if it was never asked to stop, else in the next one.
+fn undo(operation: &Operation, view: &View, policy: &Policy, from: &NodeName) -> Next {
+    let why = operation.message.clone().unwrap_or_else(|| "undone".to_owned());
+    let stuck = |problem: String| Next::End {
+        status: OperationStatus::Stuck,
+        message: format!("{why}; undoing it: {problem}"),
+    };
+    let end = |note: &str| Next::End {
+        status: if operation.cancel_requested { OperationStatus::Cancelled } else { OperationStatus::Failed },
+        message: format!("{why}; undone: {note}"),
+    };
+    let before = operation.epoch_before;
+    let asked_to_stop = !matches!(progress(operation, StepName::Demote, before), Progress::Due(_))
+        || operation.attempts(StepName::Demote) > 0;
+    if !asked_to_stop {
+        if operation.attempts(StepName::Drain) == 0 {
+            return end("nothing had been changed");
+        }
+        let release = Step {
+            name: StepName::Release,
+            attempt: 1,
+            epoch: before,
+            effect: Effect::RedirectWrites,
+            timeout: HOLD_TIMEOUT,
+        };
+        let forgive = |why: String| end(&format!("{from} never stopped, but {why}; the proxies' agents keep trying"));
+        return match until_done(operation, view.now, release, 20, forgive) {
+            Ok(_) => end(&format!("{from} never stopped")),
+            Err(next) => next,
+        };
+    }
+    // Nobody to give an epoch to: the record still says who may take over, and losing the primary is failover's matter.
+    let is_unmoved = view.record.as_ref().is_some_and(|record| record.epoch == before);
+    if is_unmoved && operation.attempts(StepName::AdvanceEpoch) == 0 && view.report(from).is_none() {
+        return Next::End {
+            status: OperationStatus::Failed,
+            message: format!("{why}; {from} was lost meanwhile, which is failover's matter"),
+        };
+    }
+    // The shutdown may still be under way: the node must have confirmed its fence before it is given a new epoch.
+    // The epoch that it leaves: the record's, until the record shows that the old primary was given the next one.
+    let base = match &view.record {
+        Some(record) if record.epoch > before && record.holder == *from => Epoch(record.epoch.0 - 1),
+        Some(record) => record.epoch,
+        None => before,
+    };
+    let fence = Step {
+        name: StepName::Fence,
+        attempt: 1,
+        epoch: base,
+        effect: Effect::Command { node: from.clone(), command: Command::Fence },
+        timeout: policy.timers.lease,
+    };
+    if let Err(next) = until_done(operation, view.now, fence, 20, stuck) {
+        return next;
+    }
+    let proposal = || match &view.record {
+        Some(record) => next_epoch(view, policy, record, from),
+        None => Err("the store has no record".to_owned()),
+    };
+    let undone = swap(operation, view, policy, from, StepName::Reinstate, base, proposal)
+        .and_then(|epoch| tail(operation, view, policy, from, epoch, None).map(|()| epoch));
+    match undone {
+        Ok(epoch) => end(&format!("{from} accepts writes again, in epoch {epoch}")),
+        Err(Next::End { message, .. }) => stuck(message),
+        Err(next) => next,
+    }
+}

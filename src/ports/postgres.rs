@@ -1,0 +1,169 @@
+//! The local PostgreSQL as its agent handles it.
+//!
+//! Every call has an end: what can hang (SQL, a stalled disk) takes a timeout and fails; killing never waits for the disk.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::domain::epoch::RecordNumber;
+use crate::domain::ids::{Address, NodeName};
+use crate::domain::lsn::Lsn;
+use crate::domain::report::{ControlData, DiskReport, LiveReport, SynchronousReport};
+
+/// What went wrong with PostgreSQL.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PostgresError {
+    /// It did not answer in time.
+    #[error("{action}: no answer from PostgreSQL within {timeout:?}")]
+    NoAnswer {
+        /// Verb and object.
+        action: &'static str,
+        /// How long it was waited.
+        timeout: Duration,
+    },
+    /// It answered with an error, or a program failed.
+    #[error("{action}: {problem}")]
+    Failed {
+        /// Verb and object.
+        action: &'static str,
+        /// What went wrong, where, and what to do.
+        problem: String,
+    },
+    /// Accepts no connection: not running, starting up or shutting down.
+    #[error("{action}: PostgreSQL accepts no connection: {problem}")]
+    NotAccepting {
+        /// Verb and object.
+        action: &'static str,
+        /// What it said.
+        problem: String,
+    },
+}
+
+/// What is on the data directory, found without SQL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence {
+    /// No data directory, or an empty one.
+    NoData,
+    /// Data without a running process.
+    Stopped,
+    /// A postmaster runs on it.
+    Running {
+        /// Its process id.
+        postmaster: i32,
+    },
+    /// No postmaster, yet processes of it are left and may still commit.
+    Orphans,
+}
+
+/// The primary that a standby follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// The primary.
+    pub node: NodeName,
+    /// Where it listens.
+    pub address: Address,
+}
+
+/// How PostgreSQL is started. Only a start by the agent opens it to clients; what is on disk keeps it closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StartMode {
+    /// With `standby.signal`; `None` as upstream: recovers and waits.
+    Standby {
+        /// Whom to follow.
+        upstream: Option<Upstream>,
+    },
+    /// Without `standby.signal`, open to clients; only ever under a lease. The names are in force before the first client.
+    Primary {
+        /// Initial `synchronous_standby_names`; empty: none.
+        synchronous: BTreeSet<NodeName>,
+        /// Block writers while `synchronous` is empty (`sync_strict`).
+        block_when_alone: bool,
+    },
+}
+
+/// What a rewind did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RewindOutcome {
+    /// The node's history is contained in the primary's: nothing to do.
+    NotNeeded,
+    /// pg_rewind brought it onto the primary's history.
+    Rewound,
+}
+
+/// The local PostgreSQL.
+#[async_trait]
+pub trait LocalPostgres: Send + Sync {
+    /// What is there, from the files and the process table alone; never touches SQL.
+    async fn presence(&self) -> Presence;
+
+    /// `pg_controldata`; `None` without data.
+    async fn control_data(&self) -> Result<Option<ControlData>, PostgresError>;
+
+    /// Makes what is on disk harmless and managed: closed to clients, private socket, the agent's include file. Idempotent; PostgreSQL may run.
+    async fn secure_configuration(&self) -> Result<(), PostgresError>;
+
+    /// Starts and returns the postmaster's process id as soon as it runs, without waiting for recovery.
+    async fn start(&self, mode: &StartMode) -> Result<i32, PostgresError>;
+
+    /// Returns when the process has ended (pidfd; at once if it is gone already).
+    async fn wait_for_exit(&self, postmaster: i32);
+
+    /// Fast shutdown; returns when no process is left, or fails after `timeout` with PostgreSQL still stopping.
+    async fn stop_fast(&self, timeout: Duration) -> Result<(), PostgresError>;
+
+    /// Immediate shutdown request (SIGQUIT) without waiting.
+    async fn stop_immediate(&self);
+
+    /// SIGKILL for the whole family (found by user and working directory), until two scans in a row are empty.
+    /// Processes in uninterruptible sleep with SIGKILL pending count as gone. Returns how long it took; an error names what is left.
+    async fn kill_family(&self, timeout: Duration) -> Result<Duration, PostgresError>;
+
+    /// Everything that SQL tells, over the agent's long-held connection.
+    async fn observe(&self, timeout: Duration) -> Result<LiveReport, PostgresError>;
+
+    /// Opens a new connection and asks `SELECT 1`.
+    async fn probe_connect(&self, timeout: Duration) -> Result<(), PostgresError>;
+
+    /// Commits a transaction with an xid that flushes WAL, under `synchronous_commit = local`; the deadline is the client's.
+    async fn probe_write(&self, timeout: Duration) -> Result<(), PostgresError>;
+
+    /// `CHECKPOINT`.
+    async fn checkpoint(&self, timeout: Duration) -> Result<(), PostgresError>;
+
+    /// Points a running standby at `upstream`; `None` stops the WAL receiver and waits until it has stopped. Returns what was received.
+    async fn follow(&self, upstream: Option<&Upstream>, timeout: Duration) -> Result<Lsn, PostgresError>;
+
+    /// Triggers promotion and returns as soon as the server has left recovery; asks every few milliseconds itself.
+    /// Returns the first position of the new timeline.
+    async fn promote(&self, timeout: Duration) -> Result<Lsn, PostgresError>;
+
+    /// Sets `synchronous_standby_names`, waits until every process applies it, then reads the barrier position.
+    async fn apply_synchronous(
+        &self,
+        names: &BTreeSet<NodeName>,
+        number: RecordNumber,
+        block_when_alone: bool,
+        timeout: Duration,
+    ) -> Result<SynchronousReport, PostgresError>;
+
+    /// Primary: every peer has a physical slot, slots of others with our prefix are dropped.
+    /// Standby: slots of ours that would hold back WAL are dropped.
+    async fn tend_slots(&self, peers: &BTreeSet<NodeName>, timeout: Duration) -> Result<(), PostgresError>;
+
+    /// Brings a stopped data directory onto the upstream's history; divergent WAL is kept aside first.
+    /// Afterwards configuration is secured again. `half_rejoined` is the caller's to store before and clear after.
+    async fn rewind(&self, upstream: &Upstream) -> Result<RewindOutcome, PostgresError>;
+
+    /// Replaces the data directory by a base backup of `upstream`; the old one is kept aside until the backup is complete.
+    /// `progress` is told what happens, for people.
+    async fn reclone(
+        &self,
+        upstream: &Upstream,
+        progress: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<(), PostgresError>;
+
+    /// Space left on the filesystems of data and WAL, without touching them for longer than a moment.
+    async fn disk(&self) -> Option<DiskReport>;
+}

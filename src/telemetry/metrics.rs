@@ -1,0 +1,396 @@
+//! Metrics of a controller: names, labels, and the registry behind `/metrics`.
+//!
+//! Names are a contract (dashboards, alerts); base units, `_total` for counters. An unknown value has no series:
+//! never a zero in place of a fact.
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use super::event::{Event, StepOutcome};
+use crate::domain::clock::WallTime;
+use crate::domain::epoch::{Epoch, RecordNumber};
+use crate::domain::ids::{ClusterName, NodeName, ProxyName};
+use crate::domain::operation::OperationStatus;
+use crate::domain::plan::{Intent, Reason, ReasonCode};
+
+macro_rules! names {
+    ($($constant:ident = $name:literal, $help:literal;)+) => {
+        $(#[doc = $help] pub const $constant: &str = $name;)+
+
+        /// Every metric with its help.
+        pub const ALL: &[(&str, &str)] = &[$(($name, $help),)+];
+    };
+}
+
+names! {
+    BUILD_INFO = "stormglass_build_info", "Constant 1, labelled with the version.";
+    CONTROLLER_STARTED = "stormglass_controller_start_timestamp_seconds", "When the controller began, in seconds since 1970.";
+    CLUSTER_HEALTH = "stormglass_cluster_health", "1 for the health that the cluster has, 0 for the others.";
+    EPOCH = "stormglass_epoch", "Number of the current right to accept writes; 0 before the first.";
+    RECORD_NUMBER = "stormglass_record_number", "Number of the cluster's record, raised by every change.";
+    ELIGIBLE_STANDBYS = "stormglass_eligible_standbys", "Standbys that hold every confirmed commit.";
+    CONFIRMING_ALONE = "stormglass_confirming_alone", "1 while a primary in sync mode confirms commits without a standby.";
+    AUTOMATION_ENABLED = "stormglass_automation_enabled", "0 while automatic operations are paused.";
+    NODE_UP = "stormglass_node_up", "1 if the node's PostgreSQL runs and answers, by its agent's word.";
+    NODE_ROLE = "stormglass_node_role", "1 for the role that the node has, 0 for the others.";
+    REPLICATION_LAG_BYTES = "stormglass_replication_lag_bytes", "WAL between the primary's flush position and the standby's, in bytes.";
+    LEASE_REMAINING_SECONDS = "stormglass_lease_remaining_seconds", "What is left of the holder's lease.";
+    REPORT_AGE_SECONDS = "stormglass_report_age_seconds", "Age of the last report of the node's agent.";
+    PROXY_AGREES = "stormglass_proxy_agrees", "1 if the proxy's write port leads to the primary.";
+    OPERATIONS = "stormglass_operations_total", "Operations that ended.";
+    OPERATION_PHASE_SECONDS = "stormglass_operation_phase_seconds", "How long the steps of operations took.";
+    OPERATION_SECONDS = "stormglass_operation_seconds", "From detection or request to the end of an operation that succeeded.";
+    DECISION_REASONS = "stormglass_decision_reasons_total", "Reasons of decisions, counted when a decision changes.";
+    EVENTS = "stormglass_events_total", "Events.";
+    DECISION_SECONDS = "stormglass_decision_seconds", "How long the controller took to decide.";
+    STORE_SECONDS = "stormglass_store_seconds", "How long the store took, flush included.";
+}
+
+/// From a step that only sends a message to a base backup. The failover budget is 0.25 s, so it is finest below that.
+const SECONDS: [f64; 18] =
+    [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 600.0];
+/// Deciding is pure computing.
+const DECISION_BUCKETS: [f64; 8] = [0.000_01, 0.000_03, 0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.1];
+
+const OPERATION_KINDS: [&str; 4] = ["failover", "switchover", "rejoin", "fence"];
+const OTHER_INTENTS: [&str; 2] = ["hold", "update_record"];
+const OUTCOMES: [OperationStatus; 5] = [
+    OperationStatus::Succeeded,
+    OperationStatus::Failed,
+    OperationStatus::Refused,
+    OperationStatus::Stuck,
+    OperationStatus::Cancelled,
+];
+const ROLES: [&str; 3] = ["primary", "standby", "unknown"];
+const HEALTHS: [&str; 4] = ["healthy", "degraded", "no_primary", "unknown"];
+
+/// What the gauges of a cluster show.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterGauges<'a> {
+    /// The cluster.
+    pub cluster: &'a ClusterName,
+    /// `healthy`, `degraded`, `no_primary` or `unknown`.
+    pub health: &'a str,
+    /// Current epoch.
+    pub epoch: Epoch,
+    /// Record number.
+    pub number: RecordNumber,
+    /// Size of the eligible set.
+    pub eligible: usize,
+    /// The primary confirms commits without a standby although the mode is `sync`.
+    pub is_confirming_alone: bool,
+    /// Automatic operations are on.
+    pub is_automation_enabled: bool,
+}
+
+/// What the gauges of a node show.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeGauges<'a> {
+    /// The node.
+    pub node: &'a NodeName,
+    /// `primary`, `standby` or `unknown`.
+    pub role: &'a str,
+    /// PostgreSQL runs and answers, by a report that is not stale.
+    pub is_up: bool,
+    /// `None` for the primary and where nobody knows.
+    pub lag_bytes: Option<u64>,
+    /// `None` if it holds no lease.
+    pub lease_remaining: Option<Duration>,
+    /// `None` if it never spoke.
+    pub report_age: Option<Duration>,
+}
+
+/// The controller's metrics. Each controller has its own registry, so that tests and the simulator can have many.
+pub struct ControllerMetrics {
+    registry: Registry,
+    started: Gauge,
+    health: IntGaugeVec,
+    epoch: IntGaugeVec,
+    record_number: IntGaugeVec,
+    eligible: IntGaugeVec,
+    confirming_alone: IntGaugeVec,
+    automation: IntGaugeVec,
+    node_up: IntGaugeVec,
+    node_role: IntGaugeVec,
+    lag_bytes: IntGaugeVec,
+    lease_remaining: GaugeVec,
+    report_age: GaugeVec,
+    proxy_agrees: IntGaugeVec,
+    operations: IntCounterVec,
+    phases: HistogramVec,
+    durations: HistogramVec,
+    reasons: IntCounterVec,
+    events: IntCounterVec,
+    decisions: Histogram,
+    store: HistogramVec,
+}
+
+impl ControllerMetrics {
+    /// A registry with every metric, counters at zero, so that their first increase is seen as one.
+    pub fn new(version: &str) -> Self {
+        let registry = Registry::new();
+        let metrics = Self {
+            started: register(&registry, Gauge::with_opts(options(CONTROLLER_STARTED))),
+            health: gauges(&registry, CLUSTER_HEALTH, &["cluster", "health"]),
+            epoch: gauges(&registry, EPOCH, &["cluster"]),
+            record_number: gauges(&registry, RECORD_NUMBER, &["cluster"]),
+            eligible: gauges(&registry, ELIGIBLE_STANDBYS, &["cluster"]),
+            confirming_alone: gauges(&registry, CONFIRMING_ALONE, &["cluster"]),
+            automation: gauges(&registry, AUTOMATION_ENABLED, &["cluster"]),
+            node_up: gauges(&registry, NODE_UP, &["cluster", "node"]),
+            node_role: gauges(&registry, NODE_ROLE, &["cluster", "node", "role"]),
+            lag_bytes: gauges(&registry, REPLICATION_LAG_BYTES, &["cluster", "node"]),
+            lease_remaining: seconds_gauges(&registry, LEASE_REMAINING_SECONDS),
+            report_age: seconds_gauges(&registry, REPORT_AGE_SECONDS),
+            proxy_agrees: gauges(&registry, PROXY_AGREES, &["cluster", "proxy"]),
+            operations: counters(&registry, OPERATIONS, &["operation", "outcome"]),
+            phases: histograms(&registry, OPERATION_PHASE_SECONDS, &["operation", "phase"]),
+            durations: histograms(&registry, OPERATION_SECONDS, &["operation"]),
+            reasons: counters(&registry, DECISION_REASONS, &["intent", "reason"]),
+            events: counters(&registry, EVENTS, &["event", "severity"]),
+            decisions: register(
+                &registry,
+                Histogram::with_opts(histogram_options(DECISION_SECONDS).buckets(DECISION_BUCKETS.to_vec())),
+            ),
+            store: histograms(&registry, STORE_SECONDS, &["action"]),
+            registry,
+        };
+        gauges(&metrics.registry, BUILD_INFO, &["version"]).with_label_values(&[version]).set(1);
+        for kind in OPERATION_KINDS {
+            for outcome in OUTCOMES {
+                metrics.operations.with_label_values(&[kind, outcome.label()]);
+            }
+        }
+        for intent in OPERATION_KINDS.into_iter().chain(OTHER_INTENTS) {
+            for code in ReasonCode::ALL {
+                metrics.reasons.with_label_values(&[intent, code.label()]);
+            }
+        }
+        metrics
+    }
+
+    /// When the controller began.
+    pub fn set_started(&self, wall: WallTime) {
+        self.started.set(wall.0 as f64 / 1e6);
+    }
+
+    /// Shows a cluster.
+    pub fn show_cluster(&self, facts: &ClusterGauges<'_>) {
+        let cluster = facts.cluster.as_str();
+        for health in HEALTHS {
+            self.health.with_label_values(&[cluster, health]).set((health == facts.health).into());
+        }
+        self.epoch.with_label_values(&[cluster]).set(integer(facts.epoch.0));
+        self.record_number.with_label_values(&[cluster]).set(integer(facts.number.0));
+        self.eligible.with_label_values(&[cluster]).set(integer(facts.eligible as u64));
+        self.confirming_alone.with_label_values(&[cluster]).set(facts.is_confirming_alone.into());
+        self.automation.with_label_values(&[cluster]).set(facts.is_automation_enabled.into());
+    }
+
+    /// Shows a node.
+    pub fn show_node(&self, cluster: &ClusterName, facts: &NodeGauges<'_>) {
+        let labels = [cluster.as_str(), facts.node.as_str()];
+        self.node_up.with_label_values(&labels).set(facts.is_up.into());
+        for role in ROLES {
+            self.node_role.with_label_values(&[labels[0], labels[1], role]).set((role == facts.role).into());
+        }
+        match facts.lag_bytes {
+            Some(lag) => self.lag_bytes.with_label_values(&labels).set(integer(lag)),
+            // Fails where there was no series, which is what is wanted.
+            None => drop(self.lag_bytes.remove_label_values(&labels)),
+        }
+        show_seconds(&self.lease_remaining, &labels, facts.lease_remaining);
+        show_seconds(&self.report_age, &labels, facts.report_age);
+    }
+
+    /// Shows a proxy.
+    pub fn show_proxy(&self, cluster: &ClusterName, proxy: &ProxyName, agrees: bool) {
+        self.proxy_agrees.with_label_values(&[cluster.as_str(), proxy.as_str()]).set(agrees.into());
+    }
+
+    /// Counts an event, with what follows from it: operations, phases, reasons.
+    pub fn count(&self, event: &Event) {
+        self.events.with_label_values(&[event.name(), event.severity().label()]).inc();
+        match event {
+            Event::StepEnded { kind, step, outcome: StepOutcome::Succeeded, took, .. } => {
+                self.phases.with_label_values(&[kind, step.label()]).observe(took.as_secs_f64());
+            }
+            Event::OperationEnded { kind, outcome, took, .. } => {
+                self.operations.with_label_values(&[kind, outcome.label()]).inc();
+                if *outcome == OperationStatus::Succeeded {
+                    self.durations.with_label_values(&[kind]).observe(took.as_secs_f64());
+                }
+            }
+            Event::DecisionChanged { intent, reasons, blocked_by } => {
+                self.count_reasons(intent, reasons);
+                self.count_reasons(intent, blocked_by);
+            }
+            _ => {}
+        }
+    }
+
+    /// A phase that is no step: detect, decide.
+    pub fn observe_phase(&self, operation: &str, phase: &str, took: Duration) {
+        self.phases.with_label_values(&[operation, phase]).observe(took.as_secs_f64());
+    }
+
+    /// One run of the decision.
+    pub fn observe_decision(&self, took: Duration) {
+        self.decisions.observe(took.as_secs_f64());
+    }
+
+    /// One call of the store.
+    pub fn observe_store(&self, action: &str, took: Duration) {
+        self.store.with_label_values(&[action]).observe(took.as_secs_f64());
+    }
+
+    /// The text of `/metrics`.
+    pub fn render(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| {
+            tracing::error!(%error, "render the metrics; this is a fault of the program");
+            String::new()
+        })
+    }
+
+    fn count_reasons(&self, intent: &Intent, reasons: &[Reason]) {
+        for reason in reasons {
+            self.reasons.with_label_values(&[intent.label(), reason.code.label()]).inc();
+        }
+    }
+}
+
+fn integer(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn show_seconds(gauges: &GaugeVec, labels: &[&str; 2], value: Option<Duration>) {
+    match value {
+        Some(value) => gauges.with_label_values(labels).set(value.as_secs_f64()),
+        None => drop(gauges.remove_label_values(labels)),
+    }
+}
+
+fn help(name: &str) -> &'static str {
+    ALL.iter().find(|(known, _)| *known == name).map(|(_, help)| *help).expect("names and help come from one list")
+}
+
+fn options(name: &str) -> Opts {
+    Opts::new(name, help(name))
+}
+
+fn histogram_options(name: &str) -> HistogramOpts {
+    HistogramOpts::new(name, help(name)).buckets(SECONDS.to_vec())
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+    let collector = made.expect("names, labels and buckets are constants that the tests have checked");
+    registry.register(Box::new(collector.clone())).expect("every metric has a name of its own");
+    collector
+}
+
+fn gauges(registry: &Registry, name: &str, labels: &[&str]) -> IntGaugeVec {
+    register(registry, IntGaugeVec::new(options(name), labels))
+}
+
+fn seconds_gauges(registry: &Registry, name: &str) -> GaugeVec {
+    register(registry, GaugeVec::new(options(name), &["cluster", "node"]))
+}
+
+fn counters(registry: &Registry, name: &str, labels: &[&str]) -> IntCounterVec {
+    register(registry, IntCounterVec::new(options(name), labels))
+}
+
+fn histograms(registry: &Registry, name: &str, labels: &[&str]) -> HistogramVec {
+    register(registry, HistogramVec::new(histogram_options(name), labels))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> NodeName {
+        NodeName::new(name).expect("valid")
+    }
+
+    fn cluster() -> ClusterName {
+        ClusterName::new("main").expect("valid")
+    }
+
+    fn gauges_of<'a>(node: &'a NodeName, lag: Option<u64>) -> NodeGauges<'a> {
+        NodeGauges {
+            node,
+            role: "standby",
+            is_up: true,
+            lag_bytes: lag,
+            lease_remaining: Some(Duration::from_millis(1500)),
+            report_age: Some(Duration::from_millis(20)),
+        }
+    }
+
+    #[test]
+    fn every_name_appears_once_it_has_a_value_and_no_other_does() {
+        let metrics = ControllerMetrics::new("1.2.3");
+        let (cluster, db1, proxy) = (cluster(), node("db1"), ProxyName::new("proxy1").expect("valid"));
+        metrics.set_started(WallTime(1_795_000_000_000_000));
+        metrics.show_cluster(&ClusterGauges {
+            cluster: &cluster,
+            health: "degraded",
+            epoch: Epoch(3),
+            number: RecordNumber(9),
+            eligible: 1,
+            is_confirming_alone: true,
+            is_automation_enabled: true,
+        });
+        metrics.show_node(&cluster, &gauges_of(&db1, Some(12)));
+        metrics.show_proxy(&cluster, &proxy, true);
+        metrics.observe_phase("failover", "detect", Duration::from_millis(7));
+        metrics.observe_decision(Duration::from_micros(40));
+        metrics.observe_store("swap", Duration::from_millis(2));
+        let ended = Event::OperationEnded {
+            operation: crate::domain::ids::OperationId("op".to_owned()),
+            kind: "failover",
+            node: db1.clone(),
+            outcome: OperationStatus::Succeeded,
+            took: Duration::from_millis(180),
+            message: None,
+        };
+        metrics.count(&ended);
+
+        let text = metrics.render();
+        for (name, _) in ALL {
+            assert!(text.contains(&format!("# HELP {name} ")), "{name} is not rendered");
+        }
+        assert_eq!(text.matches("# HELP ").count(), ALL.len(), "a metric is missing from the list of names");
+        for line in [
+            "stormglass_operations_total{operation=\"failover\",outcome=\"succeeded\"} 1",
+            "stormglass_operations_total{operation=\"switchover\",outcome=\"failed\"} 0",
+            "stormglass_cluster_health{cluster=\"main\",health=\"degraded\"} 1",
+            "stormglass_node_role{cluster=\"main\",node=\"db1\",role=\"primary\"} 0",
+            "stormglass_lease_remaining_seconds{cluster=\"main\",node=\"db1\"} 1.5",
+            "stormglass_epoch{cluster=\"main\"} 3",
+        ] {
+            assert!(text.contains(line), "{line} is not in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_has_no_series() {
+        let metrics = ControllerMetrics::new("1.2.3");
+        let db1 = node("db1");
+        metrics.show_node(&cluster(), &gauges_of(&db1, Some(12)));
+        assert!(metrics.render().contains("stormglass_replication_lag_bytes{"));
+        metrics.show_node(&cluster(), &gauges_of(&db1, None));
+        assert!(!metrics.render().contains("stormglass_replication_lag_bytes{"));
+    }
+
+    #[test]
+    fn names_follow_the_convention() {
+        for (name, help) in ALL {
+            assert!(name.starts_with("stormglass_") && help.ends_with('.'), "{name}: {help}");
+        }
+    }
+}

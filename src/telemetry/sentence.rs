@@ -1,0 +1,149 @@
+//! The sentences of events: what happened, to whom, why, in words that need no knowledge of the code.
+//!
+//! Nothing parses them: machines use names, fields and metrics.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::event::{Event, StepOutcome};
+use crate::domain::ids::NodeName;
+use crate::domain::operation::OperationStatus;
+use crate::domain::plan::{Intent, Reason};
+
+impl fmt::Display for Event {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::ControllerStarted { controller, version } => {
+                write!(formatter, "Controller {controller} (version {version}) keeps the cluster from now on.")
+            }
+            Event::PrimaryLost { node, reasons } => {
+                write!(formatter, "Primary {node} is lost{}.", because(reasons))
+            }
+            Event::PrimaryEstablished { node, epoch } => {
+                write!(formatter, "Node {node} is the primary in epoch {epoch} and accepts writes.")
+            }
+            Event::DecisionChanged { intent, reasons, blocked_by } => {
+                let intent = match intent {
+                    Intent::Hold => "to change nothing".to_owned(),
+                    Intent::UpdateRecord { record } => format!("to store record {}", record.number),
+                    Intent::Start { operation } => {
+                        format!("to start a {} on {}", operation.label(), operation.subject())
+                    }
+                };
+                write!(formatter, "The controller decided {intent}{}", because(reasons))?;
+                if !blocked_by.is_empty() {
+                    write!(formatter, "; more was blocked by: {}", list(blocked_by))?;
+                }
+                formatter.write_str(".")
+            }
+            Event::OperationBegan { kind, node, origin, reasons, .. } => {
+                write!(formatter, "A {kind} of {node} began ({origin}){}.", because(reasons))
+            }
+            Event::StepEnded { kind, step, outcome, took, error, .. } => {
+                let step = step.label().replace('_', " ");
+                let took = seconds(*took);
+                match outcome {
+                    StepOutcome::Succeeded => write!(formatter, "Step {step} of the {kind} succeeded after {took}")?,
+                    StepOutcome::Failed => write!(formatter, "Step {step} of the {kind} failed after {took}")?,
+                    StepOutcome::Unknown => {
+                        write!(formatter, "Step {step} of the {kind} has an unknown outcome after {took}")?;
+                    }
+                }
+                ending(formatter, error.as_deref())
+            }
+            Event::OperationEnded { kind, node, outcome, took, message, .. } => {
+                let took = seconds(*took);
+                match outcome {
+                    OperationStatus::Succeeded => write!(formatter, "The {kind} of {node} succeeded after {took}")?,
+                    OperationStatus::Stuck => {
+                        write!(formatter, "The {kind} of {node} is stuck after {took} and needs an operator")?;
+                    }
+                    other => write!(formatter, "The {kind} of {node} ended as {} after {took}", other.label())?,
+                }
+                ending(formatter, message.as_deref())
+            }
+            Event::NodeStateChanged { node, from, to } => {
+                write!(formatter, "Node {node} changed from {from} to {to}.")
+            }
+            Event::AgentSilent { node, silent } => {
+                write!(formatter, "The agent of {node} has not reported for {}.", seconds(*silent))
+            }
+            Event::AgentHeard { node } => write!(formatter, "The agent of {node} reports."),
+            Event::NodeRefused { node, reason } => {
+                write!(formatter, "Node {node} cannot be used")?;
+                ending(formatter, Some(reason))
+            }
+            Event::MembershipChanged { synchronous, eligible } => write!(
+                formatter,
+                "Commits wait for {}; every confirmed commit is held by {}.",
+                names(synchronous),
+                names(eligible)
+            ),
+            Event::AloneBegan { node } => write!(
+                formatter,
+                "Primary {node} confirms commits alone: no standby holds them, and losing {node} would lose them."
+            ),
+            Event::AloneEnded { node, lasted } => write!(
+                formatter,
+                "Commits of primary {node} are confirmed by a standby again, after {}.",
+                seconds(*lasted)
+            ),
+            Event::PausedUntil { until, who } => {
+                write!(formatter, "Automatic operations are paused until {until}, as {who} asked.")
+            }
+            Event::Resumed { who: Some(who) } => {
+                write!(formatter, "Automatic operations are on again, as {who} asked.")
+            }
+            Event::Resumed { who: None } => {
+                formatter.write_str("Automatic operations are on again: the pause expired.")
+            }
+            Event::OperatorFenced { node, who } => {
+                write!(formatter, "Node {node} is fenced, as {who} asked, until it is unfenced.")
+            }
+            Event::OperatorUnfenced { node, who } => write!(formatter, "Node {node} is unfenced, as {who} asked."),
+            Event::FenceConfirmed { node, epoch } => {
+                write!(formatter, "Node {node} can certainly not write any more in epoch {epoch}.")
+            }
+            Event::LeaseNotRenewed { node, reason } => {
+                write!(formatter, "The lease of {node} was not renewed")?;
+                ending(formatter, Some(reason))
+            }
+            Event::ProxyRedirected { proxy, to } => write!(formatter, "Proxy {proxy} leads writes to {to}."),
+            Event::ProxyFailed { proxy, problem } => {
+                write!(formatter, "Proxy {proxy} does not follow")?;
+                ending(formatter, Some(problem))
+            }
+            Event::StoreFailed { problem } => {
+                formatter.write_str("The store did not take a write")?;
+                ending(formatter, Some(problem))
+            }
+        }
+    }
+}
+
+fn because(reasons: &[Reason]) -> String {
+    if reasons.is_empty() { String::new() } else { format!(" because of: {}", list(reasons)) }
+}
+
+fn list(reasons: &[Reason]) -> String {
+    reasons.iter().map(Reason::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn names(nodes: &[NodeName]) -> String {
+    if nodes.is_empty() {
+        return "no standby".to_owned();
+    }
+    nodes.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.3} s", duration.as_secs_f64())
+}
+
+/// The rest of a sentence: a colon and what went wrong, if anything did, and one full stop.
+fn ending(formatter: &mut fmt::Formatter<'_>, detail: Option<&str>) -> fmt::Result {
+    match detail.map(|detail| detail.trim().trim_end_matches('.')).filter(|detail| !detail.is_empty()) {
+        Some(detail) => write!(formatter, ": {detail}."),
+        None => formatter.write_str("."),
+    }
+}

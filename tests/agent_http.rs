@@ -1,0 +1,143 @@
+//! The agent's HTTP and its way to the controllers, over real sockets.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::http::StatusCode;
+use axum::routing::post;
+use axum::{Json, Router};
+use stormglass::adapters::controller_link::HttpControllerLink;
+use stormglass::api::agent::{AgentToken, ProxyHandler, proxy_router, serve};
+use stormglass::domain::command::{
+    Command, CommandEnvelope, CommandOutput, CommandReply, CommandState, ProxyAssignment, ProxyReply,
+};
+use stormglass::domain::epoch::{Epoch, RecordNumber};
+use stormglass::domain::ids::{Address, ClusterName, OperationId, ProxyName, SiteName};
+use stormglass::domain::operation::StepName;
+use stormglass::domain::report::ProxyReport;
+use stormglass::ports::agent::ControllerLink;
+
+struct Proxy;
+
+fn report() -> ProxyReport {
+    ProxyReport {
+        cluster: ClusterName::new("main").expect("valid"),
+        proxy: ProxyName::new("p1").expect("valid"),
+        site: SiteName::new("a").expect("valid"),
+        write_address: Address::new("127.0.0.1", 5000),
+        sequence: 1,
+        incarnation: "i".to_owned(),
+        write_target: None,
+        holding: false,
+        epoch: Epoch(1),
+        error: None,
+    }
+}
+
+#[async_trait]
+impl ProxyHandler for Proxy {
+    async fn assign(&self, _assignment: ProxyAssignment) -> ProxyReply {
+        ProxyReply { error: None, report: report() }
+    }
+    async fn command(&self, _envelope: CommandEnvelope) -> CommandReply {
+        CommandReply { state: CommandState::Succeeded { output: CommandOutput::default() }, report: None }
+    }
+    fn report(&self) -> ProxyReport {
+        report()
+    }
+    fn metrics(&self) -> String {
+        "stormglass_node_up 1\n".to_owned()
+    }
+}
+
+async fn serving(router: Router) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    tokio::spawn(serve(listener, router, std::future::pending()));
+    url
+}
+
+#[tokio::test]
+async fn commands_need_the_token_and_health_does_not() {
+    let url = serving(proxy_router(Arc::new(Proxy), AgentToken::new("secret"))).await;
+    let client = reqwest::Client::builder().no_proxy().build().expect("client");
+    for method in [reqwest::Method::GET, reqwest::Method::HEAD, reqwest::Method::OPTIONS] {
+        let answer = client.request(method, format!("{url}/health")).send().await.expect("answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+    let envelope = CommandEnvelope {
+        cluster: ClusterName::new("main").expect("valid"),
+        epoch: Epoch(1),
+        operation: OperationId("o".to_owned()),
+        step: StepName::Verify,
+        attempt: 1,
+        command: Command::VerifyWrite { expect: Address::new("127.0.0.1", 1) },
+    };
+    for token in [None, Some(""), Some("secre"), Some("secret2"), Some("wrong!")] {
+        let mut request = client.post(format!("{url}/v1/command")).json(&envelope);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let answer = request.send().await.expect("answer");
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{token:?}");
+        assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    }
+    let answer = client.post(format!("{url}/v1/command")).bearer_auth("secret").json(&envelope).send().await;
+    let reply: CommandReply = answer.expect("answer").json().await.expect("a reply");
+    assert!(matches!(reply.state, CommandState::Succeeded { .. }));
+}
+
+#[tokio::test]
+async fn bad_bodies_are_refused_with_a_problem() {
+    let url = serving(proxy_router(Arc::new(Proxy), AgentToken::new("secret"))).await;
+    let client = reqwest::Client::builder().no_proxy().build().expect("client");
+    let too_long = "x".repeat(1024 * 1024 + 1);
+    for (body, status) in
+        [("{", StatusCode::BAD_REQUEST), ("{}", StatusCode::BAD_REQUEST), (&too_long, StatusCode::PAYLOAD_TOO_LARGE)]
+    {
+        let request = client.post(format!("{url}/v1/proxy/assignment")).bearer_auth("secret").body(body.to_owned());
+        assert_eq!(request.send().await.expect("answer").status(), status);
+    }
+    assert_eq!(client.get(format!("{url}/nothing")).send().await.expect("answer").status(), StatusCode::NOT_FOUND);
+}
+
+fn controller(status: StatusCode, asked: Arc<AtomicU32>) -> Router {
+    let assignment = ProxyAssignment {
+        cluster: ClusterName::new("main").expect("valid"),
+        epoch: Epoch(7),
+        number: RecordNumber(8),
+        primary: None,
+        hold: false,
+        leader: "c1".to_owned(),
+        sequence: 1,
+    };
+    let path = "/api/v1/clusters/main/proxy-heartbeat";
+    Router::new().route(
+        path,
+        post(async move || {
+            asked.fetch_add(1, Ordering::SeqCst);
+            (status, Json(assignment))
+        }),
+    )
+}
+
+#[tokio::test]
+async fn the_first_controller_with_authority_counts() {
+    let asked = Arc::new(AtomicU32::new(0));
+    let follower = serving(controller(StatusCode::SERVICE_UNAVAILABLE, asked.clone())).await;
+    let leader = serving(controller(StatusCode::OK, asked.clone())).await;
+    let dead = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        format!("http://{}/", listener.local_addr().expect("bound"))
+    };
+    let timeout = Duration::from_secs(5);
+    let link = HttpControllerLink::new(&[dead.clone(), follower.clone(), leader], "secret").expect("client");
+    let assignment = link.proxy_heartbeat(&report(), timeout).await.expect("the leader answers");
+    assert_eq!(assignment.epoch, Epoch(7));
+
+    let link = HttpControllerLink::new(&[dead, follower], "secret").expect("client");
+    let error = link.proxy_heartbeat(&report(), timeout).await.expect_err("nobody leads").to_string();
+    assert!(error.contains("503") && error.contains("refused"), "{error}");
+}

@@ -1,0 +1,309 @@
+//! A controller that answers by heart and remembers what it was told.
+
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use stormglass::api::authentication::Caller;
+use stormglass::api::controller::ControllerHandler;
+use stormglass::api::routes::Endpoint;
+use stormglass::api::wire::{
+    ClusterStatus, Explanation, FailoverPreview, FailoverRequest, Health, MutationReply, NodeRequest, PauseRequest,
+    Problem, SCHEMA_VERSION, SwitchoverRequest, TimerStatus,
+};
+use stormglass::domain::clock::{BootId, Moment, WallTime};
+use stormglass::domain::command::{HeartbeatReply, ProxyAssignment};
+use stormglass::domain::epoch::{Epoch, RecordNumber};
+use stormglass::domain::ids::{Address, ClusterName, NodeName, OperationId, ProxyName, SiteName};
+use stormglass::domain::operation::{JOURNAL_FORMAT, Operation, OperationKind, OperationStatus};
+use stormglass::domain::plan::{Intent, Plan, Reason, ReasonCode};
+use stormglass::domain::report::{PostgresReport, PostgresState, Probes, ProxyReport, Report, Standing, Tags};
+use stormglass::domain::trail::{AuditRow, EventRow};
+use tokio::sync::Notify;
+
+/// The time on the script's clock.
+pub const NOW: WallTime = WallTime(1_795_000_000_000_000);
+
+#[derive(Default)]
+pub struct Script {
+    pub audit: Mutex<Vec<AuditRow>>,
+    pub limits: Mutex<Vec<usize>>,
+    pub broken: Mutex<Option<String>>,
+    /// A fence tells that it began, then waits until it is let go.
+    pub fence_began: Notify,
+    pub fence_let_go: Notify,
+}
+
+impl Script {
+    pub fn rows(&self) -> Vec<AuditRow> {
+        self.audit.lock().expect("no panic").clone()
+    }
+}
+
+pub fn node(name: &str) -> NodeName {
+    NodeName::new(name).expect("valid")
+}
+
+fn cluster() -> ClusterName {
+    ClusterName::new("main").expect("valid")
+}
+
+pub fn operation(id: &str, status: OperationStatus) -> Operation {
+    Operation {
+        format: JOURNAL_FORMAT,
+        id: OperationId(id.to_owned()),
+        cluster: cluster(),
+        kind: OperationKind::Switchover { from: node("db1"), to: node("db2") },
+        status,
+        origin: "operator".to_owned(),
+        reasons: Vec::new(),
+        epoch_before: Epoch(1),
+        epoch_after: None,
+        cancel_requested: false,
+        detected_at: Moment(1),
+        decided_at: Moment(2),
+        begun_wall: NOW,
+        ended_at: None,
+        ended_wall: None,
+        message: None,
+        journal: Vec::new(),
+    }
+}
+
+pub fn plan() -> Plan {
+    Plan {
+        intent: Intent::Hold,
+        reasons: vec![Reason::new(ReasonCode::Healthy, "")],
+        blocked_by: Vec::new(),
+        based_on: Some((Epoch(1), RecordNumber(1))),
+    }
+}
+
+pub fn reply(message: &str) -> MutationReply {
+    MutationReply {
+        schema_version: SCHEMA_VERSION,
+        operation: Some(operation("op-1", OperationStatus::Running)),
+        plan: Some(plan()),
+        expect: vec!["writes pause for 0.1 s".to_owned()],
+        message: message.to_owned(),
+    }
+}
+
+pub fn status() -> ClusterStatus {
+    ClusterStatus {
+        schema_version: SCHEMA_VERSION,
+        cluster: "main".to_owned(),
+        health: Health::Healthy,
+        primary: Some(node("db1")),
+        primary_since: Some(NOW),
+        timeline: Some(7),
+        epoch: 3,
+        record_number: 9,
+        durability: "sync".to_owned(),
+        eligible: vec![node("db2")],
+        synchronous: vec![node("db2")],
+        alone_since: None,
+        automation: true,
+        paused_until: None,
+        nodes: Vec::new(),
+        proxies: Vec::new(),
+        failover_now: FailoverPreview { candidate: Some(node("db2")), reasons: Vec::new() },
+        operations: Vec::new(),
+        warnings: Vec::new(),
+        timers: TimerStatus {
+            rto_seconds: 5.0,
+            lease_seconds: 3.0,
+            renewal_interval_seconds: 0.5,
+            request_timeout_seconds: 1.0,
+            stop_budget_seconds: 0.8,
+            wait_seconds: 3.05,
+        },
+        controller: "script".to_owned(),
+        at: NOW,
+    }
+}
+
+pub fn report() -> Report {
+    Report {
+        cluster: cluster(),
+        node: node("db1"),
+        site: SiteName::new("a").expect("valid"),
+        address: Address::new("127.0.0.1", 5432),
+        boot: BootId("boot".to_owned()),
+        incarnation: "1".to_owned(),
+        sequence: 1,
+        sent_at: Moment(1),
+        version: "0".to_owned(),
+        standing: Standing::default(),
+        postgres: PostgresReport {
+            state: PostgresState::Stopped,
+            control: None,
+            live: None,
+            probes: Probes::default(),
+            disk: None,
+        },
+        tags: Tags::default(),
+        tasks: Default::default(),
+    }
+}
+
+fn proxy_report() -> ProxyReport {
+    ProxyReport {
+        cluster: cluster(),
+        proxy: ProxyName::new("proxy1").expect("valid"),
+        site: SiteName::new("a").expect("valid"),
+        write_address: Address::new("127.0.0.1", 5000),
+        sequence: 1,
+        incarnation: "1".to_owned(),
+        write_target: None,
+        holding: false,
+        epoch: Epoch(1),
+        error: None,
+    }
+}
+
+/// A body that the route takes; `None` for a route without.
+pub fn body(endpoint: Endpoint) -> Option<Value> {
+    match endpoint {
+        Endpoint::Heartbeat => serde_json::to_value(report()).ok(),
+        Endpoint::ProxyHeartbeat => serde_json::to_value(proxy_report()).ok(),
+        Endpoint::Fence | Endpoint::Unfence | Endpoint::Rejoin => Some(json!({ "node": "db1" })),
+        Endpoint::Switchover => Some(json!({ "to": "db2" })),
+        Endpoint::Failover => Some(json!({ "dry_run": true })),
+        Endpoint::Pause => Some(json!({ "duration_seconds": 60 })),
+        _ => None,
+    }
+}
+
+fn known(cluster: &str) -> Result<(), Problem> {
+    if cluster == "main" { Ok(()) } else { Err(Problem::not_found(format!("there is no cluster {cluster:?}"))) }
+}
+
+#[async_trait]
+impl ControllerHandler for Script {
+    async fn heartbeat(&self, _: Report) -> Result<HeartbeatReply, Problem> {
+        Ok(HeartbeatReply { assignment: None, grant: None, paused: false, may_leave: false })
+    }
+
+    async fn proxy_heartbeat(&self, report: ProxyReport) -> Result<ProxyAssignment, Problem> {
+        Ok(ProxyAssignment {
+            cluster: report.cluster,
+            epoch: Epoch(1),
+            number: RecordNumber(1),
+            primary: None,
+            hold: false,
+            leader: "c1".to_owned(),
+            sequence: 1,
+        })
+    }
+
+    async fn clusters(&self) -> Result<Vec<ClusterStatus>, Problem> {
+        Ok(vec![status()])
+    }
+
+    async fn status(&self, cluster: &str) -> Result<ClusterStatus, Problem> {
+        known(cluster).map(|()| status())
+    }
+
+    async fn explain(&self, cluster: &str) -> Result<Explanation, Problem> {
+        known(cluster)?;
+        Ok(Explanation { schema_version: SCHEMA_VERSION, cluster: cluster.to_owned(), plan: plan(), nodes: Vec::new() })
+    }
+
+    async fn events(&self, cluster: &str, limit: usize) -> Result<Vec<EventRow>, Problem> {
+        self.limits.lock().expect("no panic").push(limit);
+        known(cluster).map(|()| Vec::new())
+    }
+
+    async fn operations(&self, cluster: Option<&str>, limit: usize) -> Result<Vec<Operation>, Problem> {
+        if let Some(cluster) = cluster {
+            known(cluster)?;
+        }
+        let all = [
+            ("op-3", OperationStatus::Running),
+            ("op-2", OperationStatus::Failed),
+            ("op-1", OperationStatus::Succeeded),
+        ];
+        Ok(all.into_iter().map(|(id, status)| operation(id, status)).take(limit).collect())
+    }
+
+    async fn operation(&self, id: &str) -> Result<Operation, Problem> {
+        match id {
+            "op-1" => Ok(operation(id, OperationStatus::Running)),
+            _ => Err(Problem::not_found(format!("there is no operation {id}"))),
+        }
+    }
+
+    async fn cancel(&self, _: &str, _: &Caller) -> Result<MutationReply, Problem> {
+        Ok(reply("asked to stop"))
+    }
+
+    async fn switchover(
+        &self,
+        cluster: &str,
+        request: SwitchoverRequest,
+        caller: &Caller,
+    ) -> Result<MutationReply, Problem> {
+        known(cluster)?;
+        assert!(caller.peer.ip().is_loopback());
+        match request.to {
+            Some(to) if to == node("db9") => {
+                Err(Problem::refused("db9 is not known", vec![Reason::about(&to, ReasonCode::UnknownNode, "")]))
+            }
+            _ => Ok(reply("switchover begun")),
+        }
+    }
+
+    async fn failover(&self, cluster: &str, request: FailoverRequest, _: &Caller) -> Result<MutationReply, Problem> {
+        known(cluster)?;
+        if request.dry_run {
+            return Ok(reply("this would be done"));
+        }
+        Err(Problem::unknown_outcome("the store did not answer; see operation op-1"))
+    }
+
+    async fn fence(&self, cluster: &str, request: NodeRequest, _: &Caller) -> Result<MutationReply, Problem> {
+        known(cluster)?;
+        if request.node == node("db3") {
+            self.fence_began.notify_one();
+            self.fence_let_go.notified().await;
+        }
+        Ok(reply("fenced"))
+    }
+
+    async fn unfence(&self, cluster: &str, _: NodeRequest, _: &Caller) -> Result<MutationReply, Problem> {
+        known(cluster).map(|()| reply("unfenced"))
+    }
+
+    async fn rejoin(&self, cluster: &str, _: NodeRequest, _: &Caller) -> Result<MutationReply, Problem> {
+        known(cluster).map(|()| reply("rejoin begun"))
+    }
+
+    async fn pause(&self, cluster: &str, _: PauseRequest, _: &Caller) -> Result<MutationReply, Problem> {
+        known(cluster).map(|()| reply("paused"))
+    }
+
+    async fn resume(&self, cluster: &str, _: &Caller) -> Result<MutationReply, Problem> {
+        known(cluster).map(|()| reply("resumed"))
+    }
+
+    async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, Problem> {
+        Ok(self.rows().into_iter().rev().take(limit).collect())
+    }
+
+    async fn record_audit(&self, row: AuditRow) {
+        self.audit.lock().expect("no panic").push(row);
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.broken.lock().expect("no panic").clone().map_or(Ok(()), Err)
+    }
+
+    fn metrics(&self) -> String {
+        "stormglass_epoch{cluster=\"main\"} 3\n".to_owned()
+    }
+
+    fn wall(&self) -> WallTime {
+        NOW
+    }
+}

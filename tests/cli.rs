@@ -1,0 +1,10 @@
+//! The command line without a process around it: rendering, and commands against a scripted controller.
+
+#[path = "cli/commands.rs"]
+mod commands;
+#[path = "cli/controller.rs"]
+mod controller;
+#[path = "cli/documents.rs"]
+mod documents;
+#[path = "cli/rendering.rs"]
+mod rendering;

@@ -1,0 +1,192 @@
+//! Documents to text: what people and pipes get, letter by letter.
+
+use stormglass::cli::render::{Look, explain, lists, operation, status};
+use stormglass::domain::operation::OperationStatus;
+
+use super::documents;
+
+const TERMINAL: Look = Look { terminal: true, colour: false, verbose: false };
+const PIPE: Look = Look { terminal: false, colour: false, verbose: false };
+
+#[track_caller]
+fn check(text: &str, expected: &str) {
+    let expected = expected.strip_prefix('\n').expect("goldens begin on a line of their own");
+    assert!(text == expected, "expected:\n{expected}\ngot:\n{text}");
+}
+
+#[test]
+fn healthy() {
+    check(
+        &status::render(&documents::healthy(), TERMINAL),
+        "
+Cluster  orders   healthy   primary db1 (timeline 7, since 3d 4h)   automation on   RPO 0 (sync: db2)
+NODE  SITE  ROLE     STATE      TLI  REPLAY LSN  LAG      SYNC    SEEN
+db1   east  primary  writable     7  5/3A21F8C8  -        -       0.2s
+db2   east  standby  streaming    7  5/3A21F8C8  0 B      quorum  0.2s
+db3   west  standby  streaming    7  5/39FFE010  2.1 MiB  async   0.2s
+
+PROXY       SITE  WRITES AT      LEAD TO        STATE
+proxy-east  east  10.0.0.9:5000  10.0.0.1:5432  leads to the primary
+
+Failover now: would promote db2 (0 B behind). db3: not eligible (2.1 MiB behind).
+",
+    );
+}
+
+#[test]
+fn degraded() {
+    check(
+        &status::render(&documents::degraded(), TERMINAL),
+        "
+Cluster  orders   degraded   primary db1 (timeline 7, since 3d 4h)   automation on   RPO not 0 (sync: no standby holds every commit)
+Alone    commits have been confirmed by the primary alone for 1m 35s: losing it loses them
+NODE  SITE  ROLE     STATE        TLI  REPLAY LSN  LAG      SYNC   SEEN
+db1   east  primary  writable       7  5/3A21F8C8  -        -      0.2s
+db2   east  ?        unreachable    ?  ?           ?        ?      1m 37s
+db3   west  standby  streaming      7  5/39FFE010  2.1 MiB  async  0.2s
+
+PROXY       SITE  WRITES AT      LEAD TO        STATE
+proxy-east  east  10.0.0.9:5000  10.0.0.1:5432  leads to the primary
+
+Failover now: would promote nobody: no candidate (nobody holds every confirmed commit). db3: not eligible (2.1 MiB behind).
+Warning  db2 has not been heard of for 1m 37s. Next: stormglass explain db2
+",
+    );
+}
+
+#[test]
+fn no_primary() {
+    check(
+        &status::render(&documents::no_primary(), TERMINAL),
+        "
+Cluster  orders   no primary   nobody accepts writes   automation on   RPO 0 (sync: db2)
+NODE  SITE  ROLE     STATE      TLI  REPLAY LSN  LAG      SYNC    SEEN
+db1   east  primary  stopped      7  5/3A21F8C8  ?        ?       0.2s
+db2   east  standby  streaming    7  5/3A21F8C8  0 B      quorum  0.2s
+db3   west  standby  streaming    7  5/39FFE010  2.1 MiB  async   0.2s
+
+PROXY       SITE  WRITES AT      LEAD TO  STATE
+proxy-east  east  10.0.0.9:5000  ?        leads nowhere
+
+Failover now: would promote db2 (0 B behind). db3: not eligible (2.1 MiB behind).
+Running  failover db1 -> db2 (running, at promote, for 0.0s, by automatic). Next: stormglass operation watch 019a-7c
+",
+    );
+}
+
+#[test]
+fn unknown() {
+    check(
+        &status::render(&documents::unknown(), TERMINAL),
+        "
+Cluster  orders   unknown   primary unknown   automation on   RPO unknown
+NODE  SITE  ROLE  STATE        TLI  REPLAY LSN  LAG  SYNC  SEEN
+db1   east  ?     unreachable    ?  ?           ?    ?     never
+Failover now: would promote nobody: db1: agent silent (never heard of).
+",
+    );
+}
+
+#[test]
+fn paused() {
+    let text = status::render(&documents::paused(), TERMINAL);
+    check(
+        &format!("{}\n", text.lines().next().expect("a line")),
+        "
+Cluster  orders   healthy   primary db1 (timeline 7, since 3d 4h)   automation paused for 49m, until 2026-11-21T04:01:09Z   RPO 0 (sync: db2)
+",
+    );
+}
+
+#[test]
+fn piped() {
+    check(
+        &status::render(&documents::degraded(), PIPE),
+        "
+cluster	orders	degraded	db1	7	2026-11-17T23:12:09Z	on	sync	8	2026-11-21T03:12:09Z
+node	db1	east	primary	writable	7	5/3A21F8C8	-	-	-	0.2
+node	db2	east	?	unreachable	?	?	?	?	-	97
+node	db3	west	standby	streaming	7	5/39FFE010	2202010	async	-	0.2
+proxy	proxy-east	east	10.0.0.9:5000	10.0.0.1:5432	leads to the primary
+failover	-	no candidate (nobody holds every confirmed commit)
+warning	db2 has not been heard of for 1m 37s.	stormglass explain db2
+",
+    );
+}
+
+#[test]
+fn explained() {
+    check(
+        &explain::render(&documents::explanation(), TERMINAL),
+        "
+Cluster  orders
+Now      hold
+Because  healthy
+Blocked  paused (until 03:40)
+
+If the primary were lost now:
+RANK  NODE  PROMOTE  WHY
+   1  db2   yes      holds every confirmed commit
+                     most wal received (5/3A21F8C8)
+   -  db3   no       not eligible (2.1 MiB behind)
+",
+    );
+    check(
+        &explain::node(&documents::explanation().nodes[0], TERMINAL),
+        "
+Node     db3: would not be promoted if the primary were lost now
+Because  not eligible (2.1 MiB behind)
+",
+    );
+}
+
+#[test]
+fn operations() {
+    let ended = documents::failover(OperationStatus::Failed);
+    check(
+        &operation::render(&ended, TERMINAL),
+        "
+Operation  019a-7c
+What       failover db1 -> db2 in orders, failed in 200 ms
+By         automatic, at 2026-11-21T03:12:09Z
+Epoch      8 -> 9
+Because    db1: postgres down (killed by signal 9)
+
+      AT  STEP      TRY  STATE        TOOK  DETAIL
++0.005 s  fence       1  started         -  -
++0.036 s  fence       1  succeeded   31 ms  -
++0.040 s  promote     1  started         -  -
++0.160 s  promote     1  succeeded  120 ms  LSN 5/3A220000
++0.161 s  redirect    1  started         -  -
++0.200 s  redirect    1  failed      39 ms  proxy-east: no answer
+
+PHASE        BEGAN    TOOK
+decide    +0.000 s    4 ms
+fence     +0.005 s   31 ms
+promote   +0.040 s  120 ms
+redirect  +0.161 s   39 ms
+in total  +0.000 s  200 ms
+",
+    );
+    check(
+        &lists::operations(&[ended], TERMINAL),
+        "
+BEGAN                 OPERATION            OUTCOME    TOOK  EPOCH  BY         ID
+2026-11-21T03:12:09Z  failover db1 -> db2  failed   200 ms      9  automatic  019a-7c
+",
+    );
+}
+
+#[test]
+fn colour_adds_nothing_but_colour() {
+    let painted = status::render(&documents::degraded(), Look { colour: true, ..TERMINAL });
+    let mut plain = String::new();
+    let mut rest = painted.as_str();
+    while let Some((before, after)) = rest.split_once('\x1b') {
+        plain.push_str(before);
+        rest = after.split_once('m').expect("an escape ends").1;
+    }
+    plain.push_str(rest);
+    assert_ne!(painted, plain);
+    assert_eq!(plain, status::render(&documents::degraded(), TERMINAL));
+}

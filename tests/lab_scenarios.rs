@@ -1,0 +1,210 @@
+//! End to end: the built program runs every scenario of the lab on real PostgreSQL, HAProxy and Prometheus.
+//!
+//! No assertion about time beyond the scenarios' own. One lab at a time: they would slow each other down.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use rustix::fs::{FlockOperation, flock};
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_stormglass");
+
+/// Held as long as a lab of these tests is up; released by the kernel, also after a crash.
+struct OneLab {
+    _file: File,
+}
+
+impl OneLab {
+    fn wait() -> Self {
+        let file =
+            File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("one-lab.lock")).expect("make the lock file");
+        flock(&file, FlockOperation::LockExclusive).expect("wait for the other lab");
+        Self { _file: file }
+    }
+}
+
+fn stormglass(arguments: &[&str]) -> Output {
+    Command::new(PROGRAM).args(arguments).stdin(Stdio::null()).output().expect("run stormglass")
+}
+
+fn words(output: &Output) -> String {
+    format!(
+        "{}\n--- stdout\n{}\n--- stderr\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// Directories of `lab run` that exist now.
+fn run_directories() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(std::env::temp_dir())
+        .expect("read the temporary directory")
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("stormglass-run-"))
+        .map(|entry| entry.path())
+        .collect();
+    found.sort();
+    found
+}
+
+/// Runs a scenario and checks what holds in every one.
+fn run(scenario: &[&str]) -> Value {
+    let _one = OneLab::wait();
+    let before = run_directories();
+    let mut arguments = vec!["lab", "run"];
+    arguments.extend(scenario);
+    arguments.extend(["--output", "json", "--seed", "7"]);
+    let output = stormglass(&arguments);
+    let said = words(&output);
+    assert!(output.status.success(), "{said}");
+    let report: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("not JSON: {error}\n{said}"));
+    assert_eq!(report["scenario"], scenario[0], "{said}");
+    assert_eq!(report["lost_commits"], 0, "{said}");
+    assert_eq!(report["duplicate_commits"], 0, "{said}");
+    assert_eq!(report["two_writers"], false, "{said}");
+    assert_eq!(report["rejoined"], true, "{said}");
+    assert_eq!(report["succeeded"], true, "{said}");
+    assert!(report["acked_commits"].as_u64().is_some_and(|number| number > 300), "{said}");
+    assert!(report["write_outage_seconds"].is_number(), "{said}");
+    assert_eq!(run_directories(), before, "the lab was not removed\n{said}");
+    report
+}
+
+fn assert_phases(report: &Value, phases: &[&str]) {
+    for phase in phases {
+        assert!(report["phases"][phase].as_f64().is_some_and(|seconds| seconds >= 0.0), "{phase}: {report:#}");
+    }
+}
+
+#[test]
+fn kill_primary() {
+    let report = run(&["kill-primary"]);
+    assert_ne!(report["old_primary"], report["new_primary"]);
+    assert!(report["epoch"].as_u64().is_some_and(|epoch| epoch >= 2));
+    assert_phases(&report, &["detect", "decide", "fence", "promote", "redirect", "verify"]);
+    assert!(report["restore_sequence"].as_array().is_some_and(|steps| !steps.is_empty()), "{report:#}");
+}
+
+#[test]
+fn hang_primary() {
+    let report = run(&["hang-primary"]);
+    let faults = report["faults"].as_array().expect("list of faults");
+    assert_eq!(faults.len(), 2, "all processes, then a postmaster alone");
+    for fault in faults {
+        assert!(fault["epoch"].is_u64(), "{fault:#}");
+    }
+    assert_phases(&report, &["detect", "decide", "fence", "promote", "redirect"]);
+}
+
+#[test]
+fn switchover() {
+    let report = run(&["switchover"]);
+    assert_ne!(report["old_primary"], report["new_primary"]);
+    assert_phases(&report, &["detect", "decide", "fence", "promote", "redirect", "verify"]);
+}
+
+#[test]
+fn switchover_while_a_transaction_is_held_open() {
+    let report = run(&["switchover", "--held"]);
+    assert_ne!(report["old_primary"], report["new_primary"]);
+}
+
+#[test]
+fn agent_crash() {
+    let report = run(&["agent-crash"]);
+    assert_eq!(report["old_primary"], report["new_primary"]);
+    assert_eq!(report["failed_commits"], 0, "clients noticed: {report:#}");
+    assert_eq!(report["faults"].as_array().map(Vec::len), Some(2), "the agent, then its guard");
+}
+
+#[test]
+fn controller_crash() {
+    let report = run(&["controller-crash"]);
+    assert_eq!(report["old_primary"], report["new_primary"]);
+    assert_eq!(report["failed_commits"], 0, "clients noticed: {report:#}");
+}
+
+#[test]
+fn controller_crash_during_failover() {
+    let report = run(&["controller-crash", "--during-failover"]);
+    assert!(report["epoch"].as_u64().is_some_and(|epoch| epoch >= 2), "{report:#}");
+}
+
+#[test]
+fn partition_primary() {
+    let report = run(&["partition-primary"]);
+    assert_ne!(report["old_primary"], report["new_primary"]);
+    assert!(report["epoch"].as_u64().is_some_and(|epoch| epoch >= 2), "{report:#}");
+    assert_phases(&report, &["detect", "decide", "fence", "promote", "redirect", "verify"]);
+    // It could not be told to stop: somebody waited until its lease had certainly run out.
+    assert!(report["write_outage_seconds"].as_f64().is_some_and(|seconds| seconds > 1.0), "{report:#}");
+}
+
+#[test]
+fn disk_full() {
+    let report = run(&["disk-full"]);
+    assert_ne!(report["old_primary"], report["new_primary"]);
+    assert_phases(&report, &["detect", "decide", "fence", "promote", "redirect", "verify"]);
+}
+
+#[test]
+fn an_interrupted_run_leaves_nothing_behind() {
+    let _one = OneLab::wait();
+    let before = run_directories();
+    let child = Command::new(PROGRAM)
+        .args(["lab", "run", "kill-primary"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("run stormglass");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("a pid");
+    let deadline = std::thread::spawn(move || child.wait_with_output().expect("wait for the run"));
+    // Somewhere in the middle of the build: as soon as there is something to remove.
+    while run_directories() == before && !deadline.is_finished() {
+        std::thread::yield_now();
+    }
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("send SIGTERM");
+    let output = deadline.join().expect("the run ended");
+    assert_eq!(output.status.code(), Some(7), "{}", words(&output));
+    assert_eq!(run_directories(), before, "{}", words(&output));
+}
+
+#[test]
+fn a_lab_goes_up_tells_where_it_is_and_goes_down() {
+    let _one = OneLab::wait();
+    let directory = std::env::temp_dir().join(format!("stormglass-test-{}", std::process::id()));
+    let place = directory.to_str().expect("UTF-8");
+    let up = stormglass(&["lab", "up", "--directory", place]);
+    assert!(up.status.success(), "{}", words(&up));
+
+    let again = stormglass(&["lab", "up", "--directory", place]);
+    let status = stormglass(&["lab", "status", "--output", "json", "--directory", place]);
+    let down = stormglass(&["lab", "down", "--directory", place]);
+    let after = stormglass(&["lab", "status", "--output", "json", "--directory", place]);
+
+    assert_eq!(again.status.code(), Some(1), "a second lab in one place: {}", words(&again));
+    assert!(status.status.success(), "{}", words(&status));
+    let document: Value = serde_json::from_slice(&status.stdout).expect("JSON");
+    assert_eq!(document["cluster"], "main");
+    for role in ["viewer", "backup", "operator", "admin"] {
+        assert!(document["tokens"][role].as_str().is_some_and(|token| !token.is_empty()), "{role}");
+    }
+    assert_eq!(document["haproxy"].as_array().map(Vec::len), Some(2));
+    let nodes = document["nodes"].as_array().expect("list of nodes");
+    assert_eq!(nodes.iter().filter(|node| node["role"] == "primary").count(), 1, "{document:#}");
+    assert_eq!(nodes.iter().filter(|node| node["role"] == "standby").count(), 2, "{document:#}");
+    assert!(down.status.success(), "{}", words(&down));
+    assert!(!directory.exists(), "down leaves nothing");
+    assert_eq!(after.status.code(), Some(4), "{}", words(&after));
+}
+
+#[test]
+fn an_option_of_another_scenario_is_a_usage_error() {
+    let output = stormglass(&["lab", "run", "kill-primary", "--held"]);
+    assert_eq!(output.status.code(), Some(2), "{}", words(&output));
+}

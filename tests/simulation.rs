@@ -1,0 +1,109 @@
+//! The real controller and the real agents on a virtual clock, network, disk and PostgreSQL; faults drawn from a seed.
+//!
+//! `SIMULATION_SEED=123 cargo test --test simulation -- --nocapture` replays one seed with its trace;
+//! `SIMULATION_SECONDS=600` runs seeds for so long.
+
+#[path = "simulation/agents.rs"]
+mod agents;
+#[path = "simulation/checks.rs"]
+mod checks;
+#[path = "simulation/clients.rs"]
+mod clients;
+#[path = "simulation/faults.rs"]
+mod faults;
+#[path = "simulation/network.rs"]
+mod network;
+#[path = "simulation/postgres.rs"]
+mod postgres;
+#[path = "simulation/random.rs"]
+mod random;
+#[path = "simulation/run.rs"]
+mod run;
+#[path = "simulation/scenarios.rs"]
+mod scenarios;
+#[path = "simulation/server.rs"]
+mod server;
+#[path = "simulation/store.rs"]
+mod store;
+#[path = "simulation/world.rs"]
+mod world;
+
+use std::time::{Duration, Instant};
+
+/// How long the ordinary test runs.
+const SECONDS: u64 = 20;
+
+#[expect(clippy::disallowed_methods, reason = "the only way to hand a test its parameters")]
+fn parameter(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text:?} is not a number")))
+}
+
+#[expect(clippy::disallowed_methods, reason = "bounds the test itself, decides nothing inside it")]
+fn real_time() -> Instant {
+    Instant::now()
+}
+
+fn check(seed: u64) -> run::Outcome {
+    let outcome = run::run(seed, None);
+    if let Some(violation) = &outcome.violation {
+        println!("{}", outcome.trace.join("\n"));
+        panic!(
+            "seed {seed}: {violation}\nreplay it: SIMULATION_SEED={seed} cargo test --test simulation -- --nocapture"
+        );
+    }
+    outcome
+}
+
+#[test]
+fn no_seed_breaks_a_rule() {
+    if let Some(seed) = parameter("SIMULATION_SEED") {
+        let outcome = check(seed);
+        println!("{}", outcome.trace.join("\n"));
+        println!(
+            "seed {seed}: {:.1} s of virtual time, {} acknowledged commits",
+            outcome.virtual_seconds, outcome.acknowledged
+        );
+        return;
+    }
+    let began = real_time();
+    let limit = Duration::from_secs(parameter("SIMULATION_SECONDS").unwrap_or(SECONDS));
+    let first = parameter("SIMULATION_FIRST").unwrap_or(1);
+    let (mut seeds, mut virtual_seconds, mut acknowledged) = (0_u64, 0.0, 0);
+    while began.elapsed() < limit {
+        let outcome = check(first + seeds);
+        seeds += 1;
+        virtual_seconds += outcome.virtual_seconds;
+        acknowledged += outcome.acknowledged;
+    }
+    let hours = began.elapsed().as_secs_f64() / 3_600.0;
+    println!(
+        "simulation: {seeds} seeds from {first}, 0 violations, {:.1} hours of virtual time, {acknowledged} acknowledged commits, {:.0} seeds an hour",
+        virtual_seconds / 3_600.0,
+        seeds as f64 / hours
+    );
+}
+
+#[test]
+fn no_scenario_breaks_a_rule() {
+    for scenario in scenarios::SCENARIOS {
+        for seed in 1..=5 {
+            let outcome = run::run(seed, Some(scenario));
+            if let Some(violation) = outcome.violation {
+                panic!("{}\n{}, seed {seed}: {violation}", outcome.trace.join("\n"), scenario.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_history() {
+    for seed in [3, 1_234] {
+        let (one, two) = (run::run(seed, None), run::run(seed, None));
+        let differs = one.trace.iter().zip(&two.trace).position(|(one, two)| one != two);
+        if let Some(line) = differs {
+            panic!("seed {seed} differs at line {line}:\n{}\n{}", one.trace[line], two.trace[line]);
+        }
+        assert_eq!(one.trace.len(), two.trace.len(), "seed {seed}");
+    }
+}

@@ -1,0 +1,342 @@
+//! Everything that is not Stormglass: hosts, their disks and clocks, the store's disk, the trace, and the virtual time.
+//!
+//! One lock, one thread, no real time: the same seed always gives the same history.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use stormglass::agent::AgentParts;
+use stormglass::api::agent::AgentHandler;
+use stormglass::config::AgentConfig;
+use stormglass::controller::ControllerHandle;
+use stormglass::domain::clock::{BootId, Moment};
+use stormglass::domain::command::ProxyAssignment;
+use stormglass::domain::epoch::Epoch;
+use stormglass::domain::ids::{Address, ClusterName, NodeName, OperationId, SiteName};
+use stormglass::domain::operation::Operation;
+use stormglass::domain::record::ClusterRecord;
+use stormglass::ports::agent::{HeldLease, Memory};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::checks::Ledger;
+use super::network::Network;
+use super::random::Random;
+use super::server::{Hang, Server};
+
+/// How many database hosts there are.
+pub const HOSTS: usize = 3;
+
+/// How a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    Running,
+    /// SIGSTOP.
+    Paused,
+    Dead,
+}
+
+/// A process as its ports see it: whatever it wants from outside waits while it is stopped, and for ever once it is dead.
+/// So the tasks of a killed process can do no harm, and need not be found.
+#[derive(Clone)]
+pub struct Process(pub watch::Receiver<Life>);
+
+impl Process {
+    pub fn new() -> (watch::Sender<Life>, Self) {
+        let (sender, receiver) = watch::channel(Life::Running);
+        (sender, Self(receiver))
+    }
+
+    pub async fn pass(&self) {
+        let mut life = self.0.clone();
+        loop {
+            let seen = *life.borrow_and_update();
+            match seen {
+                Life::Running => return,
+                Life::Dead => std::future::pending().await,
+                Life::Paused if life.changed().await.is_err() => std::future::pending().await,
+                Life::Paused => {}
+            }
+        }
+    }
+
+    pub fn is_dead(&self) -> bool {
+        *self.0.borrow() == Life::Dead || self.0.has_changed().is_err()
+    }
+}
+
+/// A running agent.
+pub struct AgentProcess {
+    pub life: watch::Sender<Life>,
+    pub process: Process,
+    /// `None` while it begins.
+    pub handler: Option<Arc<dyn AgentHandler>>,
+    pub loops: Option<JoinSet<()>>,
+}
+
+/// A guard's memory; gone with its host.
+#[derive(Default)]
+pub struct Guard {
+    pub held: Option<HeldLease>,
+    pub released: Option<Epoch>,
+    pub fenced: Option<Epoch>,
+    /// Kills PostgreSQL's processes one by one and is done then.
+    pub killing_until: Option<u64>,
+}
+
+/// A database host.
+pub struct Host {
+    pub name: NodeName,
+    pub up: bool,
+    pub frozen: bool,
+    pub thawed_at: Option<u64>,
+    pub boots: u64,
+    /// Microseconds of virtual time at boot.
+    pub booted_at: u64,
+    /// Its clock's error, in millionths.
+    pub rate: i64,
+    pub config: AgentConfig,
+    pub agent: Option<AgentProcess>,
+    pub guard: Guard,
+    pub memory: Option<Memory>,
+    pub server: Server,
+    /// Nobody restarts the agent before this.
+    pub agent_rests_until: u64,
+    /// Since when it accepts writes without a lease.
+    pub unleased_since: Option<u64>,
+}
+
+/// A running controller.
+pub struct ControllerProcess {
+    pub life: watch::Sender<Life>,
+    pub process: Process,
+    pub handle: Arc<ControllerHandle>,
+    pub shutdown: watch::Sender<bool>,
+}
+
+/// The store's disk.
+#[derive(Default)]
+pub struct StoreDisk {
+    pub record: Option<ClusterRecord>,
+    pub operations: BTreeMap<OperationId, Operation>,
+    pub trouble: StoreTrouble,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StoreTrouble {
+    #[default]
+    None,
+    /// Nothing is written.
+    Fails,
+    /// Answers after seconds.
+    Slow,
+    /// Perhaps written, nobody knows.
+    Unknown,
+}
+
+/// The proxy: leads to the node that the newest assignment names.
+#[derive(Default)]
+pub struct Proxy {
+    pub assignment: Option<ProxyAssignment>,
+    pub sequence: u64,
+}
+
+pub struct State {
+    pub random: Random,
+    /// `sync_strict` instead of `sync`.
+    pub strict: bool,
+    pub hosts: Vec<Host>,
+    pub controller: Option<ControllerProcess>,
+    pub controller_rests_until: u64,
+    pub store: StoreDisk,
+    pub network: Network,
+    pub proxy: Proxy,
+    pub ledger: Ledger,
+    pub trace: Vec<String>,
+    pub violation: Option<String>,
+    now: u64,
+}
+
+pub struct World {
+    state: Mutex<State>,
+    origin: tokio::time::Instant,
+}
+
+pub fn cluster() -> ClusterName {
+    ClusterName::new("main").expect("valid")
+}
+
+pub fn node(index: usize) -> NodeName {
+    NodeName::new(format!("n{}", index + 1)).expect("valid")
+}
+
+pub fn site(index: usize) -> SiteName {
+    SiteName::new(if index < 2 { "a" } else { "b" }).expect("valid")
+}
+
+pub fn address(index: usize) -> Address {
+    Address::new(format!("10.0.0.{}", index + 1), 5432)
+}
+
+pub fn index_of(name: &str) -> Option<usize> {
+    (0..HOSTS).find(|index| node(*index).as_str() == name)
+}
+
+pub fn index_at(wanted: &Address) -> Option<usize> {
+    (0..HOSTS).find(|index| address(*index) == *wanted)
+}
+
+impl World {
+    pub fn new(seed: u64) -> Arc<Self> {
+        let mut random = Random::new(seed);
+        let mut hosts = Vec::new();
+        for index in 0..HOSTS {
+            hosts.push(Host {
+                name: node(index),
+                up: true,
+                frozen: false,
+                thawed_at: None,
+                boots: 1,
+                booted_at: 0,
+                rate: i64::try_from(random.between(0, 8_000)).expect("small") - 4_000,
+                config: super::agents::config(index),
+                agent: None,
+                guard: Guard::default(),
+                memory: None,
+                server: Server::installed(index),
+                agent_rests_until: random.between(0, 400_000),
+                unleased_since: None,
+            });
+        }
+        let state = State {
+            strict: random.percent(20),
+            random,
+            hosts,
+            controller: None,
+            controller_rests_until: 0,
+            store: StoreDisk::default(),
+            network: Network::default(),
+            proxy: Proxy::default(),
+            ledger: Ledger::default(),
+            trace: Vec::new(),
+            violation: None,
+            now: 0,
+        };
+        Arc::new(Self { state: Mutex::new(state), origin: tokio::time::Instant::now() })
+    }
+
+    /// The world, with its clock set.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.now = u64::try_from(self.origin.elapsed().as_micros()).expect("short");
+        state
+    }
+
+    pub fn note(&self, line: impl AsRef<str>) {
+        self.lock().note(line.as_ref());
+    }
+
+    pub fn is_broken(&self) -> bool {
+        self.lock().violation.is_some()
+    }
+}
+
+impl State {
+    /// Microseconds of virtual time.
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    pub fn note(&mut self, line: &str) {
+        let mut text = String::with_capacity(line.len() + 12);
+        let _ = write!(text, "{:>10.3} {line}", Duration::from_micros(self.now).as_secs_f64());
+        self.trace.push(text);
+    }
+
+    /// The first broken rule ends the run.
+    pub fn violate(&mut self, rule: &str) {
+        if self.violation.is_none() {
+            self.note(&format!("VIOLATION {rule}"));
+            self.violation = Some(rule.to_owned());
+        }
+    }
+
+    /// A host's own clock.
+    pub fn clock(&self, host: usize) -> Moment {
+        let host = &self.hosts[host];
+        let since = i64::try_from(self.now.saturating_sub(host.booted_at)).expect("short");
+        let skewed = since + since * host.rate / 1_000_000;
+        // The hosts had run for long when it all began; after a crash they are up in two seconds.
+        let before = if host.boots == 1 { 100_000_000 } else { 2_000_000 };
+        Moment(u64::try_from(skewed).expect("rates are small") + before)
+    }
+
+    pub fn boot(&self, host: usize) -> BootId {
+        BootId(format!("{}-{}", self.hosts[host].name, self.hosts[host].boots))
+    }
+
+    pub fn kill_agent(&mut self, host: usize, rests_micros: u64) {
+        self.hosts[host].agent_rests_until = self.now + rests_micros;
+        if let Some(agent) = self.hosts[host].agent.take() {
+            agent.life.send_replace(Life::Dead);
+        }
+    }
+
+    pub fn kill_controller(&mut self, rests_micros: u64) {
+        self.controller_rests_until = self.now + rests_micros;
+        if let Some(controller) = self.controller.take() {
+            controller.life.send_replace(Life::Dead);
+            controller.shutdown.send_replace(true);
+        }
+    }
+
+    /// The power goes.
+    pub fn crash_host(&mut self, host: usize) {
+        self.kill_agent(host, u64::MAX / 2);
+        self.kill_server(host, "power lost");
+        self.hosts[host].guard = Guard::default();
+        self.hosts[host].up = false;
+    }
+
+    /// A virtual machine that is not scheduled: agent, guard and PostgreSQL stand still, and go on later.
+    pub fn freeze_host(&mut self, host: usize, frozen: bool) {
+        let here = &mut self.hosts[host];
+        here.frozen = frozen;
+        if let Some(agent) = &here.agent {
+            agent.life.send_replace(if frozen { Life::Paused } else { Life::Running });
+        }
+        if let Some(run) = here.server.run.as_mut() {
+            run.hang = if frozen { Hang::All } else { Hang::No };
+        }
+        if !frozen {
+            self.hosts[host].thawed_at = Some(self.now);
+        }
+    }
+
+    pub fn boot_host(&mut self, host: usize) {
+        let now = self.now;
+        let agent_starts = now + self.random.between(200_000, 1_500_000);
+        let host = &mut self.hosts[host];
+        if !host.up {
+            host.up = true;
+            host.boots += 1;
+            host.booted_at = now;
+            host.agent_rests_until = agent_starts;
+        }
+    }
+}
+
+/// What an agent's process is made of, besides its host.
+pub fn parts(world: &Arc<World>, host: usize, process: &Process) -> AgentParts {
+    let port = super::agents::HostPort { world: world.clone(), host, process: process.clone() };
+    AgentParts {
+        config: world.lock().hosts[host].config.clone(),
+        clock: Arc::new(port.clone()),
+        postgres: Arc::new(port.clone()),
+        memory: Arc::new(port.clone()),
+        controllers: Arc::new(port.clone()),
+        guard: Arc::new(port),
+    }
+}

@@ -1,0 +1,149 @@
+//! Files that a controller must not take: each is refused with one error that names it and says what to do,
+//! and is left as it is.
+
+use std::fs;
+use std::io::Write;
+
+use rusqlite::Connection;
+use stormglass::domain::epoch::RecordNumber;
+use stormglass::ports::store::Store;
+
+use super::{Scratch, cluster, event, record, refusal};
+
+/// A closed store with enough in it to have many pages.
+async fn filled() -> Scratch {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    store.swap_record(None, &record(1)).await.expect("swap");
+    for _ in 0..200 {
+        store.append_event(&event(&"x".repeat(500))).await.expect("event");
+    }
+    drop(store);
+    scratch
+}
+
+#[tokio::test]
+async fn a_truncated_file_is_refused() {
+    for keep in [0, 50, 100, 4096, 10_000] {
+        let scratch = filled().await;
+        let file = fs::OpenOptions::new().write(true).open(scratch.path()).expect("open");
+        file.set_len(keep).expect("truncate");
+        let said = scratch.refusal();
+        assert!(said.contains("truncated") || said.contains("damaged"), "{keep} bytes: {said}");
+        assert!(said.contains("move the file aside"), "no way out: {said}");
+        assert_eq!(fs::metadata(scratch.path()).expect("stat").len(), keep, "the file was changed");
+    }
+}
+
+#[tokio::test]
+async fn damaged_pages_are_refused() {
+    use std::os::unix::fs::FileExt;
+    let scratch = filled().await;
+    let file = fs::OpenOptions::new().write(true).open(scratch.path()).expect("open");
+    let length = file.metadata().expect("stat").len();
+    for page in 1..length / 4096 {
+        file.write_all_at(&[0x55; 64], page * 4096).expect("damage");
+    }
+    let said = scratch.refusal();
+    assert!(said.contains("damaged"), "{said}");
+}
+
+#[test]
+fn foreign_files_are_refused_and_left_alone() {
+    let scratch = Scratch::new();
+    let text =
+        "[controller]\nname = \"a configuration, not a store, and longer than any header of a database\"\n".repeat(3);
+    fs::write(scratch.path(), &text).expect("write");
+    assert!(scratch.refusal().contains("not a SQLite database"));
+    assert_eq!(fs::read_to_string(scratch.path()).expect("read"), text);
+
+    fs::remove_file(scratch.path()).expect("remove");
+    let other = Connection::open(scratch.path()).expect("open");
+    other.execute_batch("CREATE TABLE invoice (id INTEGER)").expect("create");
+    drop(other);
+    let before = fs::read(scratch.path()).expect("read");
+    assert!(scratch.refusal().contains("another program"));
+    assert_eq!(fs::read(scratch.path()).expect("read"), before);
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused() {
+    let scratch = filled().await;
+    let connection = Connection::open(scratch.path()).expect("open");
+    connection.execute("UPDATE schema_version SET version = 99", []).expect("update");
+    drop(connection);
+    let said = scratch.refusal();
+    assert!(said.contains("newer version") && said.contains("99"), "{said}");
+}
+
+#[tokio::test]
+async fn an_unknown_format_of_the_record_is_refused() {
+    let scratch = filled().await;
+    let connection = Connection::open(scratch.path()).expect("open");
+    connection.execute("UPDATE record SET format = 7", []).expect("update");
+    drop(connection);
+    let store = scratch.open();
+    let said = store.load_record(&cluster()).await.expect_err("refused").to_string();
+    assert!(said.contains("format 7") && said.contains("controller.db"), "{said}");
+    let swapped = store.swap_record(Some(RecordNumber(1)), &record(2)).await;
+    assert!(swapped.is_err(), "a record that is not understood was overwritten");
+}
+
+#[test]
+fn two_controllers_cannot_share_a_file() {
+    let scratch = Scratch::new();
+    let first = scratch.open();
+    let said = scratch.refusal();
+    assert!(said.contains(&format!("process {}", std::process::id())), "{said}");
+    let spelled_otherwise = scratch.directory.path().join(".").join("controller.db");
+    refusal(&spelled_otherwise);
+    let link = scratch.directory.path().join("link-to-controller.db");
+    std::os::unix::fs::symlink(scratch.path(), &link).expect("link");
+    refusal(&link);
+    drop(first);
+    scratch.open();
+}
+
+#[test]
+fn a_log_without_its_file_is_refused() {
+    let scratch = Scratch::new();
+    let mut log = scratch.path().into_os_string();
+    log.push("-wal");
+    fs::File::create(&log).and_then(|mut file| file.write_all(b"rest")).expect("write");
+    assert!(scratch.refusal().contains("its log"));
+    assert!(fs::metadata(&log).is_ok());
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_an_error() {
+    let scratch = Scratch::new();
+    let path = scratch.directory.path().join("no").join("such").join("controller.db");
+    assert!(refusal(&path).contains("check the directory"));
+    let directory = scratch.directory.path().join("a-directory-named-controller.db");
+    fs::create_dir(&directory).expect("create");
+    refusal(&directory);
+}
+
+#[test]
+fn a_draft_that_a_crash_left_behind_is_no_obstacle() {
+    let scratch = Scratch::new();
+    let mut draft = scratch.path().into_os_string();
+    draft.push(".new");
+    fs::write(&draft, "half a store").expect("write");
+    scratch.open();
+    assert!(!fs::exists(&draft).expect("stat"));
+}
+
+#[test]
+fn nobody_else_can_read_the_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = Scratch::new();
+    let _store = scratch.open();
+    for suffix in ["", "-wal", "-shm", ".lock"] {
+        let mut path = scratch.path().into_os_string();
+        path.push(suffix);
+        if let Ok(facts) = fs::metadata(&path) {
+            assert_eq!(facts.permissions().mode() & 0o077, 0, "{path:?}");
+        }
+    }
+}
