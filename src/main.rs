@@ -19,6 +19,7 @@ use stormglass::adapters::haproxy::link::{HttpControllerLink as HttpProxyLink, H
 use stormglass::adapters::haproxy::{
     BackendNode, FileMemory, HaproxyRouter, HaproxySettings, PostgresWriteVerifier, VerifyCredentials,
 };
+use stormglass::adapters::peer_link::HttpPeerLink;
 use stormglass::adapters::postgres::{Password, Postgres, PostgresSettings};
 use stormglass::adapters::store::SqliteStore;
 use stormglass::adapters::system::SystemClock;
@@ -33,9 +34,10 @@ use stormglass::api::{router, server};
 use stormglass::cli::{self, Cli, Command, Global, OutputFormat};
 use stormglass::config::agent::{PostgresqlSection, ProxySection};
 use stormglass::config::{AgentConfig, ControllerConfig, SecretReference, load_agent, load_controller};
-use stormglass::controller::{self, ControllerParts};
+use stormglass::controller::{self, ConfiguredNode, ControllerParts};
 use stormglass::domain::ids::ProxyName;
 use stormglass::lab::{self, arguments::LabCommand};
+use stormglass::ports::Sole;
 use stormglass::ports::agent::KillFamily;
 use stormglass::telemetry::logging;
 use stormglass::telemetry::metrics::ControllerMetrics;
@@ -148,10 +150,18 @@ fn run_controller(path: &Path) -> anyhow::Result<()> {
             name: config.controller.name.clone(),
             cluster: config.cluster.name.clone(),
             policy,
-            nodes: config.nodes.iter().map(|node| (node.name.clone(), node.site.clone())).collect(),
+            nodes: config
+                .nodes
+                .iter()
+                .map(|node| ConfiguredNode {
+                    name: node.name.clone(),
+                    site: node.site.clone(),
+                    agent: node.agent.clone(),
+                })
+                .collect(),
             proxies: config.proxies.iter().map(|proxy| proxy.name.clone()).collect(),
             clock: Arc::new(SystemClock::new()?),
-            store,
+            term: Arc::new(Sole::new(store)),
             node_control: control.clone(),
             proxy_control: control,
             metrics: Arc::new(ControllerMetrics::new(env!("CARGO_PKG_VERSION"))),
@@ -251,6 +261,7 @@ fn run_node(config: &AgentConfig, postgresql: &PostgresqlSection, path: &Path) -
             postgres: Arc::new(postgres),
             memory: Arc::new(memory),
             controllers: Arc::new(HttpControllerLink::new(&config.agent.controllers, &token)?),
+            peers: Arc::new(HttpPeerLink::new(config.agent.peers.clone(), &token)?),
             guard: Arc::new(guard),
         };
         let port = HealthPort { listener, token: AgentToken::new(&token) };

@@ -58,6 +58,8 @@ fn healthy() -> World {
         holder_address: address(&node("n1")),
         holder_confirmed: true,
         eligible: [node("n2")].into(),
+        proposed: Default::default(),
+        durability: DurabilityMode::Sync,
         synchronous: [node("n2")].into(),
         synchronous_number: RecordNumber(9),
         alone_since: None,

@@ -6,6 +6,7 @@ pub mod agent_memory;
 pub mod control;
 pub mod controller_link;
 pub mod haproxy;
+pub mod peer_link;
 pub mod postgres;
 pub mod store;
 pub mod system;

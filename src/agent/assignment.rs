@@ -67,6 +67,10 @@ impl Agent {
         stored.await.map_err(|error| AssignmentRefused(error.to_string()))?;
         self.assignment_wanted.notify_one();
         self.lease_changed.notify_one();
+        if matches!(assignment.role, AssignedRole::Primary { .. }) {
+            // Controllers wait for the acknowledgement.
+            self.heartbeat_wanted.notify_one();
+        }
         Ok(())
     }
 

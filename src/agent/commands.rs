@@ -141,9 +141,9 @@ impl Agent {
                 progress.tell("fast shutdown");
                 self.demote(epoch, *timeout).await
             }
-            Command::Freeze { consent_to } => {
+            Command::Freeze { consent_to, fence_confirmed } => {
                 progress.tell("stopping the WAL receiver");
-                self.freeze(*consent_to).await
+                self.freeze(*consent_to, *fence_confirmed).await
             }
             Command::Promote { grant, counts_from, required_lsn } => {
                 progress.tell("promoting");
@@ -191,9 +191,9 @@ impl Agent {
         Ok(CommandOutput { lsn, note: None })
     }
 
-    async fn freeze(self: &Arc<Self>, consent_to: Option<Epoch>) -> Outcome {
-        if consent_to.is_some() {
-            self.outlive_forgotten_promises().await;
+    async fn freeze(self: &Arc<Self>, consent_to: Option<Epoch>, fence_confirmed: Option<Epoch>) -> Outcome {
+        if let Some(epoch) = consent_to {
+            self.outlive_promises(epoch, fence_confirmed).await;
         }
         if let Some(epoch) = consent_to
             && let Some(reason) = self.keeper.read(|memory| promises::no_consent_because(memory, epoch))
@@ -220,12 +220,20 @@ impl Agent {
         }
     }
 
-    /// What a lost memory had promised has run out one promise after it was lost, or after the host's boot.
-    async fn outlive_forgotten_promises(&self) {
-        let (now, boot, promise) = (self.now(), self.clock.boot(), self.timers().promise());
-        let left = self.keeper.read(|memory| promises::consent_waits(memory, now, &boot, promise));
-        if !left.is_zero() {
-            tracing::info!(?left, "consent waits: the node's memory is so young that it may have forgotten a promise");
+    /// Waits until nothing that was promised to the holder of an older epoch binds any more; what a lost memory had promised has run
+    /// out one promise after it was lost, or after the host's boot. The epoch was stored before, so nothing is promised meanwhile.
+    async fn outlive_promises(&self, epoch: Epoch, fence_confirmed: Option<Epoch>) {
+        let (boot, promise) = (self.clock.boot(), self.timers().promise());
+        loop {
+            let now = self.now();
+            let left = self.keeper.read(|memory| {
+                let forgotten = promises::consent_waits(memory, now, &boot, promise);
+                forgotten.max(promises::promise_waits(memory, epoch, fence_confirmed, now, &boot))
+            });
+            if left.is_zero() {
+                return;
+            }
+            tracing::info!(?left, "consent waits for a promise to run out");
             tokio::time::sleep(left).await;
         }
     }

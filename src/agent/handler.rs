@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::Agent;
 use crate::api::agent::health::NodeSnapshot;
 use crate::api::agent::{AgentHandler, AssignmentRefused};
-use crate::domain::command::{AssignedRole, Assignment, CommandEnvelope, CommandReply};
+use crate::domain::command::{AssignedRole, Assignment, CommandEnvelope, CommandReply, PromiseReply, PromiseRequest};
 use std::sync::Arc;
 
 /// The heartbeat loop turns several times a second; after this it hangs.
@@ -22,6 +22,10 @@ impl AgentHandler for Arc<Agent> {
 
     async fn assign(&self, assignment: Assignment) -> Result<(), AssignmentRefused> {
         self.take_assignment(assignment).await
+    }
+
+    async fn promise(&self, request: PromiseRequest) -> PromiseReply {
+        self.give_promise(&request).await
     }
 
     fn snapshot(&self) -> NodeSnapshot {

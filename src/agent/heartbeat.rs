@@ -72,6 +72,7 @@ impl Agent {
         let pause_changed = {
             let mut local = self.local();
             local.controller_seen = Some(self.clock.wall());
+            local.controller_answered_at = self.now();
             std::mem::replace(&mut local.paused, reply.paused) != reply.paused
         };
         if pause_changed {
@@ -120,7 +121,7 @@ impl Agent {
     }
 
     /// Renews the lease: the guard first, then the own book, then, when there is time, the file.
-    async fn take_grant(&self, grant: &Grant, sent_at: Moment) {
+    pub(super) async fn take_grant(&self, grant: &Grant, sent_at: Moment) {
         let (highest, entitled, stored) = self
             .keeper
             .read(|memory| (memory.highest_epoch, promises::may_renew(memory, grant.epoch), memory.lease.clone()));

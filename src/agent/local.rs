@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 
 use super::lease::LeaseBook;
+use super::promises;
 use super::start::Role;
-use crate::domain::clock::{Moment, WallTime};
+use crate::domain::clock::{BootId, Moment, WallTime};
 use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::report::{
     ControlData, DiskReport, LiveReport, PostgresReport, PostgresState, Probe, Probes, Standing, SynchronousReport,
@@ -49,8 +50,10 @@ pub(super) struct Local {
     pub frozen: Option<Frozen>,
     /// The cluster is paused.
     pub paused: bool,
-    /// When a controller was last heard.
+    /// When a controller was last heard, for people.
     pub controller_seen: Option<WallTime>,
+    /// The same on the host's clock, or when the agent began.
+    pub controller_answered_at: Moment,
     /// Starts of the standby that failed, one after the other.
     pub failed_starts: u32,
     /// When the last of them failed.
@@ -204,7 +207,7 @@ impl Local {
     }
 
     /// What a report says of rights and promises.
-    pub(super) fn standing(&self, memory: &Memory, now: Moment) -> Standing {
+    pub(super) fn standing(&self, memory: &Memory, now: Moment, boot: &BootId) -> Standing {
         let lease = self.leases.valid(now);
         Standing {
             highest_epoch: memory.highest_epoch,
@@ -216,6 +219,8 @@ impl Local {
             operator_fenced: memory.operator_fenced,
             half_rejoined: memory.half_rejoined,
             left_running: memory.left_running.is_some() && memory.left_running == Some(memory.highest_epoch),
+            acknowledged: promises::membership(memory, memory.highest_epoch).and_then(|membership| membership.number),
+            promised: promises::promised(memory, now, boot),
         }
     }
 }

@@ -16,6 +16,7 @@ mod observe;
 pub mod promises;
 pub mod proxy;
 mod rejoin;
+mod renewal;
 pub mod start;
 mod tasks;
 #[cfg(test)]
@@ -37,7 +38,9 @@ use crate::config::agent::{AgentSection, PostgresqlSection};
 use crate::domain::clock::Moment;
 use crate::domain::lease::LeaseTimers;
 use crate::domain::report::{Report, Tags};
-use crate::ports::agent::{AgentMemory, ControllerLink, GuardEvent, GuardLink, Memory, MemoryError, StampedMoment};
+use crate::ports::agent::{
+    AgentMemory, ControllerLink, GuardEvent, GuardLink, Memory, MemoryError, PeerLink, StampedMoment,
+};
 use crate::ports::clock::Clock;
 use crate::ports::postgres::{LocalPostgres, PostgresError};
 use keeper::Keeper;
@@ -59,6 +62,8 @@ pub struct AgentParts {
     pub memory: Arc<dyn AgentMemory>,
     /// The way to the controllers.
     pub controllers: Arc<dyn ControllerLink>,
+    /// The way to the standbys' agents.
+    pub peers: Arc<dyn PeerLink>,
     /// The way to the guard.
     pub guard: Arc<dyn GuardLink>,
 }
@@ -142,6 +147,7 @@ pub(crate) struct Agent {
     clock: Arc<dyn Clock>,
     postgres: Arc<dyn LocalPostgres>,
     controllers: Arc<dyn ControllerLink>,
+    peers: Arc<dyn PeerLink>,
     guard: Arc<dyn GuardLink>,
     keeper: Keeper,
     local: Mutex<Local>,
@@ -169,7 +175,8 @@ impl Agent {
                 memory
             }
         };
-        let mut local = Local { turned_at: parts.clock.now(), ..Local::default() };
+        let now = parts.clock.now();
+        let mut local = Local { turned_at: now, controller_answered_at: now, ..Local::default() };
         if let Some(epoch) = memory.fence_confirmed {
             local.leases.bar(epoch);
         }
@@ -181,6 +188,7 @@ impl Agent {
             clock: parts.clock,
             postgres: parts.postgres,
             controllers: parts.controllers,
+            peers: parts.peers,
             guard: parts.guard,
             keeper: Keeper::new(memory, parts.memory),
             local: Mutex::new(local),
@@ -200,6 +208,7 @@ impl Agent {
         }
         spawn!(
             heartbeat_loop,
+            renewal_loop,
             lease_loop,
             observe_loop,
             connect_probe_loop,
@@ -240,12 +249,12 @@ impl Agent {
             node: self.settings.node.clone(),
             site: self.section.site.clone(),
             address: self.settings.address.clone(),
-            boot,
+            boot: boot.clone(),
             incarnation: self.incarnation.clone(),
             sequence: local.sequence,
             sent_at: now,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            standing: self.keeper.read(|memory| local.standing(memory, now)),
+            standing: self.keeper.read(|memory| local.standing(memory, now, &boot)),
             postgres: local.postgres_report(now),
             tags: self.tags.clone(),
             tasks,

@@ -13,7 +13,8 @@ use crate::adapters::agent_memory::MemoryFile;
 use crate::config::AgentConfig;
 use crate::domain::clock::{BootId, Moment, WallTime};
 use crate::domain::command::{
-    AssignedRole, Assignment, Command, CommandEnvelope, CommandState, HeartbeatReply, ProxyAssignment,
+    AssignedRole, Assignment, Command, CommandEnvelope, CommandState, HeartbeatReply, PromiseReply, PromiseRequest,
+    ProxyAssignment,
 };
 use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::ids::{Address, ClusterName, NodeName, OperationId, SystemIdentifier};
@@ -24,7 +25,8 @@ use crate::domain::report::{
     ControlData, DiskReport, LiveReport, ProxyReport, ReceiverReport, Report, SynchronousReport,
 };
 use crate::ports::agent::{
-    AgentMemory, ControllerLink, GuardError, GuardEvent, GuardLink, HeldLease, LinkError, Memory, StampedMoment,
+    AgentMemory, ControllerLink, GuardError, GuardEvent, GuardLink, HeldLease, LinkError, Memory, PeerLink,
+    StampedMoment,
 };
 use crate::ports::clock::Clock;
 use crate::ports::postgres::{LocalPostgres, PostgresError, Presence, RewindOutcome, StartMode, Upstream};
@@ -332,6 +334,7 @@ pub(super) fn assignment(epoch: u64, number: u64, role: AssignedRole) -> Assignm
         number: RecordNumber(number),
         role,
         eligible: BTreeSet::new(),
+        renewers: None,
         peers: BTreeSet::from([node("n2")]),
     }
 }
@@ -359,6 +362,22 @@ pub(super) fn envelope(epoch: u64, step: StepName, command: Command) -> CommandE
     }
 }
 
+/// Standbys whose agents are not there.
+struct FakePeers;
+
+#[async_trait]
+impl PeerLink for FakePeers {
+    async fn promise(
+        &self,
+        peer: &NodeName,
+        _agent: &str,
+        _request: &PromiseRequest,
+        _timeout: Duration,
+    ) -> Result<PromiseReply, LinkError> {
+        Err(LinkError::Peer { peer: peer.clone(), problem: "not there".to_owned() })
+    }
+}
+
 impl Bench {
     pub(super) async fn begin(postgres: Arc<FakePostgres>, memory: Memory, guarded: Option<HeldLease>) -> Self {
         let directory = tempfile::tempdir().unwrap();
@@ -380,6 +399,7 @@ impl Bench {
             postgres: postgres.clone(),
             memory: Arc::new(file),
             controllers: controllers.clone(),
+            peers: Arc::new(FakePeers),
             guard: guard.clone(),
         };
         let agent = Agent::new(parts).await.unwrap();

@@ -102,7 +102,7 @@ async fn fence_confirmed_then_same_epoch_again() {
     let counts_from = bench.agent.now();
     let promote = Command::Promote { grant: grant(3), counts_from, required_lsn: None };
     assert!(refused(&bench.command(envelope(3, StepName::Promote, promote)).await));
-    let freeze = Command::Freeze { consent_to: Some(Epoch(3)) };
+    let freeze = Command::Freeze { consent_to: Some(Epoch(3)), fence_confirmed: None };
     assert!(refused(&bench.command(envelope(3, StepName::Freeze, freeze)).await));
 }
 
@@ -132,7 +132,7 @@ async fn a_standby_is_promoted_only_with_consent_and_with_all_it_must_have() {
     let counts_from = bench.agent.now();
     let promote = |required| Command::Promote { grant: grant(4), counts_from, required_lsn: required };
     assert!(refused(&bench.command(envelope(4, StepName::Promote, promote(None))).await), "without consent");
-    let freeze = Command::Freeze { consent_to: Some(Epoch(4)) };
+    let freeze = Command::Freeze { consent_to: Some(Epoch(4)), fence_confirmed: None };
     let state = bench.command(envelope(4, StepName::Freeze, freeze)).await;
     assert!(matches!(&state, CommandState::Succeeded { output } if output.lsn == Some(Lsn(1_000))), "{state:?}");
     assert_eq!(bench.stored().consented, Some(Epoch(4)), "on disk before the answer");
@@ -158,7 +158,11 @@ async fn a_frozen_standby_does_not_follow_the_old_primary_again() {
     let bench = Bench::begin(FakePostgres::running(true), memory(3), None).await;
     bench.answer(Some(assignment(3, 3, standby_of("n2"))), None);
     eventually("follows", || bench.postgres.count("follow n2") == 1).await;
-    assert!(succeeded(&bench.command(envelope(3, StepName::Freeze, Command::Freeze { consent_to: None })).await));
+    assert!(succeeded(
+        &bench
+            .command(envelope(3, StepName::Freeze, Command::Freeze { consent_to: None, fence_confirmed: None }))
+            .await
+    ));
     let heard = bench.controllers.heard.lock().unwrap().len();
     eventually("heartbeats", || bench.controllers.heard.lock().unwrap().len() > heard + 3).await;
     assert_eq!(bench.postgres.count("follow n2"), 1);
@@ -267,7 +271,7 @@ async fn a_rewind_that_broke_off_leaves_a_node_that_nothing_starts() {
     assert!(bench.stored().half_rejoined);
     let start = Command::StartStandby { primary: primary.clone(), primary_address: primary_address.clone() };
     assert!(refused(&bench.command(envelope(3, StepName::StartStandby, start.clone())).await));
-    let freeze = Command::Freeze { consent_to: Some(Epoch(4)) };
+    let freeze = Command::Freeze { consent_to: Some(Epoch(4)), fence_confirmed: None };
     assert!(refused(&bench.command(envelope(4, StepName::Freeze, freeze)).await));
     let reclone = Command::Reclone { primary, primary_address };
     assert!(succeeded(&bench.command(envelope(4, StepName::Reclone, reclone)).await));
@@ -311,7 +315,7 @@ async fn wiped_agent_consents_again() {
     remembered.memory_since.boot = HostClock.boot();
     remembered.memory_since.at = HostClock.now();
     let bench = Bench::begin(FakePostgres::running(true), remembered, None).await;
-    let freeze = envelope(4, StepName::Freeze, Command::Freeze { consent_to: Some(Epoch(4)) });
+    let freeze = envelope(4, StepName::Freeze, Command::Freeze { consent_to: Some(Epoch(4)), fence_confirmed: None });
     let lost_at = bench.stored().memory_since.at;
     assert!(
         succeeded(&bench.command(freeze).await),

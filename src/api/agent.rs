@@ -22,7 +22,9 @@ use serde::de::DeserializeOwned;
 use subtle::ConstantTimeEq;
 
 use super::wire::Problem;
-use crate::domain::command::{Assignment, CommandEnvelope, CommandReply, ProxyAssignment, ProxyReply};
+use crate::domain::command::{
+    Assignment, CommandEnvelope, CommandReply, PromiseReply, PromiseRequest, ProxyAssignment, ProxyReply,
+};
 use crate::domain::report::ProxyReport;
 use health::{HealthPath, NodeSnapshot};
 
@@ -47,6 +49,8 @@ pub trait AgentHandler: Send + Sync + 'static {
     async fn command(&self, envelope: CommandEnvelope, wait: Duration) -> CommandReply;
     /// Takes an assignment.
     async fn assign(&self, assignment: Assignment) -> Result<(), AssignmentRefused>;
+    /// Promises the holder of an epoch not to be promoted, or says why not.
+    async fn promise(&self, request: PromiseRequest) -> PromiseReply;
     /// What the health paths answer from; must not wait.
     fn snapshot(&self) -> NodeSnapshot;
     /// Prometheus text.
@@ -99,6 +103,7 @@ pub fn node_router(handler: Arc<dyn AgentHandler>, token: AgentToken) -> Router 
     let guarded = Router::new()
         .route("/v1/command", post(node_command))
         .route("/v1/assignment", post(node_assignment))
+        .route("/v1/promise", post(node_promise))
         .layer(middleware::from_fn_with_state(token, require_token));
     finish(open.merge(guarded).with_state(handler))
 }
@@ -194,6 +199,13 @@ async fn node_assignment(State(handler): Node, body: Result<Bytes, BytesRejectio
         Ok(()) => Ok(StatusCode::NO_CONTENT),
         Err(refused) => Err(problem(StatusCode::CONFLICT, "assignment refused", &refused.0)),
     }
+}
+
+async fn node_promise(
+    State(handler): Node,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<PromiseReply>, Problem> {
+    Ok(Json(handler.promise(document(body)?).await))
 }
 
 async fn proxy_health(State(handler): Proxy) -> (StatusCode, Json<ProxyReport>) {

@@ -44,6 +44,9 @@ pub struct AgentSection {
     pub controllers: Vec<String>,
     /// Shared by controllers and agents.
     pub token: SecretReference,
+    /// `[agent.peers]`: base URLs of other nodes' agents, where this host reaches them elsewhere than the controllers do.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub peers: BTreeMap<NodeName, String>,
 }
 
 /// `[postgresql]`.

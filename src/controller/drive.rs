@@ -58,7 +58,12 @@ impl Controller {
     }
 
     pub(super) fn view(&self) -> View {
-        self.state.view(self.parts.clock.now(), self.parts.clock.wall())
+        self.state.view(self.parts.clock.now(), self.parts.clock.wall(), self.leads_for())
+    }
+
+    /// For how much longer this controller certainly leads; `None`: for ever.
+    pub(super) fn leads_for(&self) -> Option<Duration> {
+        self.parts.term.leads_until().map(|until| until.since(self.parts.clock.now()))
     }
 
     /// Remembers when the primary was last seen writable: the beginning of the outage that an operation ends.
@@ -225,7 +230,7 @@ impl Controller {
         let assignment = self.state.proxy_assignment();
         let outside = execute::Outside {
             cluster: self.state.cluster.clone(),
-            store: self.parts.store.clone(),
+            store: self.parts.term.store(),
             clock: self.parts.clock.clone(),
             nodes: self.parts.node_control.clone(),
             proxies: self.parts.proxy_control.clone(),
@@ -339,7 +344,7 @@ impl Controller {
     /// Stores a record outside any operation.
     fn update_record(&mut self, record: ClusterRecord) {
         self.state.update_in_flight = true;
-        let store = self.parts.store.clone();
+        let store = self.parts.term.store();
         let events = self.events.clone();
         let expected = self.state.record.as_ref().map(|current| current.number);
         let cluster = self.state.cluster.clone();
@@ -361,7 +366,7 @@ impl Controller {
 
     /// Stores an operation without a step that would.
     fn save(&self, operation: Operation) {
-        let store = self.parts.store.clone();
+        let store = self.parts.term.store();
         tokio::spawn(async move {
             if let Err(error) = store.save_operation(&operation).await {
                 tracing::error!(operation = %operation.id, %error, "the store did not take the end of an operation");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::state::{NodeState, ProxyState, State, Wish};
-use super::{ControllerParts, ENDED_KEPT, Remembered};
+use super::{ConfiguredNode, ControllerParts, ENDED_KEPT, Remembered};
 use crate::decide::request::Request;
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
@@ -76,10 +76,15 @@ pub(super) async fn run(
     mut shutdown: watch::Receiver<bool>,
 ) {
     let now = parts.clock.now();
-    let empty_node =
-        |site| NodeState { site, report: None, last_live: None, last_grant: None, streaming_lost_at: None };
-    let nodes: BTreeMap<_, _> =
-        parts.nodes.iter().map(|(name, site)| (name.clone(), empty_node(site.clone()))).collect();
+    let state_of = |node: &ConfiguredNode| NodeState {
+        site: node.site.clone(),
+        agent: node.agent.clone(),
+        report: None,
+        last_live: None,
+        last_grant: None,
+        streaming_lost_at: None,
+    };
+    let nodes: BTreeMap<_, _> = parts.nodes.iter().map(|node| (node.name.clone(), state_of(node))).collect();
     let proxies = parts.proxies.iter().map(|name| (name.clone(), ProxyState { report: None })).collect();
     let state = State {
         cluster: parts.cluster.clone(),
@@ -129,7 +134,7 @@ impl Controller {
             Event::Heartbeat { report, reply } => {
                 let node = report.node.clone();
                 self.hear(*report);
-                let answer = self.state.heartbeat_reply(&node, now, self.parts.clock.wall());
+                let answer = self.state.heartbeat_reply(&node, now, self.parts.clock.wall(), self.leads_for());
                 // The agent may have hung up; it will report again.
                 let _ = reply.send(answer);
             }
@@ -161,7 +166,7 @@ impl Controller {
                 self.wish_stored(stored);
             }
             Event::Look { reply } => {
-                let view = self.state.view(now, self.parts.clock.wall());
+                let view = self.view();
                 let glance = Glance { view, operations: self.state.operations.clone() };
                 let _ = reply.send(Box::new(glance));
             }

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 
 use crate::domain::clock::Moment;
 use crate::domain::command::{Command, CommandEnvelope, CommandOutput, CommandReply, CommandState, ProxyAssignment};
-use crate::domain::epoch::RecordNumber;
+use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::ids::{ClusterName, NodeName, ProxyName};
 use crate::domain::operation::{Operation, StepState};
 use crate::domain::record::ClusterRecord;
@@ -60,7 +60,9 @@ pub(super) async fn step(outside: &Outside, operation: &Operation, step: &Step) 
     match &step.effect {
         Effect::Command { node, command } => run_command(outside, operation, step, node, command.clone()).await,
         Effect::Swap { expected, record } => swap(outside, *expected, record, step.timeout).await,
-        Effect::Freeze { candidate, others } => freeze(outside, operation, step, candidate, others).await,
+        Effect::Freeze { candidate, others, fence_confirmed } => {
+            freeze(outside, operation, step, candidate, others, *fence_confirmed).await
+        }
         Effect::HoldWrites => {
             let hold = ProxyAssignment { hold: true, ..outside.proxy_assignment.clone() };
             let (told, errors) = tell_proxies(outside, &hold, step.timeout).await;
@@ -178,12 +180,13 @@ async fn freeze(
     step: &Step,
     candidate: &NodeName,
     others: &[NodeName],
+    fence_confirmed: Option<Epoch>,
 ) -> Done {
     let others = others.iter().map(|node| async move {
-        let envelope = envelope(outside, operation, step, Command::Freeze { consent_to: None });
+        let envelope = envelope(outside, operation, step, Command::Freeze { consent_to: None, fence_confirmed });
         outside.nodes.command(node, &envelope, OTHERS_TIMEOUT).await
     });
-    let consent = Command::Freeze { consent_to: Some(step.epoch) };
+    let consent = Command::Freeze { consent_to: Some(step.epoch), fence_confirmed };
     let (mut done, others) = tokio::join!(run_command(outside, operation, step, candidate, consent), join_all(others));
     done.reports
         .extend(others.into_iter().flatten().filter_map(|reply: CommandReply| reply.report.map(|report| *report)));

@@ -54,7 +54,7 @@ impl ControllerHandle {
             cluster: parts.cluster.clone(),
             policy: parts.policy.clone(),
             clock: parts.clock.clone(),
-            store: parts.store.clone(),
+            store: parts.term.store(),
             metrics: parts.metrics.clone(),
         }
     }

@@ -19,7 +19,7 @@ use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::operation::Operation;
 use crate::domain::policy::Policy;
 use crate::domain::record::ClusterRecord;
-use crate::ports::{Clock, NodeControl, ProxyControl, Store, StoreError};
+use crate::ports::{Clock, NodeControl, ProxyControl, StoreError, Term};
 use crate::telemetry::metrics::ControllerMetrics;
 
 pub use handler::ControllerHandle;
@@ -28,6 +28,17 @@ pub use handler::ControllerHandle;
 const EVENTS_WAITING_MAX: usize = 1024;
 /// How many ended operations are kept in memory, for back-off and for display.
 const ENDED_KEPT: usize = 20;
+
+/// A node as the configuration names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfiguredNode {
+    /// Name.
+    pub name: NodeName,
+    /// Where it stands.
+    pub site: SiteName,
+    /// Base URL of its agent, as other agents reach it too.
+    pub agent: String,
+}
 
 /// Everything a controller needs.
 pub struct ControllerParts {
@@ -38,13 +49,13 @@ pub struct ControllerParts {
     /// The operator's wishes.
     pub policy: Policy,
     /// Every configured node.
-    pub nodes: Vec<(NodeName, SiteName)>,
+    pub nodes: Vec<ConfiguredNode>,
     /// Every configured proxy.
     pub proxies: Vec<ProxyName>,
     /// Clocks of this host.
     pub clock: Arc<dyn Clock>,
-    /// Memory.
-    pub store: Arc<dyn Store>,
+    /// The leadership under which it runs, and with it the memory.
+    pub term: Arc<dyn Term>,
     /// Agents of database hosts.
     pub node_control: Arc<dyn NodeControl>,
     /// Agents of proxy hosts.
@@ -61,9 +72,10 @@ struct Remembered {
 
 /// Loads the store, starts the loop, and returns the handle that the API speaks to. The loop ends when `shutdown` turns true.
 pub async fn start(parts: ControllerParts, shutdown: watch::Receiver<bool>) -> Result<ControllerHandle, StoreError> {
-    let record = parts.store.load_record(&parts.cluster).await?;
-    let mut operations = parts.store.unfinished_operations(&parts.cluster).await?;
-    let mut ended = parts.store.list_operations(&parts.cluster, ENDED_KEPT).await?;
+    let store = parts.term.store();
+    let record = store.load_record(&parts.cluster).await?;
+    let mut operations = store.unfinished_operations(&parts.cluster).await?;
+    let mut ended = store.list_operations(&parts.cluster, ENDED_KEPT).await?;
     ended.retain(|operation| operation.status.is_final());
     operations.extend(ended);
     if let Some(record) = &record {

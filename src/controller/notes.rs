@@ -21,7 +21,7 @@ impl Controller {
         self.parts.metrics.count(event);
         let epoch = self.state.record.as_ref().map_or_else(Default::default, |record| record.epoch);
         let row = event.to_row(&self.state.cluster, epoch, self.parts.clock.wall());
-        let store = self.parts.store.clone();
+        let store = self.parts.term.store();
         tokio::spawn(async move {
             if let Err(error) = store.append_event(&row).await {
                 tracing::warn!(%error, event = row.event, "event not stored");

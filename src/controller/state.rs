@@ -2,7 +2,8 @@
 //!
 //! Nothing here waits or decides.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -20,6 +21,7 @@ use crate::domain::view::{Fact, NodeView, ProxyView, View};
 /// A configured node.
 pub(super) struct NodeState {
     pub site: SiteName,
+    pub agent: String,
     pub report: Option<(Report, Moment)>,
     pub last_live: Option<LiveReport>,
     pub last_grant: Option<Moment>,
@@ -86,7 +88,7 @@ pub(super) struct State {
 
 impl State {
     /// The view at `now`.
-    pub fn view(&self, now: Moment, wall: WallTime) -> View {
+    pub fn view(&self, now: Moment, wall: WallTime, leads_for: Option<Duration>) -> View {
         let stale = self.policy.report_stale_after;
         let nodes = self.nodes.iter().map(|(name, node)| {
             let view = NodeView {
@@ -108,6 +110,7 @@ impl State {
             now,
             wall,
             leading_since: self.leading_since,
+            leads_for,
             record: self.record.clone(),
             nodes: nodes.collect(),
             proxies: proxies.collect(),
@@ -132,6 +135,9 @@ impl State {
                 Some(streaming.map(|row| row.node.clone()).collect())
             })
             .flatten();
+        if self.record.as_ref().is_some_and(|record| decide::lease::shows_renewal(record, &report)) {
+            node.last_grant = node.last_grant.max(Some(now));
+        }
         if let Some(live) = &report.postgres.live {
             node.last_live = Some(live.clone());
         }
@@ -154,16 +160,22 @@ impl State {
     }
 
     /// The answer to a node's heartbeat; remembers what it grants.
-    pub fn heartbeat_reply(&mut self, node: &NodeName, now: Moment, wall: WallTime) -> HeartbeatReply {
+    pub fn heartbeat_reply(
+        &mut self,
+        node: &NodeName,
+        now: Moment,
+        wall: WallTime,
+        leads_for: Option<Duration>,
+    ) -> HeartbeatReply {
         let pending = decide::lease::swap_in_flight(self.moving());
         let grant = self.record.as_ref().and_then(|record| {
             let (report, _) = self.nodes.get(node)?.report.as_ref()?;
-            decide::lease::grant(record, report, &self.policy, pending)
+            decide::lease::grant(record, report, &self.policy, pending, leads_for)
         });
         if grant.is_some()
             && let Some(state) = self.nodes.get_mut(node)
         {
-            state.last_grant = Some(now);
+            state.last_grant = state.last_grant.max(Some(now));
         }
         let paused = self.record.as_ref().is_some_and(|record| record.paused_until.is_some_and(|until| until > wall));
         let may_leave = self.record.as_ref().is_some_and(|record| record.holder == *node && record.left_running);
@@ -191,8 +203,15 @@ impl State {
             number: record.number,
             role,
             eligible: record.eligible.clone(),
+            renewers: Some(self.agents(&record.renewers())),
             peers: self.nodes.keys().filter(|other| *other != node).cloned().collect(),
         })
+    }
+
+    /// Base URLs of the agents of `nodes`. One that is not configured has none, and therefore never promises anything.
+    fn agents(&self, nodes: &BTreeSet<NodeName>) -> BTreeMap<NodeName, String> {
+        let agent = |node| self.nodes.get(node).map(|node: &NodeState| node.agent.clone()).unwrap_or_default();
+        nodes.iter().map(|node| (node.clone(), agent(node))).collect()
     }
 
     /// Where the write ports shall lead.
@@ -264,7 +283,7 @@ impl State {
     }
 }
 
-fn fact<T: Clone>(heard: &Option<(T, Moment)>, now: Moment, since: Moment, stale: std::time::Duration) -> Fact<T> {
+fn fact<T: Clone>(heard: &Option<(T, Moment)>, now: Moment, since: Moment, stale: Duration) -> Fact<T> {
     match heard {
         Some((value, at)) if now.since(*at) <= stale => Fact::Known { value: value.clone(), age: now.since(*at) },
         Some((value, at)) => Fact::Unknown { last: Some(value.clone()), for_duration: now.since(*at) },

@@ -7,7 +7,7 @@ use crate::api::wire;
 use crate::decide;
 use crate::decide::candidate::{self, Demand};
 use crate::domain::plan::{Reason, ReasonCode};
-use crate::domain::policy::{DurabilityMode, Policy};
+use crate::domain::policy::Policy;
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::{PostgresState, Report};
 use crate::domain::view::{Fact, NodeView, View};
@@ -36,7 +36,7 @@ pub(super) fn document(glance: &Glance, cluster: &str, policy: &Policy, controll
         timeline: live.map(|live| live.history.timeline.0),
         epoch: record.map_or(0, |record| record.epoch.0),
         record_number: record.map_or(0, |record| record.number.0),
-        durability: durability_word(policy.durability).to_owned(),
+        durability: policy.durability.label().to_owned(),
         eligible: record.map(|record| record.eligible.iter().cloned().collect()).unwrap_or_default(),
         synchronous: record.map(|record| record.synchronous.iter().cloned().collect()).unwrap_or_default(),
         alone_since: record.and_then(|record| record.alone_since),
@@ -228,14 +228,6 @@ fn wire_health(health: decide::health::Health) -> wire::Health {
         decide::health::Health::Degraded => wire::Health::Degraded,
         decide::health::Health::NoPrimary => wire::Health::NoPrimary,
         decide::health::Health::Unknown => wire::Health::Unknown,
-    }
-}
-
-fn durability_word(mode: DurabilityMode) -> &'static str {
-    match mode {
-        DurabilityMode::Sync => "sync",
-        DurabilityMode::SyncStrict => "sync_strict",
-        DurabilityMode::Async => "async",
     }
 }
 

@@ -1,6 +1,8 @@
-//! May this node be granted a lease? Rules 1, 3 and 4 of the design, for a controller that answers.
+//! May this node be granted a lease, and for how long? Rules 1, 3 and 4 of the design, for a controller that answers.
 //!
 //! When in doubt the answer is no: a lease that is not renewed costs an outage, one too many costs data.
+
+use std::time::Duration;
 
 use crate::domain::lease::Grant;
 use crate::domain::operation::{Operation, OperationKind, StepName, StepState};
@@ -11,8 +13,15 @@ use crate::domain::report::Report;
 /// A grant for the node that reported, or `None`.
 ///
 /// `swap_in_flight`: an epoch swap was begun and its outcome is unknown; nothing is granted in the old epoch meanwhile
-/// (trace `no_grant_while_epoch_swap_in_flight`).
-pub fn grant(record: &ClusterRecord, report: &Report, policy: &Policy, swap_in_flight: bool) -> Option<Grant> {
+/// (trace `no_grant_while_epoch_swap_in_flight`). `leads_for`: for how much longer this controller certainly leads; no grant
+/// outlives that (trace `revoked_leader_grants_until_its_ttl`). `None`: it is the only one.
+pub fn grant(
+    record: &ClusterRecord,
+    report: &Report,
+    policy: &Policy,
+    swap_in_flight: bool,
+    leads_for: Option<Duration>,
+) -> Option<Grant> {
     let standing = &report.standing;
     let refused = swap_in_flight
         || report.cluster != record.cluster
@@ -27,7 +36,14 @@ pub fn grant(record: &ClusterRecord, report: &Report, policy: &Policy, swap_in_f
         || standing.consented != Some(record.epoch)
         || standing.operator_fenced
         || record.fenced.contains(&report.node);
-    (!refused).then_some(Grant { epoch: record.epoch, number: record.number, timers: policy.timers })
+    let timers = policy.timers_within(leads_for)?;
+    (!refused).then_some(Grant { epoch: record.epoch, number: record.number, timers })
+}
+
+/// True if the holder may have been renewed until the moment that it sent this report, by whomever: by its candidates, or alone.
+/// That counts as a renewal by the leader that hears of it (rule 2, trace `growth_ack_while_solo_lease_runs`).
+pub fn shows_renewal(record: &ClusterRecord, report: &Report) -> bool {
+    report.node == record.holder && report.standing.lease_epoch == Some(record.epoch)
 }
 
 /// True from deciding to raise the epoch until the outcome is known: nothing is granted in the old one (rule 4b).

@@ -1,7 +1,9 @@
 //! The durability ledger: which standby confirms commits, and from when on it counts as holding all of them (design, rule 7).
 //!
 //! Order is everything: first nobody affected is eligible (stored), then the primary applies the names and acknowledges with a
-//! position read afterwards, then the standby passes that position, then it is eligible. The primary is told only what is stored.
+//! position read afterwards, then the standby passes that position, then it is proposed (stored), then the primary stores that it
+//! renews with that standby's promises too, and acknowledges exactly that record, then it is eligible. The primary is told only
+//! what is stored.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -31,6 +33,17 @@ pub enum Change {
 
 /// The next change of the ledger. The primary must be writable.
 pub fn change(view: &View, record: &ClusterRecord, policy: &Policy) -> Change {
+    if record.durability != policy.durability {
+        // What was earned in one mode says nothing in another.
+        let next = ClusterRecord {
+            durability: policy.durability,
+            eligible: BTreeSet::new(),
+            proposed: BTreeSet::new(),
+            ..record.changed()
+        };
+        let words = format!("the durability mode becomes {}", policy.durability.label());
+        return store(next, Reason::new(ReasonCode::MembershipChange, words));
+    }
     let wanted = wanted(view, record, policy);
     if wanted != record.synchronous {
         return name(view, record, policy, wanted);
@@ -42,28 +55,72 @@ pub fn change(view: &View, record: &ClusterRecord, policy: &Policy) -> Change {
             ReasonCode::NotRedundant,
             if alone { "the primary confirms commits alone" } else { "a standby confirms again" },
         );
-        return Change::Store {
-            record: Box::new(ClusterRecord { alone_since, ..record.changed() }),
-            reasons: vec![reason],
-        };
+        return store(ClusterRecord { alone_since, ..record.changed() }, reason);
     }
     if let Some(reason) = acknowledgement_lost(view, record) {
-        let next = ClusterRecord { eligible: BTreeSet::new(), ..record.changed() };
-        return Change::Store { record: Box::new(next), reasons: vec![reason] };
+        let next = ClusterRecord { eligible: BTreeSet::new(), proposed: BTreeSet::new(), ..record.changed() };
+        return store(next, reason);
     }
+    let asynchronous = policy.durability == DurabilityMode::Async;
+    if asynchronous && let Some(node) = record.renewers().iter().find(|node| is_lost(view, record, policy, node)) {
+        let mut next = record.changed();
+        next.eligible.remove(node);
+        next.proposed.remove(node);
+        return store(next, Reason::about(node, ReasonCode::MembershipChange, "it does not stream any more"));
+    }
+    let members: Vec<&NodeName> = if asynchronous {
+        let streams = |node: &&NodeName| is_streaming(view, record, node) && !is_barred(view, record, node);
+        view.nodes.keys().filter(|node| **node != record.holder).filter(streams).collect()
+    } else {
+        record.synchronous.iter().collect()
+    };
     let mut waiting = Vec::new();
-    for node in record.synchronous.difference(&record.eligible) {
-        match holds_everything(view, record, node) {
-            Ok(reason) => {
-                let mut next = record.changed();
-                next.eligible.insert(node.clone());
-                next.alone_since = None;
-                return Change::Store { record: Box::new(next), reasons: vec![reason] };
-            }
+    for node in members.into_iter().filter(|node| !record.eligible.contains(*node)) {
+        let earned = match policy.durability {
+            DurabilityMode::Async => is_close(view, record, policy, node),
+            DurabilityMode::Sync | DurabilityMode::SyncStrict => holds_everything(view, record, node),
+        };
+        match earned.and_then(|reason| grow(view, record, node, reason)) {
+            Ok((next, reason)) => return store(next, reason),
             Err(reason) => waiting.push(reason),
         }
     }
     if waiting.is_empty() { Change::None } else { Change::Waiting(waiting) }
+}
+
+fn store(record: ClusterRecord, reason: Reason) -> Change {
+    Change::Store { record: Box::new(record), reasons: vec![reason] }
+}
+
+/// The next step towards `node` being eligible: proposed first; eligible once the holder has exactly this record on disk, so that it
+/// no longer renews its lease without this node's promise (traces `growth_ack_while_solo_lease_runs`,
+/// `late_acknowledgement_after_shrink`).
+fn grow(
+    view: &View,
+    record: &ClusterRecord,
+    node: &NodeName,
+    earned: Reason,
+) -> Result<(ClusterRecord, Reason), Reason> {
+    let mut next = record.changed();
+    if !record.proposed.contains(node) {
+        next.proposed.insert(node.clone());
+        return Ok((next, earned));
+    }
+    if !has_acknowledged(view, record) {
+        let detail = format!("{} has not stored record {} yet", record.holder, record.number);
+        return Err(Reason::about(node, ReasonCode::MembershipChange, detail));
+    }
+    next.proposed.remove(node);
+    next.eligible.insert(node.clone());
+    next.alone_since = None;
+    Ok((next, earned))
+}
+
+/// The holder has stored exactly this record, in this epoch. A later acknowledgement of an older record is none.
+fn has_acknowledged(view: &View, record: &ClusterRecord) -> bool {
+    view.report(&record.holder).is_some_and(|report| {
+        report.standing.highest_epoch == record.epoch && report.standing.acknowledged == Some(record.number)
+    })
 }
 
 /// Who shall confirm commits: one standby, the present one as long as it can.
@@ -112,6 +169,7 @@ fn wanted(view: &View, record: &ClusterRecord, policy: &Policy) -> BTreeSet<Node
 fn name(view: &View, record: &ClusterRecord, policy: &Policy, wanted: BTreeSet<NodeName>) -> Change {
     let mut next = record.changed();
     next.eligible = record.eligible.intersection(&wanted).cloned().collect();
+    next.proposed = record.proposed.intersection(&wanted).cloned().collect();
     next.synchronous_number = next.number;
     next.alone_since = match (wanted.is_empty(), policy.durability) {
         (true, DurabilityMode::Sync) => record.alone_since.or(Some(view.wall)),
@@ -161,13 +219,34 @@ fn holds_everything(view: &View, record: &ClusterRecord, node: &NodeName) -> Res
     ))
 }
 
+/// In `async` mode: whether `node` is close enough to the primary to take over without asking a human.
+fn is_close(view: &View, record: &ClusterRecord, policy: &Policy, node: &NodeName) -> Result<Reason, Reason> {
+    let wait = |detail: &str| Reason::about(node, ReasonCode::MembershipChange, detail);
+    let primary = primary_live(view, record).ok_or_else(|| wait("the primary does not answer"))?;
+    let live = view.report(node).and_then(|report| report.postgres.live.as_ref());
+    let live = live.ok_or_else(|| wait("the standby does not answer"))?;
+    if live.history.timeline != primary.history.timeline {
+        return Err(wait("the standby is on another timeline"));
+    }
+    let missing = primary.flush_lsn.bytes_after(live.flush_lsn);
+    if missing > policy.max_lag_bytes {
+        return Err(wait(&format!("{missing} bytes behind, limit {}", policy.max_lag_bytes)));
+    }
+    Ok(Reason::about(node, ReasonCode::MembershipChange, format!("streams, {missing} bytes behind")))
+}
+
+/// In `async` mode: whether a member was away for so long, or is barred, that the holder shall renew without it.
+fn is_lost(view: &View, record: &ClusterRecord, policy: &Policy, node: &NodeName) -> bool {
+    is_barred(view, record, node) || gone_for(view, record, node) >= policy.report_stale_after
+}
+
 /// The primary runs with other names than the ledger's: somebody changed them, and commits may have been confirmed by nobody.
 fn acknowledgement_lost(view: &View, record: &ClusterRecord) -> Option<Reason> {
     let primary = primary_live(view, record)?;
     let in_force = primary.synchronous.as_ref().is_some_and(|names| {
         names.number == record.synchronous_number && names.names.iter().eq(record.synchronous.iter())
     });
-    (!record.eligible.is_empty() && !in_force).then(|| {
+    (record.durability != DurabilityMode::Async && !record.renewers().is_empty() && !in_force).then(|| {
         Reason::about(
             &record.holder,
             ReasonCode::MembershipChange,

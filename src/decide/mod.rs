@@ -113,6 +113,13 @@ fn failover(
             }
         }
     };
+    if let Condition::Gone(proof, _) = condition
+        && !proof.suffices_for(record, &to)
+    {
+        let detail =
+            format!("{} may have renewed its lease without it: only a fence proves that it stopped", record.holder);
+        return (Intent::Hold, reasons, vec![Reason::about(&to, ReasonCode::NotEligible, detail)]);
+    }
     // A target that failed a moment ago is not tried again at once; another target, or a new death, is never held up.
     let failed_lately = operations.iter().find(|operation| {
         matches!(&operation.kind, OperationKind::Failover { from, to: target, .. } if *from == record.holder && *target == to)

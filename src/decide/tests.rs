@@ -43,6 +43,8 @@ fn record() -> ClusterRecord {
         holder_address: Address::new("n1", 5432),
         holder_confirmed: true,
         eligible: [node("n2")].into(),
+        proposed: BTreeSet::new(),
+        durability: DurabilityMode::Sync,
         synchronous: [node("n2")].into(),
         synchronous_number: RecordNumber(9),
         alone_since: None,
@@ -137,6 +139,7 @@ fn view(record: &ClusterRecord) -> View {
         now: NOW,
         wall: WallTime(0),
         leading_since: Moment(0),
+        leads_for: None,
         record: Some(record.clone()),
         nodes: nodes.into(),
         proxies: Default::default(),
@@ -158,8 +161,8 @@ fn stored(view: &View) -> ClusterRecord {
 
 #[test]
 fn no_grant_while_epoch_swap_in_flight() {
-    assert!(lease::grant(&record(), &holder(), &policy(), false).is_some());
-    assert_eq!(lease::grant(&record(), &holder(), &policy(), true), None);
+    assert!(lease::grant(&record(), &holder(), &policy(), false, None).is_some());
+    assert_eq!(lease::grant(&record(), &holder(), &policy(), true, None), None);
 }
 
 #[test]
@@ -167,7 +170,7 @@ fn fence_confirmed_then_same_epoch_again() {
     let mut holder = holder();
     for (confirmed, granted) in [(2, true), (3, false), (4, false)] {
         holder.standing.fence_confirmed = Some(Epoch(confirmed));
-        assert_eq!(lease::grant(&record(), &holder, &policy(), false).is_some(), granted, "epoch {confirmed}");
+        assert_eq!(lease::grant(&record(), &holder, &policy(), false, None).is_some(), granted, "epoch {confirmed}");
     }
 }
 
@@ -175,9 +178,9 @@ fn fence_confirmed_then_same_epoch_again() {
 fn wiped_agent_consents_again() {
     let mut holder = holder();
     holder.standing = Standing::default();
-    assert_eq!(lease::grant(&record(), &holder, &policy(), false), None, "it forgot its consent");
+    assert_eq!(lease::grant(&record(), &holder, &policy(), false, None), None, "it forgot its consent");
     holder.standing.consented = Some(Epoch(2));
-    assert_eq!(lease::grant(&record(), &holder, &policy(), false), None, "consent to an older epoch");
+    assert_eq!(lease::grant(&record(), &holder, &policy(), false, None), None, "consent to an older epoch");
 }
 
 #[test]
@@ -185,7 +188,7 @@ fn forgotten_consent_lets_epoch_2_rise_after_3() {
     let old = ClusterRecord { epoch: Epoch(2), ..record() };
     let mut holder = holder();
     holder.standing.consented = Some(Epoch(2));
-    assert_eq!(lease::grant(&old, &holder, &policy(), false), None, "it saw epoch 3");
+    assert_eq!(lease::grant(&old, &holder, &policy(), false, None), None, "it saw epoch 3");
 }
 
 #[test]
@@ -240,7 +243,7 @@ fn alone_before_the_ledger() {
 fn barrier_lsn_read_before_names_applied() {
     let record = ClusterRecord { eligible: BTreeSet::new(), ..record() };
     let mut view = view(&record);
-    assert_eq!(stored(&view).eligible, [node("n2")].into(), "acknowledged under the current number, and passed");
+    assert_eq!(stored(&view).proposed, [node("n2")].into(), "acknowledged under the current number, and passed");
     let acknowledge = |view: &mut View, number, names: Vec<NodeName>, barrier| {
         edit(view, "n1", |report| {
             report.postgres.live.as_mut().expect("running").synchronous =
@@ -254,6 +257,56 @@ fn barrier_lsn_read_before_names_applied() {
         let plan = decide(&view, &policy(), &[]);
         assert_eq!(plan.intent, Intent::Hold, "number {number}, names {names:?}, barrier {barrier}");
     }
+}
+
+#[test]
+fn a_standby_is_eligible_once_the_holder_needs_its_promise() {
+    let record = ClusterRecord { eligible: BTreeSet::new(), proposed: [node("n2")].into(), ..record() };
+    let mut view = view(&record);
+    for (acknowledged, epoch, eligible) in
+        [(None, 3, false), (Some(9), 3, false), (Some(11), 3, false), (Some(10), 4, false), (Some(10), 3, true)]
+    {
+        edit(&mut view, "n1", |report| {
+            report.standing.acknowledged = acknowledged.map(RecordNumber);
+            report.standing.highest_epoch = Epoch(epoch);
+        });
+        let grown = match decide(&view, &policy(), &[]).intent {
+            Intent::UpdateRecord { record } => record.eligible.contains(&node("n2")),
+            _ => false,
+        };
+        assert_eq!(grown, eligible, "acknowledged {acknowledged:?} in epoch {epoch}");
+    }
+}
+
+#[test]
+fn what_one_durability_mode_earned_says_nothing_in_another() {
+    let relaxed = Policy { durability: DurabilityMode::Async, ..policy() };
+    let Intent::UpdateRecord { record: next } = decide(&view(&record()), &relaxed, &[]).intent else {
+        panic!("the record must say so first");
+    };
+    assert_eq!((next.durability, next.renewers()), (DurabilityMode::Async, BTreeSet::new()));
+    assert_eq!(next.violation_after(&record()), None);
+}
+
+#[test]
+fn without_a_fence_only_an_eligible_standby_is_promoted() {
+    let record = ClusterRecord { durability: DurabilityMode::Async, ..record() };
+    let relaxed = Policy { durability: DurabilityMode::Async, max_lag_bytes: u64::MAX, ..policy() };
+    let mut view = view(&record);
+    view.now = view.now.plus(Duration::from_secs(60));
+    let silent = |view: &mut View, name: &str| {
+        let node = view.nodes.get_mut(&node(name)).expect("there");
+        let last = node.report.last_heard().cloned();
+        node.report = Fact::Unknown { last, for_duration: Duration::from_secs(60) };
+    };
+    silent(&mut view, "n1");
+    let promoted = |view: &View| match decide(view, &relaxed, &[]).intent {
+        Intent::Start { operation: OperationKind::Failover { to, .. } } => Some(to),
+        _ => None,
+    };
+    assert_eq!(promoted(&view), Some(node("n2")));
+    silent(&mut view, "n2");
+    assert_eq!(promoted(&view), None, "n3 cannot know whether n2 went on renewing for the primary");
 }
 
 #[test]
@@ -385,7 +438,7 @@ proptest! {
     fn no_view_promotes_what_may_lack_commits((view, record, policy) in any_case()) {
         if let Intent::Start { operation: kind @ OperationKind::Failover { .. } } = decide(&view, &policy, &[]).intent {
             let to = kind.subject().clone();
-            if policy.durability != DurabilityMode::Async {
+            if record.durability != DurabilityMode::Async && policy.durability != DurabilityMode::Async {
                 prop_assert!(to == record.holder || record.eligible.contains(&to), "{to} is not eligible");
             }
             let proof = proof::proof(&view, &record, &policy);
@@ -408,7 +461,7 @@ proptest! {
                 let grown: Vec<_> = next.eligible.difference(&record.eligible).collect();
                 prop_assert!(grown.is_empty() || next.synchronous == record.synchronous, "named and eligible at once");
                 prop_assert!(next.synchronous == record.synchronous || next.synchronous_number == next.number);
-                prop_assert!(policy.durability != DurabilityMode::Async || next.eligible.len() <= record.eligible.len());
+                prop_assert!(next.eligible.is_subset(&record.renewers()), "eligible before the holder needs its promise");
             }
             Intent::Start { operation: OperationKind::Rejoin { node, .. } } => {
                 prop_assert!(!record.eligible.contains(&node) && !record.synchronous.contains(&node));
@@ -421,7 +474,7 @@ proptest! {
     #[test]
     fn no_report_earns_a_lease_it_must_not_have((view, record, policy) in any_case(), pending in any::<bool>()) {
         for told in view.nodes.values().filter_map(|node| node.report.last_heard()) {
-            let Some(grant) = lease::grant(&record, told, &policy, pending) else { continue };
+            let Some(grant) = lease::grant(&record, told, &policy, pending, None) else { continue };
             prop_assert!(!pending && told.node == record.holder && grant.epoch == record.epoch);
             prop_assert_eq!(told.standing.consented, Some(record.epoch));
             prop_assert!(told.standing.fence_confirmed < Some(record.epoch));

@@ -2,7 +2,7 @@
 //!
 //! An agent refuses what names another cluster or a lower epoch than it has stored.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::Moment;
 use super::epoch::{Epoch, RecordNumber};
 use super::ids::{Address, ClusterName, NodeName, OperationId, SystemIdentifier};
-use super::lease::Grant;
+use super::lease::{Grant, LeaseTimers};
 use super::lsn::Lsn;
 use super::operation::StepName;
 use super::report::{ProxyReport, Report};
@@ -34,6 +34,10 @@ pub struct Assignment {
     /// Standbys that hold every confirmed commit: what `/sync` answers from.
     #[serde(default)]
     pub eligible: BTreeSet<NodeName>,
+    /// Standbys, and the base URLs of their agents, all of whose promises renew the holder's lease when no controller answers.
+    /// `None` from a controller that does not know of promises: then nothing but a controller renews.
+    #[serde(default)]
+    pub renewers: Option<BTreeMap<NodeName, String>>,
 }
 
 /// Role in an [`Assignment`].
@@ -145,6 +149,9 @@ pub enum Command {
     Freeze {
         /// Set for the chosen candidate.
         consent_to: Option<Epoch>,
+        /// The fence of this epoch's holder is confirmed, which replaces promises given in it and before.
+        #[serde(default)]
+        fence_confirmed: Option<Epoch>,
     },
     /// Become the primary of the envelope's epoch: promote a standby, or start a stopped former primary.
     /// Succeeds when the first write has been flushed.
@@ -182,6 +189,34 @@ pub enum Command {
     VerifyWrite {
         /// Where the write must have been made.
         expect: Address,
+    },
+}
+
+/// The holder of an epoch asks a standby not to be promoted for one lease, because no controller answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromiseRequest {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// The data it is about.
+    pub system_identifier: SystemIdentifier,
+    /// The epoch whose lease is to be renewed.
+    pub epoch: Epoch,
+    /// Who holds it.
+    pub holder: NodeName,
+    /// Timers of the lease; the promise lasts [`LeaseTimers::promise`] from when it is given.
+    pub timers: LeaseTimers,
+}
+
+/// The answer. A promise is on disk before it is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum PromiseReply {
+    /// The standby will not be promoted for one promise from now.
+    Promised,
+    /// It promises nothing.
+    Refused {
+        /// Why, for people.
+        reason: String,
     },
 }
 

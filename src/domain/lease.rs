@@ -105,6 +105,12 @@ impl LeaseTimers {
         self.lease + self.drift
     }
 
+    /// The same timers with a lease of at most `longest`; `None` if no safe lease is that short.
+    pub fn shortened_to(&self, longest: Duration) -> Option<Self> {
+        let shortened = Self { lease: self.lease.min(longest), ..*self };
+        shortened.check().is_ok().then_some(shortened)
+    }
+
     /// Proves the inequality of design rule 3.
     pub fn check(&self) -> Result<(), TimerContradiction> {
         if self.renewal_interval + self.request_timeout >= self.lease.saturating_sub(self.stop_budget) {

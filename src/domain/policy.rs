@@ -18,6 +18,17 @@ pub enum DurabilityMode {
     Async,
 }
 
+impl DurabilityMode {
+    /// As it is written in the configuration.
+    pub fn label(self) -> &'static str {
+        match self {
+            DurabilityMode::Sync => "sync",
+            DurabilityMode::SyncStrict => "sync_strict",
+            DurabilityMode::Async => "async",
+        }
+    }
+}
+
 /// Rules that every decision obeys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
@@ -27,6 +38,9 @@ pub struct Policy {
     pub rto: Duration,
     /// The timers that follow from `rto`, after overrides.
     pub timers: LeaseTimers,
+    /// For how long a controller that was deposed may believe that it leads; zero where there is only one controller.
+    #[serde(default)]
+    pub leadership_ttl: Duration,
     /// In `async`: a standby further behind, in bytes of WAL, is not promoted automatically.
     pub max_lag_bytes: u64,
     /// How long the write probe may fail, on a PostgreSQL that runs, before the primary counts as gray.
@@ -44,6 +58,20 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// The timers of a grant that ends before the leadership may; `None` if there is no time for one. `leads_for`: for how much
+    /// longer the controller certainly leads; `None`: it is the only one.
+    pub fn timers_within(&self, leads_for: Option<Duration>) -> Option<LeaseTimers> {
+        match leads_for {
+            None => Some(self.timers),
+            Some(left) => self.timers.shortened_to(left),
+        }
+    }
+
+    /// How long a new leader waits before it calls any lease expired: what earlier leaders granted ends by then (rule 4).
+    pub fn new_leader_wait(&self) -> Duration {
+        self.timers.wait().max(self.leadership_ttl + self.timers.drift)
+    }
+
     /// The policy that follows from a target RTO, everything else at its default.
     pub fn for_rto(rto: Duration) -> Self {
         let timers = LeaseTimers::for_rto(rto);
@@ -51,6 +79,7 @@ impl Policy {
             durability: DurabilityMode::Sync,
             rto,
             timers,
+            leadership_ttl: Duration::ZERO,
             max_lag_bytes: 1024 * 1024,
             gray_after: rto.mul_f64(0.3),
             report_stale_after: timers.renewal_interval * 3,

@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use super::clock::Moment;
+use super::ids::NodeName;
 use super::plan::{Reason, ReasonCode};
-use super::policy::{DurabilityMode, Policy};
+use super::policy::Policy;
 use super::record::ClusterRecord;
-use super::view::View;
+use super::view::{Fact, View};
 
 /// A WAL receiver that heard its sender this recently proves that the sender lives.
 const WAL_FRESH: Duration = Duration::from_secs(1);
@@ -23,6 +24,15 @@ pub enum Proof {
 }
 
 impl Proof {
+    /// True if this proof suffices to promote `to`. A lease that ran out binds only those whose promises could have renewed it:
+    /// anybody else may have missed that the eligible ones went on renewing (trace `any_one_candidate_renews`).
+    pub fn suffices_for(self, record: &ClusterRecord, to: &NodeName) -> bool {
+        match self {
+            Proof::FenceConfirmed => true,
+            Proof::LeaseExpired => record.eligible.contains(to) || record.holder == *to,
+        }
+    }
+
     /// As a reason.
     pub fn reason(self, record: &ClusterRecord) -> Reason {
         let code = match self {
@@ -49,12 +59,12 @@ pub fn proof(view: &View, record: &ClusterRecord, policy: &Policy) -> Result<Pro
             "its PostgreSQL was left running while the cluster was paused: only a fence proves that it stopped";
         return Err(Reason::about(&record.holder, ReasonCode::LeaseMayRun, detail));
     }
-    if record.eligible.is_empty() && policy.durability != DurabilityMode::Async {
+    if record.eligible.is_empty() {
         // A lone holder needs nobody's grant, so its lease never counts as expired for anybody else (rule 2).
         return Err(Reason::about(
             &record.holder,
             ReasonCode::LeaseMayRun,
-            "it confirms commits alone: only a fence proves that it stopped",
+            "it renews its lease alone: only a fence proves that it stopped",
         ));
     }
     let expires = expiry(view, record, policy);
@@ -62,17 +72,38 @@ pub fn proof(view: &View, record: &ClusterRecord, policy: &Policy) -> Result<Pro
         let left = expires.since(view.now).as_secs_f64();
         return Err(Reason::about(&record.holder, ReasonCode::LeaseMayRun, format!("for another {left:.1} s")));
     }
+    if let Some(reason) = promised(view, record) {
+        return Err(reason);
+    }
     if let Some(reason) = wal_arrives(view, record, view.now.since(expires)) {
         return Err(reason);
     }
     Ok(Proof::LeaseExpired)
 }
 
-/// When the holder's lease has certainly run out: one full wait after the last grant of this leader, or after
-/// this leadership began, whichever is later: an earlier leader may have granted until then.
+/// When every lease that a controller granted to the holder has certainly run out: one wait after this leader's last grant, and after
+/// this leadership began, because an earlier leader may have granted until then.
 pub fn expiry(view: &View, record: &ClusterRecord, policy: &Policy) -> Moment {
-    let granted = view.nodes.get(&record.holder).and_then(|node| node.last_grant).unwrap_or(view.leading_since);
-    granted.max(view.leading_since).plus(policy.timers.wait().max(record.longest_wait))
+    let before = view.leading_since.plus(policy.new_leader_wait().max(record.longest_wait));
+    let granted = view.nodes.get(&record.holder).and_then(|node| node.last_grant);
+    granted.map_or(before, |granted| before.max(granted.plus(policy.timers.wait().max(record.longest_wait))))
+}
+
+/// A standby that renewed the holder's lease a moment ago: the holder lives, and only its way to the controllers is lost.
+fn promised(view: &View, record: &ClusterRecord) -> Option<Reason> {
+    record.eligible.iter().find_map(|name| {
+        let (report, age) = match &view.nodes.get(name)?.report {
+            Fact::Known { value, age } => (value, *age),
+            Fact::Unknown { last, for_duration } => (last.as_ref()?, *for_duration),
+            Fact::Absent => return None,
+        };
+        let promised = report.standing.promised.filter(|promised| promised.epoch == record.epoch)?;
+        let left = promised.remaining.saturating_sub(age);
+        (!left.is_zero()).then(|| {
+            let detail = format!("{} renewed it without a controller, for another {:.1} s", name, left.as_secs_f64());
+            Reason::about(&record.holder, ReasonCode::LeaseMayRun, detail)
+        })
+    })
 }
 
 /// A standby that still receives WAL from the holder after the expiry: somebody there writes without a lease (rule 5).
@@ -93,6 +124,7 @@ mod tests {
     use crate::domain::epoch::{Epoch, RecordNumber};
     use crate::domain::ids::{Address, ClusterName, NodeName, SiteName, SystemIdentifier};
     use crate::domain::lsn::{History, Lsn, Timeline};
+    use crate::domain::policy::DurabilityMode;
     use crate::domain::report::{
         LiveReport, PostgresReport, PostgresState, Probes, ReceiverReport, Report, Standing, Tags,
     };
@@ -159,6 +191,8 @@ mod tests {
             holder_address: Address::new("n1", 5432),
             holder_confirmed: true,
             eligible: [node("n2")].into(),
+            proposed: Default::default(),
+            durability: DurabilityMode::Sync,
             synchronous: [node("n2")].into(),
             synchronous_number: RecordNumber(9),
             alone_since: None,
@@ -188,6 +222,7 @@ mod tests {
             now: START.plus(silent),
             wall: WallTime(0),
             leading_since: Moment(0),
+            leads_for: None,
             record: Some(record.clone()),
             nodes: [(node("n1"), holder), (node("n2"), standby)].into(),
             proxies: Default::default(),
@@ -243,8 +278,6 @@ mod tests {
         record.eligible.clear();
         view.now = START.plus(Duration::from_secs(86_400));
         assert!(proof(&view, &record, &policy).is_err());
-        let relaxed = Policy { durability: DurabilityMode::Async, ..policy };
-        assert_eq!(proof(&view, &record, &relaxed), Ok(Proof::LeaseExpired), "asynchronous: it counts");
     }
 
     #[test]

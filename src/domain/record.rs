@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::WallTime;
 use super::epoch::{Epoch, RecordNumber};
 use super::ids::{Address, ClusterName, NodeName, SiteName, SystemIdentifier};
+use super::policy::DurabilityMode;
 
 /// Format of the stored record; raised when a field changes its meaning.
 pub const RECORD_FORMAT: u32 = 1;
@@ -34,8 +35,16 @@ pub struct ClusterRecord {
     pub holder_address: Address,
     /// False from the swap that raised the epoch until the holder reported that it accepts writes.
     pub holder_confirmed: bool,
-    /// Standbys that hold every confirmed commit. Empty after a promotion.
+    /// Standbys that hold every confirmed commit (`async`: that are close enough), and whose promises the holder needs to renew
+    /// its lease when no controller answers. Empty after a promotion.
     pub eligible: BTreeSet<NodeName>,
+    /// Standbys that become eligible once the holder has stored exactly this record's number and acknowledged it: from then on
+    /// it renews with their promises too (trace `growth_ack_while_solo_lease_runs`).
+    #[serde(default)]
+    pub proposed: BTreeSet<NodeName>,
+    /// The mode in which `eligible` was earned. A change of mode begins with nobody eligible.
+    #[serde(default = "synchronous_mode")]
+    pub durability: DurabilityMode,
     /// What `synchronous_standby_names` shall hold; eligible once it is in force and caught up.
     pub synchronous: BTreeSet<NodeName>,
     /// The record number with which `synchronous` was last changed; its acknowledgement must name it.
@@ -69,7 +78,17 @@ pub struct Member {
     pub address: Address,
 }
 
+fn synchronous_mode() -> DurabilityMode {
+    DurabilityMode::Sync
+}
+
 impl ClusterRecord {
+    /// Standbys whose promises renew the holder's lease when no controller answers: every one that may ever be promoted
+    /// without a fence, and those that are about to be.
+    pub fn renewers(&self) -> BTreeSet<NodeName> {
+        self.eligible.union(&self.proposed).cloned().collect()
+    }
+
     /// The record after a change: same content, next number.
     pub fn changed(&self) -> ClusterRecord {
         ClusterRecord { number: self.number.next(), ..self.clone() }
@@ -86,6 +105,7 @@ impl ClusterRecord {
             holder_address,
             holder_confirmed: false,
             eligible: BTreeSet::new(),
+            proposed: BTreeSet::new(),
             synchronous: BTreeSet::new(),
             synchronous_number: number,
             holder_since: now,
@@ -108,13 +128,19 @@ impl ClusterRecord {
         if self.epoch == earlier.epoch && self.holder != earlier.holder {
             return Some("an epoch has one holder");
         }
-        if self.epoch > earlier.epoch && !self.eligible.is_empty() {
+        if self.epoch > earlier.epoch && !self.renewers().is_empty() {
             return Some("nobody is eligible at the start of an epoch");
         }
-        if self.eligible.contains(&self.holder) || self.synchronous.contains(&self.holder) {
+        if self.durability != earlier.durability && !self.renewers().is_empty() {
+            return Some("nobody is eligible when the durability mode changes");
+        }
+        if self.epoch == earlier.epoch && !self.eligible.is_subset(&earlier.renewers()) {
+            return Some("a standby is proposed before it is eligible");
+        }
+        if self.renewers().contains(&self.holder) || self.synchronous.contains(&self.holder) {
             return Some("the holder is not its own standby");
         }
-        if !self.eligible.is_subset(&self.synchronous) {
+        if self.durability != DurabilityMode::Async && !self.renewers().is_subset(&self.synchronous) {
             return Some("only a named standby can be eligible");
         }
         None

@@ -66,6 +66,22 @@ pub struct Standing {
     /// The service stops while the cluster is paused and leaves its primary running, without a lease.
     #[serde(default)]
     pub left_running: bool,
+    /// Number of the record whose renewers the node, as holder of `highest_epoch`, has on disk: from then on it renews only with
+    /// the promises of all of them, or from a controller. `None` while it knows none of this epoch, and renews alone.
+    #[serde(default)]
+    pub acknowledged: Option<RecordNumber>,
+    /// The promise that it gave last, while it binds.
+    #[serde(default)]
+    pub promised: Option<Promised>,
+}
+
+/// A promise not to be promoted, given to the holder of an epoch that no controller answered (design, rule 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promised {
+    /// Whose holder it was given to.
+    pub epoch: Epoch,
+    /// For how much longer it binds, when the report was sent.
+    pub remaining: Duration,
 }
 
 /// Placement rules of one node.

@@ -86,6 +86,9 @@ pub struct View {
     pub wall: WallTime,
     /// Since when this controller leads. Grants of earlier leaders may run one full wait from here.
     pub leading_since: Moment,
+    /// For how much longer this controller certainly leads; `None`: it is the only one.
+    #[serde(default)]
+    pub leads_for: Option<Duration>,
     /// The store's record; `None` before the first epoch.
     pub record: Option<ClusterRecord>,
     /// Every configured node.

@@ -85,6 +85,12 @@ pub fn node_agent(layout: &Layout, node: &NodeLayout, programs: &Programs) -> an
             state_directory: node.directory.join("state"),
             controllers: vec![url(&layout.way(node.name.as_str(), &layout.controller))],
             token: SecretReference::File(layout.secret("agent")),
+            peers: layout
+                .nodes
+                .iter()
+                .filter(|peer| peer.name != node.name)
+                .map(|peer| (peer.name.clone(), url(&layout.way(node.name.as_str(), &peer.agent))))
+                .collect(),
         },
         postgresql: Some(PostgresqlSection {
             node: node.name.clone(),
@@ -117,6 +123,7 @@ pub fn proxy_agent(layout: &Layout, proxy: &ProxyLayout) -> anyhow::Result<Agent
             state_directory: proxy.directory.join("state"),
             controllers: vec![url(&layout.way(proxy.name.as_str(), &layout.controller))],
             token: SecretReference::File(layout.secret("agent")),
+            peers: BTreeMap::new(),
         },
         postgresql: None,
         proxy: Some(ProxySection {

@@ -188,6 +188,9 @@ impl Layout {
             lay(ANY_DATABASE_CLIENT, node.name.as_str(), &node.postgres, Some(node.postgres.port))?;
             lay(CONTROLLER_HOST, node.name.as_str(), &node.agent, None)?;
             lay(node.name.as_str(), CONTROLLER_HOST, &self.controller, None)?;
+            for peer in self.nodes.iter().filter(|peer| peer.name != node.name) {
+                lay(peer.name.as_str(), node.name.as_str(), &node.agent, None)?;
+            }
             for proxy in &self.proxies {
                 lay(proxy.name.as_str(), node.name.as_str(), &node.agent, None)?;
             }
@@ -311,7 +314,7 @@ mod tests {
         layout.lay_links().expect("laid");
         let listens: BTreeSet<&Address> = layout.links.iter().map(|link| &link.listen).collect();
         assert_eq!(listens.len(), layout.links.len());
-        assert_eq!(listens.len(), 3 * (3 + 2) + 2 * 2);
+        assert_eq!(listens.len(), 3 * (3 + 2 + 2) + 2 * 2);
         let advertised = layout.way(ANY_DATABASE_CLIENT, &node.postgres);
         assert_eq!(advertised.port, node.postgres.port);
         assert_ne!(advertised.host, node.postgres.host);

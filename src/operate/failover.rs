@@ -12,6 +12,7 @@ use crate::domain::command::{Command, CommandOutput};
 use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::ids::NodeName;
 use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepName};
+use crate::domain::plan::{Reason, ReasonCode};
 use crate::domain::policy::{DurabilityMode, Policy};
 use crate::domain::proof::{self, Proof};
 use crate::domain::record::{ClusterRecord, Member, RECORD_FORMAT};
@@ -47,7 +48,7 @@ pub(super) fn next(operation: &Operation, view: &View, policy: &Policy) -> Next 
     // Once the store gave the next epoch out, its record speaks of the next holder: that one is not to be fenced.
     if let Some(record) = view.record.as_ref().filter(|record| record.epoch == before)
         && operation.epoch_after.is_none()
-        && let Err(next) = fence(operation, view, record, policy, from, *old_primary_is_off)
+        && let Err(next) = fence(operation, view, record, policy, from, to, *old_primary_is_off)
     {
         return next;
     }
@@ -117,6 +118,7 @@ fn fence(
     record: &ClusterRecord,
     policy: &Policy,
     from: &NodeName,
+    to: &NodeName,
     old_primary_is_off: bool,
 ) -> Result<(), Next> {
     if let Progress::Done(_) = progress(operation, StepName::Fence, record.epoch) {
@@ -128,7 +130,14 @@ fn fence(
     };
     let missing = match proof::proof(view, record, policy) {
         Ok(Proof::FenceConfirmed) => return satisfied(format!("{from} confirmed its fence in epoch {}", record.epoch)),
-        Ok(Proof::LeaseExpired) => return satisfied(format!("the lease of {from} has certainly run out")),
+        Ok(proof) if proof.suffices_for(record, to) => {
+            return satisfied(format!("the lease of {from} has certainly run out"));
+        }
+        Ok(_) => Reason::about(
+            from,
+            ReasonCode::LeaseMayRun,
+            format!("{to} is not eligible, so {from} may have renewed without it: only a fence proves that it stopped"),
+        ),
         Err(reason) => reason,
     };
     // An oath stands for an agent that cannot be asked; one that answers fences.
@@ -199,6 +208,8 @@ fn first_record(operation: &Operation, view: &View, policy: &Policy, to: &NodeNa
         holder_address: report.address.clone(),
         holder_confirmed: false,
         eligible: BTreeSet::new(),
+        proposed: BTreeSet::new(),
+        durability: policy.durability,
         synchronous: BTreeSet::new(),
         synchronous_number: number,
         alone_since: None,

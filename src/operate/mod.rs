@@ -95,6 +95,8 @@ pub enum Effect {
         candidate: NodeName,
         /// Who else stops receiving.
         others: Vec<NodeName>,
+        /// The epoch whose holder confirmed its fence, which replaces what the candidate promised that holder.
+        fence_confirmed: Option<Epoch>,
     },
     /// Every proxy holds new write connections.
     HoldWrites,

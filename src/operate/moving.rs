@@ -9,7 +9,7 @@ use crate::domain::epoch::Epoch;
 use crate::domain::ids::NodeName;
 use crate::domain::lease::Grant;
 use crate::domain::lsn::Lsn;
-use crate::domain::operation::{Operation, OperationStatus, StepName};
+use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepName};
 use crate::domain::policy::Policy;
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::PostgresState;
@@ -23,6 +23,8 @@ const FREEZE_ATTEMPTS_MAX: u32 = 15;
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
 const REDIRECT_TIMEOUT: Duration = Duration::from_secs(2);
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(5);
+/// A leadership that has no time left for a lease is renewed, or lost, within moments.
+const LEADERSHIP_PAUSE: Duration = Duration::from_millis(50);
 
 /// Everything after the epoch was raised to `epoch` for `to`. `Err` is what to do now; `Ok`: all done.
 pub(super) fn tail(
@@ -45,7 +47,11 @@ pub(super) fn tail(
         name: StepName::Freeze,
         attempt: 1,
         epoch,
-        effect: Effect::Freeze { candidate: to.clone(), others: other_standbys(view, to) },
+        effect: Effect::Freeze {
+            candidate: to.clone(),
+            others: other_standbys(view, to),
+            fence_confirmed: fence_confirmed(operation, view),
+        },
         timeout: FREEZE_TIMEOUT,
     };
     // A candidate that is heard may be in the middle of a restart; a silent one is not waited for.
@@ -60,7 +66,11 @@ pub(super) fn tail(
         if !begun && let Some(better) = more_advanced(view, policy, to) {
             return Err(give_up(format!("{better} turned out to have received more than {to}")));
         }
-        let grant = Grant { epoch, number: record.number, timers: policy.timers };
+        let Some(timers) = policy.timers_within(view.leads_for) else {
+            let until = view.now.plus(LEADERSHIP_PAUSE);
+            return Err(Next::Wait { until, why: "for this controller's leadership to be renewed".to_owned() });
+        };
+        let grant = Grant { epoch, number: record.number, timers };
         let command = Command::Promote { grant, counts_from, required_lsn };
         let effect = Effect::Command { node: to.clone(), command };
         let promote = Step { name: StepName::Promote, attempt: 1, epoch, effect, timeout: PROMOTE_TIMEOUT };
@@ -83,6 +93,15 @@ pub(super) fn tail(
     };
     until_done(operation, view.now, verify, 5, forgive)?;
     Ok(())
+}
+
+/// The epoch that the old primary left by a confirmed fence, as far as this controller heard.
+fn fence_confirmed(operation: &Operation, view: &View) -> Option<Epoch> {
+    let (OperationKind::Failover { from, .. } | OperationKind::Switchover { from, .. }) = &operation.kind else {
+        return None;
+    };
+    let confirmed = view.last_report(from)?.standing.fence_confirmed;
+    confirmed.filter(|epoch| *epoch >= operation.epoch_before)
 }
 
 /// The moment, on the candidate's own clock, that its lease counts from: when it sent the report that shows its consent.

@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::clock::{BootId, Moment};
-use crate::domain::command::{AssignedRole, Assignment, CommandState, HeartbeatReply, ProxyAssignment};
+use crate::domain::command::{
+    AssignedRole, Assignment, CommandState, HeartbeatReply, PromiseReply, PromiseRequest, ProxyAssignment,
+};
 use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::ids::{Address, ClusterName, NodeName};
 use crate::domain::lease::LeaseTimers;
@@ -55,6 +57,9 @@ pub struct Memory {
     pub timers: Option<LeaseTimers>,
     /// The last assignment taken.
     pub assignment: Option<Assignment>,
+    /// The last promise not to be promoted, given to the holder of an epoch that no controller answered.
+    #[serde(default)]
+    pub promise: Option<Promise>,
     /// Finished commands by task key, oldest first.
     pub results: VecDeque<(String, CommandState)>,
 }
@@ -66,6 +71,19 @@ pub struct StampedMoment {
     pub boot: BootId,
     /// The moment in it.
     pub at: Moment,
+}
+
+/// A promise as its giver stores it. In another boot it binds for its whole length from the boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promise {
+    /// Epoch whose holder it was given to.
+    pub epoch: Epoch,
+    /// Until when it binds.
+    pub until: Moment,
+    /// The boot in which `until` counts.
+    pub boot: BootId,
+    /// How long it was when it was given.
+    pub length: Duration,
 }
 
 /// A lease as its holder stores it. Void in another boot.
@@ -98,6 +116,7 @@ impl Memory {
             left_running: None,
             timers: None,
             assignment: None,
+            promise: None,
             results: VecDeque::new(),
         }
     }
@@ -187,6 +206,14 @@ pub trait AgentMemory: Send + Sync {
 /// Why no controller answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
+    /// A standby's agent did not answer.
+    #[error("the agent of {peer} did not answer: {problem}")]
+    Peer {
+        /// Who.
+        peer: NodeName,
+        /// What went wrong.
+        problem: String,
+    },
     /// Nobody answered in time with authority.
     #[error("no controller answered: {problems}")]
     NoAnswer {
@@ -202,6 +229,19 @@ pub trait ControllerLink: Send + Sync {
     async fn heartbeat(&self, report: &Report, timeout: Duration) -> Result<HeartbeatReply, LinkError>;
     /// The same for a proxy host.
     async fn proxy_heartbeat(&self, report: &ProxyReport, timeout: Duration) -> Result<ProxyAssignment, LinkError>;
+}
+
+/// The holder's way to the agents of its standbys.
+#[async_trait]
+pub trait PeerLink: Send + Sync {
+    /// Asks the agent of `peer` at the base URL `agent` for a promise.
+    async fn promise(
+        &self,
+        peer: &NodeName,
+        agent: &str,
+        request: &PromiseRequest,
+        timeout: Duration,
+    ) -> Result<PromiseReply, LinkError>;
 }
 
 /// A lease as the guard keeps it.

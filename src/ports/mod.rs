@@ -6,13 +6,15 @@
 pub mod agent;
 pub mod clock;
 pub mod control;
+pub mod leadership;
 pub mod postgres;
 pub mod store;
 pub mod traffic;
 
-pub use agent::{AgentMemory, ControllerLink, GuardLink, KillFamily, Memory};
+pub use agent::{AgentMemory, ControllerLink, GuardLink, KillFamily, Memory, PeerLink};
 pub use clock::Clock;
 pub use control::{ControlError, NodeControl, ProxyControl};
+pub use leadership::{Leader, Leadership, Sole, Term};
 pub use postgres::LocalPostgres;
 pub use store::{Store, StoreError, Swap};
 pub use traffic::{NodeHealth, ProxyControllerLink, ProxyMemory, TrafficRouter, WriteVerifier};

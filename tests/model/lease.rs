@@ -267,6 +267,7 @@ impl Model for Lease {
             synchronous: 2,
             synchronous_number: 1,
             eligible: 2,
+            proposed: 0,
         };
         let leader = Leader {
             session: 0,
@@ -612,7 +613,7 @@ impl Lease {
             if self.removed == Removed::FenceIsFinal {
                 report.standing.fence_confirmed = None;
             }
-            lease::grant(&leader.record.real(), &report, &policy(DRIFT), pause)
+            lease::grant(&leader.record.real(), &report, &policy(DRIFT), pause, None)
         });
         if grant.is_some() {
             leader.granted[at] = 0;

@@ -234,6 +234,7 @@ impl Model for Ledger {
             synchronous: bit(1),
             synchronous_number: 1,
             eligible: bit(1),
+            proposed: 0,
         };
         let healthy = State {
             store: record,

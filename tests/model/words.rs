@@ -26,6 +26,7 @@ pub struct Record {
     pub synchronous: u8,
     pub synchronous_number: u8,
     pub eligible: u8,
+    pub proposed: u8,
 }
 
 pub fn cluster() -> ClusterName {
@@ -73,6 +74,8 @@ impl Record {
             holder_address: address(self.holder),
             holder_confirmed: self.confirmed,
             eligible: names(self.eligible),
+            proposed: names(self.proposed),
+            durability: DurabilityMode::Sync,
             synchronous: names(self.synchronous),
             synchronous_number: RecordNumber(u64::from(self.synchronous_number)),
             alone_since: (self.synchronous == 0).then_some(WallTime(0)),
@@ -94,6 +97,7 @@ impl Record {
             synchronous: mask(&record.synchronous),
             synchronous_number: small(record.synchronous_number.0),
             eligible: mask(&record.eligible),
+            proposed: mask(&record.proposed),
         }
     }
 }
@@ -140,6 +144,7 @@ pub fn view(record: &Record, leading_since: Moment, nodes: impl Iterator<Item = 
         now: NOW,
         wall: WallTime(0),
         leading_since,
+        leads_for: None,
         record: Some(record.real()),
         nodes: nodes.map(|node| (node.node.clone(), node)).collect(),
         proxies: BTreeMap::new(),

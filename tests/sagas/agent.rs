@@ -105,6 +105,7 @@ impl Agent {
         }
         self.standing.highest_number = assignment.number;
         self.standing.highest_epoch = assignment.epoch;
+        self.standing.acknowledged = Some(assignment.number);
         match &assignment.role {
             AssignedRole::Fenced => {
                 self.standing.operator_fenced = true;
@@ -161,7 +162,7 @@ impl Agent {
                 Ok(Some(self.lsn))
             }
             Command::Checkpoint | Command::Demote { .. } => refuse("no primary runs here"),
-            Command::Freeze { consent_to } => {
+            Command::Freeze { consent_to, .. } => {
                 if let Some(epoch) = consent_to {
                     if self.standing.fence_confirmed >= Some(*epoch) || self.standing.operator_fenced {
                         return refuse("fenced in that epoch");

@@ -173,7 +173,7 @@ impl World {
             self.hear(report.clone());
             let pending = self.swap_pending();
             let Some(record) = self.controller.record.clone() else { continue };
-            if let Some(grant) = decide::lease::grant(&record, &report, &self.policy, pending) {
+            if let Some(grant) = decide::lease::grant(&record, &report, &self.policy, pending, None) {
                 self.controller.last_grant.insert(name.clone(), self.now);
                 let until = report.sent_at.plus(grant.timers.lease);
                 let agent = self.agent(&name);
@@ -203,6 +203,7 @@ impl World {
                 role,
                 peers,
                 eligible: Default::default(),
+                renewers: None,
             };
             self.agent(&name).assigned(&assignment, record.holder_confirmed);
         }
@@ -279,6 +280,7 @@ impl World {
             now: self.now,
             wall: WallTime(i64::try_from(self.now.0).expect("small")),
             leading_since: self.controller.leading_since,
+            leads_for: None,
             record: self.controller.record.clone(),
             nodes: nodes.collect(),
             proxies: BTreeMap::new(),
@@ -289,11 +291,21 @@ impl World {
         let done = match &step.effect {
             Effect::Command { node, command } => self.command(id, step, node, command.clone()),
             Effect::Swap { expected, record } => self.swap(*expected, record),
-            Effect::Freeze { candidate, others } => {
+            Effect::Freeze { candidate, others, fence_confirmed } => {
                 for other in others {
-                    self.command(id, step, other, Command::Freeze { consent_to: None });
+                    self.command(
+                        id,
+                        step,
+                        other,
+                        Command::Freeze { consent_to: None, fence_confirmed: *fence_confirmed },
+                    );
                 }
-                self.command(id, step, candidate, Command::Freeze { consent_to: Some(step.epoch) })
+                self.command(
+                    id,
+                    step,
+                    candidate,
+                    Command::Freeze { consent_to: Some(step.epoch), fence_confirmed: *fence_confirmed },
+                )
             }
             Effect::HoldWrites => {
                 self.proxy_holds = true;

@@ -230,6 +230,11 @@ impl Cluster {
                 "no_lease" => report.standing.lease_epoch = None,
                 "fenced_in" => report.standing.fence_confirmed = Some(Epoch(words.parse()?)),
                 "saw_epoch" => report.standing.highest_epoch = Epoch(words.parse()?),
+                "stored" => report.standing.acknowledged = Some(RecordNumber(words.parse()?)),
+                "promised" => {
+                    let (epoch, remaining) = (Epoch(words.parse()?), words.duration()?);
+                    report.standing.promised = Some(Promised { epoch, remaining });
+                }
                 "operator_fenced" => report.standing.operator_fenced = true,
                 "half_rejoined" => report.standing.half_rejoined = true,
                 "no_failover" => report.tags.no_failover = true,
@@ -252,7 +257,7 @@ impl Cluster {
 
     fn store(&mut self, mut words: Words<'_>) -> Result<(), Trouble> {
         let first = self.nodes.keys().next().cloned().ok_or("describe the nodes before the record")?;
-        let mut record = self.record.clone().unwrap_or_else(|| new_record(&first));
+        let mut record = self.record.clone().unwrap_or_else(|| new_record(&first, self.policy.durability));
         while let Some(word) = words.optional() {
             match word {
                 "epoch" => record.epoch = Epoch(words.parse()?),
@@ -264,6 +269,7 @@ impl Cluster {
                 "synchronous" => record.synchronous = words.nodes()?,
                 "named_in" => record.synchronous_number = RecordNumber(words.parse()?),
                 "eligible" => record.eligible = words.nodes()?,
+                "proposed" => record.proposed = words.nodes()?,
                 "unconfirmed" => record.holder_confirmed = false,
                 "fenced" => record.fenced = words.nodes()?,
                 "alone" => record.alone_since = Some(WallTime(0)),
@@ -362,6 +368,7 @@ impl Cluster {
             now: self.now,
             wall: self.wall(),
             leading_since: self.leading_since,
+            leads_for: None,
             record: self.record.clone(),
             nodes,
             proxies: BTreeMap::new(),
@@ -476,7 +483,7 @@ fn new_node(name: &NodeName) -> Node {
     Node { site, report, silent: None, not_streaming_since: None, last_grant: None, last_live: None }
 }
 
-fn new_record(holder: &NodeName) -> ClusterRecord {
+fn new_record(holder: &NodeName, durability: DurabilityMode) -> ClusterRecord {
     ClusterRecord {
         format: RECORD_FORMAT,
         cluster: ClusterName::new("main").expect("valid"),
@@ -487,6 +494,8 @@ fn new_record(holder: &NodeName) -> ClusterRecord {
         holder_address: address(holder),
         holder_confirmed: true,
         eligible: Default::default(),
+        proposed: Default::default(),
+        durability,
         synchronous: Default::default(),
         synchronous_number: RecordNumber(9),
         alone_since: None,

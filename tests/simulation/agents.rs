@@ -8,17 +8,18 @@ use stormglass::agent;
 use stormglass::api::controller::ControllerHandler;
 use stormglass::config::AgentConfig;
 use stormglass::domain::clock::{BootId, Moment, WallTime};
-use stormglass::domain::command::{HeartbeatReply, ProxyAssignment};
+use stormglass::domain::command::{HeartbeatReply, PromiseReply, PromiseRequest, ProxyAssignment};
 use stormglass::domain::epoch::Epoch;
+use stormglass::domain::ids::NodeName;
 use stormglass::domain::report::{ProxyReport, Report};
 use stormglass::ports::agent::{
-    AgentMemory, ControllerLink, GuardError, GuardEvent, GuardLink, HeldLease, LinkError, Memory, MemoryError,
+    AgentMemory, ControllerLink, GuardError, GuardEvent, GuardLink, HeldLease, LinkError, Memory, MemoryError, PeerLink,
 };
 use stormglass::ports::clock::Clock;
 use tokio::task::JoinSet;
 
 use super::network::{self, Place};
-use super::world::{AgentProcess, HOSTS, Process, World, node, parts, site};
+use super::world::{AgentProcess, HOSTS, Process, World, index_of, node, parts, site};
 
 /// Everything that one agent process can reach.
 #[derive(Clone)]
@@ -205,6 +206,34 @@ impl ControllerLink for HostPort {
 
     async fn proxy_heartbeat(&self, _: &ProxyReport, _: Duration) -> Result<ProxyAssignment, LinkError> {
         Err(LinkError::NoAnswer { problems: "this is a database host".to_owned() })
+    }
+}
+
+#[async_trait]
+impl PeerLink for HostPort {
+    async fn promise(
+        &self,
+        peer: &NodeName,
+        _agent: &str,
+        request: &PromiseRequest,
+        timeout: Duration,
+    ) -> Result<PromiseReply, LinkError> {
+        self.process.pass().await;
+        let host = index_of(peer.as_str()).expect("configured");
+        let (world, request) = (self.world.clone(), request.clone());
+        let answer = network::ask(&self.world, Place::Host(self.host), Place::Host(host), timeout, move || {
+            let (world, request) = (world.clone(), request.clone());
+            Box::pin(async move {
+                let (process, handler) = network::agent_of(&world, host)?;
+                process.pass().await;
+                let reply = handler.promise(request).await;
+                process.pass().await;
+                Some(reply)
+            })
+        });
+        let answer = answer.await;
+        self.process.pass().await;
+        answer.map_err(|_| LinkError::Peer { peer: peer.clone(), problem: "simulated".to_owned() })
     }
 }
 

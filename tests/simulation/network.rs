@@ -153,7 +153,7 @@ fn trouble(agent: &str, silence: Silence) -> ControlError {
 }
 
 /// What the agent's HTTP server does: nothing while its process is stopped, nothing ever once it is dead.
-fn agent_of(world: &World, host: usize) -> Option<(Process, Arc<dyn stormglass::api::agent::AgentHandler>)> {
+pub fn agent_of(world: &World, host: usize) -> Option<(Process, Arc<dyn stormglass::api::agent::AgentHandler>)> {
     let state = world.lock();
     let agent = state.hosts[host].agent.as_ref()?;
     Some((agent.process.clone(), agent.handler.clone()?))

@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use stormglass::controller::{self, ControllerParts};
+use stormglass::controller::{self, ConfiguredNode, ControllerParts};
 use stormglass::domain::policy::{DurabilityMode, Policy};
+use stormglass::ports::Sole;
 use stormglass::telemetry::metrics::ControllerMetrics;
 
 use super::network::ControllerPort;
@@ -198,6 +199,10 @@ fn policy(strict: bool) -> Policy {
     policy
 }
 
+fn configured(host: usize) -> ConfiguredNode {
+    ConfiguredNode { name: node(host), site: site(host), agent: format!("http://{}", node(host)) }
+}
+
 fn start_controller(world: &Arc<World>) {
     {
         let state = world.lock();
@@ -215,10 +220,10 @@ fn start_controller(world: &Arc<World>) {
             name: "c1".to_owned(),
             cluster: cluster(),
             policy: policy(world.lock().strict),
-            nodes: (0..HOSTS).map(|host| (node(host), site(host))).collect(),
+            nodes: (0..HOSTS).map(configured).collect(),
             proxies: vec![clients::proxy_name()],
             clock: port.clone(),
-            store: port.clone(),
+            term: Arc::new(Sole::new(port.clone())),
             node_control: port.clone(),
             proxy_control: port,
             metrics: Arc::new(ControllerMetrics::new("simulated")),

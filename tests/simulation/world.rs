@@ -337,6 +337,7 @@ pub fn parts(world: &Arc<World>, host: usize, process: &Process) -> AgentParts {
         postgres: Arc::new(port.clone()),
         memory: Arc::new(port.clone()),
         controllers: Arc::new(port.clone()),
+        peers: Arc::new(port.clone()),
         guard: Arc::new(port),
     }
 }

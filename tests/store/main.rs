@@ -15,6 +15,7 @@ use stormglass::domain::clock::{Moment, WallTime};
 use stormglass::domain::epoch::{Epoch, RecordNumber};
 use stormglass::domain::ids::{Address, ClusterName, NodeName, OperationId, SystemIdentifier};
 use stormglass::domain::operation::{JOURNAL_FORMAT, Operation, OperationKind, OperationStatus};
+use stormglass::domain::policy::DurabilityMode;
 use stormglass::domain::record::{ClusterRecord, RECORD_FORMAT};
 use stormglass::domain::trail::{AuditRow, EventRow};
 use stormglass::ports::store::Store;
@@ -38,6 +39,8 @@ fn record(number: u64) -> ClusterRecord {
         holder_address: Address::new("127.0.0.1", 5432),
         holder_confirmed: true,
         eligible: BTreeSet::new(),
+        proposed: BTreeSet::new(),
+        durability: DurabilityMode::Sync,
         synchronous: BTreeSet::new(),
         synchronous_number: RecordNumber(number),
         alone_since: None,

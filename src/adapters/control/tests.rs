@@ -47,6 +47,7 @@ fn assignment() -> Assignment {
         number: RecordNumber(4),
         role: AssignedRole::Standby { primary: node(), primary_address: Address::new("127.0.0.1", 5432) },
         eligible: BTreeSet::new(),
+        renewers: None,
         peers: BTreeSet::new(),
     }
 }

@@ -127,7 +127,10 @@ mod tests {
     fn an_order_names_links_in_both_directions() {
         assert_eq!(targets("n1", Some("controller")), ["controller-n1", "n1-controller"]);
         assert_eq!(targets("controller", Some("n1")), ["controller-n1", "n1-controller"]);
-        assert_eq!(targets("n2", None), ["controller-n2", "database-n2", "n2-controller", "p1-n2", "p2-n2"]);
+        assert_eq!(
+            targets("n2", None),
+            ["controller-n2", "database-n2", "n1-n2", "n2-controller", "n2-n1", "n2-n3", "n3-n2", "p1-n2", "p2-n2"]
+        );
         assert!(targets("n9", None).is_empty());
     }
 }

@@ -1,0 +1,71 @@
+//! The way from a primary's agent to those of its standbys, over HTTP with kept-open connections.
+//!
+//! What may be promised is the agents' matter.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::domain::command::{PromiseReply, PromiseRequest};
+use crate::domain::ids::NodeName;
+use crate::ports::agent::{LinkError, PeerLink};
+
+/// Connections that are not used for this long are closed.
+const IDLE: Duration = Duration::from_secs(90);
+
+/// Reaches other agents by their base URLs.
+pub struct HttpPeerLink {
+    client: reqwest::Client,
+    elsewhere: BTreeMap<NodeName, String>,
+    token: String,
+}
+
+impl HttpPeerLink {
+    /// `elsewhere`: peers that this host reaches at another base URL than the controllers do.
+    pub fn new(elsewhere: BTreeMap<NodeName, String>, token: &str) -> Result<Self, reqwest::Error> {
+        let client = reqwest::Client::builder()
+            .tcp_nodelay(true)
+            .no_proxy()
+            .pool_idle_timeout(IDLE)
+            .user_agent(concat!("stormglass-agent/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self { client, elsewhere, token: token.to_owned() })
+    }
+
+    async fn ask(&self, url: &str, request: &PromiseRequest, timeout: Duration) -> Result<PromiseReply, String> {
+        let sent = self.client.post(url).bearer_auth(&self.token).timeout(timeout).json(request).send().await;
+        let response = sent.map_err(|error| root_cause(&error))?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(status.to_string());
+        }
+        response.json().await.map_err(|error| root_cause(&error))
+    }
+}
+
+/// reqwest's own text repeats the URL and hides the reason.
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+#[async_trait]
+impl PeerLink for HttpPeerLink {
+    async fn promise(
+        &self,
+        peer: &NodeName,
+        agent: &str,
+        request: &PromiseRequest,
+        timeout: Duration,
+    ) -> Result<PromiseReply, LinkError> {
+        let base = self.elsewhere.get(peer).map_or(agent, String::as_str).trim_end_matches('/');
+        let url = format!("{base}/v1/promise");
+        self.ask(&url, request, timeout)
+            .await
+            .map_err(|problem| LinkError::Peer { peer: peer.clone(), problem: format!("{url}: {problem}") })
+    }
+}
