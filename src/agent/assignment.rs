@@ -58,9 +58,9 @@ impl Agent {
         let stored = self.keeper.change(|memory| {
             memory.highest_epoch = memory.highest_epoch.max(assignment.epoch);
             memory.highest_number = memory.highest_number.max(assignment.number);
-            memory.operator_fenced = assignment.role == AssignedRole::Fenced;
             // Changes made meanwhile may have brought a newer one.
             if memory.assignment.as_ref().is_none_or(|last| last.number <= assignment.number) {
+                memory.operator_fenced = assignment.role == AssignedRole::Fenced;
                 memory.assignment = Some(assignment.clone());
             }
         });

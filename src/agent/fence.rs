@@ -103,7 +103,7 @@ impl Agent {
 
     /// Fast, immediate, SIGKILL: each with its share of what is left until the guard kills.
     async fn stop_in_time(self: &Arc<Self>, lease: Lease) {
-        tracing::warn!(epoch = %lease.epoch, "no controller renewed the lease in time: stopping PostgreSQL");
+        tracing::warn!(epoch = %lease.epoch, "the lease was not renewed in time: stopping PostgreSQL");
         let window = lease.timers.stop_budget.saturating_sub(lease.timers.kill_budget);
         let began = self.now();
         self.local().stopping = true;
@@ -152,6 +152,7 @@ impl Agent {
     /// Leaves the primary running without a lease: only once a controller has stored that nobody may be promoted before this
     /// node has confirmed a fence.
     async fn leave_running(&self, epoch: Epoch) -> bool {
+        self.local().leaving = true;
         // The lease goes with it: the next start asks for a new one instead of stopping with the rest of this one.
         let left = self.keeper.change(|memory| (memory.left_running, memory.lease) = (Some(epoch), None));
         if let Err(error) = left.await {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::{Agent, promises};
+use super::{Agent, membership, promises};
 use crate::domain::clock::Moment;
 use crate::domain::command::{AssignedRole, Assignment, HeartbeatReply};
 use crate::domain::epoch::Epoch;
 use crate::domain::lease::Grant;
+use crate::domain::report::Renewal;
 use crate::ports::agent::OwnLease;
 
 /// Before the first grant.
@@ -69,10 +70,14 @@ impl Agent {
     }
 
     async fn take_reply(self: &Arc<Self>, reply: HeartbeatReply, sent_at: Moment) {
+        // A leader that grants nothing has its reasons, and nobody goes round it; one that knows less than this node has none.
+        let has_authority = self.keeper.read(|memory| membership::has_authority(memory, &reply));
         let pause_changed = {
             let mut local = self.local();
             local.controller_seen = Some(self.clock.wall());
-            local.controller_answered_at = self.now();
+            if has_authority {
+                local.controller_answered_at = Some(self.now());
+            }
             std::mem::replace(&mut local.paused, reply.paused) != reply.paused
         };
         if pause_changed {
@@ -81,7 +86,7 @@ impl Agent {
         // The renewal of a known epoch waits for nothing, least of all for the disk that an assignment is stored on.
         let (grant, early) = (reply.grant, self.keeper.read(|memory| memory.highest_epoch));
         if let Some(grant) = grant.filter(|grant| grant.epoch == early) {
-            self.take_grant(&grant, sent_at).await;
+            self.take_grant(&grant, sent_at, Renewal::Controller).await;
         }
         if let Some(assignment) = reply.assignment {
             self.begin_first_epoch(&assignment, grant.as_ref(), sent_at).await;
@@ -90,7 +95,7 @@ impl Agent {
             }
         }
         if let Some(grant) = grant.filter(|grant| grant.epoch != early) {
-            self.take_grant(&grant, sent_at).await;
+            self.take_grant(&grant, sent_at, Renewal::Controller).await;
         }
     }
 
@@ -121,7 +126,7 @@ impl Agent {
     }
 
     /// Renews the lease: the guard first, then the own book, then, when there is time, the file.
-    pub(super) async fn take_grant(&self, grant: &Grant, sent_at: Moment) {
+    pub(super) async fn take_grant(&self, grant: &Grant, sent_at: Moment, by: Renewal) {
         let (highest, entitled, stored) = self
             .keeper
             .read(|memory| (memory.highest_epoch, promises::may_renew(memory, grant.epoch), memory.lease.clone()));
@@ -144,13 +149,19 @@ impl Agent {
         if !self.local().leases.accept(lease) {
             return self.guard.release(lease.epoch);
         }
-        self.local().asking_until = None;
+        let leaving = {
+            let mut local = self.local();
+            local.asking_until = None;
+            local.leaving
+        };
         self.lease_changed.notify_one();
+        self.note_renewal(by, lease.epoch);
         let boot = self.clock.boot();
         let is_stale = stored.is_none_or(|stored| {
             stored.epoch != lease.epoch || lease.deadline.since(stored.deadline) > lease.timers.lease / 3
         });
-        if is_stale {
+        // A lease on disk would make the next agent of a primary that is left running fence it.
+        if is_stale && !leaving {
             self.keeper.change_soon(|memory| {
                 memory.timers = Some(lease.timers);
                 if !memory.is_fenced_in(lease.epoch) {

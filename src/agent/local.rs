@@ -10,7 +10,8 @@ use super::start::Role;
 use crate::domain::clock::{BootId, Moment, WallTime};
 use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::report::{
-    ControlData, DiskReport, LiveReport, PostgresReport, PostgresState, Probe, Probes, Standing, SynchronousReport,
+    ControlData, DiskReport, LiveReport, PostgresReport, PostgresState, Probe, Probes, Renewal, Standing,
+    SynchronousReport,
 };
 use crate::ports::agent::Memory;
 use crate::ports::postgres::{PostgresError, Upstream};
@@ -52,8 +53,12 @@ pub(super) struct Local {
     pub paused: bool,
     /// When a controller was last heard, for people.
     pub controller_seen: Option<WallTime>,
-    /// The same on the host's clock, or when the agent began.
-    pub controller_answered_at: Moment,
+    /// When one with authority was, on the host's clock.
+    pub controller_answered_at: Option<Moment>,
+    /// How the lease was renewed.
+    pub renewals: Renewals,
+    /// The primary is being left running: what its next agent is to find on disk stays as it is.
+    pub leaving: bool,
     /// Starts of the standby that failed, one after the other.
     pub failed_starts: u32,
     /// When the last of them failed.
@@ -66,6 +71,17 @@ pub(super) struct Local {
     pub sequence: u64,
     /// How long the last fence took, in seconds; for metrics.
     pub fence_seconds: Option<f64>,
+}
+
+/// How the lease was renewed, and what people were told of it.
+#[derive(Debug, Default)]
+pub(super) struct Renewals {
+    /// By whom, and how often.
+    pub counts: BTreeMap<Renewal, u64>,
+    /// By whom last.
+    pub last: Option<Renewal>,
+    /// A round without a controller came to nothing, and people know.
+    pub trouble_told: bool,
 }
 
 /// How PostgreSQL answers.
@@ -221,6 +237,7 @@ impl Local {
             left_running: memory.left_running.is_some() && memory.left_running == Some(memory.highest_epoch),
             acknowledged: promises::membership(memory, memory.highest_epoch).and_then(|membership| membership.number),
             promised: promises::promised(memory, now, boot),
+            renewed_by: lease.and(self.renewals.last),
         }
     }
 }

@@ -4,15 +4,15 @@ use std::fmt::Write;
 
 use super::Agent;
 use super::start::Role;
-use crate::domain::report::{PostgresState, Probe};
+use crate::domain::report::{PostgresState, Probe, Renewal};
 
 impl Agent {
-    /// One gauge a fact; a fact that is not known has no sample.
+    /// One metric a fact; a fact that is not known has no sample.
     pub(super) fn metrics_text(&self) -> String {
         let report = self.report();
-        let (role, fence_seconds) = {
+        let (role, fence_seconds, renewals) = {
             let local = self.local();
-            (local.role, local.fence_seconds)
+            (local.role, local.fence_seconds, local.renewals.counts.clone())
         };
         let mut page =
             Page { text: String::new(), labels: format!("cluster=\"{}\",node=\"{}\"", report.cluster, report.node) };
@@ -25,6 +25,11 @@ impl Agent {
         }
         let remaining = standing.lease_remaining.map_or(0.0, |left| left.as_secs_f64());
         page.gauge("lease_remaining_seconds", "What is left of the node's lease; 0 without one.", "", remaining);
+        page.begin("lease_renewals_total", "Renewals of the node's lease since its agent began.");
+        for by in Renewal::ALL {
+            let count = renewals.get(&by).copied().unwrap_or(0);
+            page.sample("lease_renewals_total", &format!(",by=\"{}\"", by.label()), number(count));
+        }
         page.gauge("epoch", "Highest epoch that the node has seen.", "", number(standing.highest_epoch.0));
         page.gauge(
             "record_number",
@@ -84,8 +89,9 @@ struct Page {
 
 impl Page {
     fn begin(&mut self, name: &str, help: &str) {
+        let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
         // Writing to a string cannot fail.
-        let _written = writeln!(self.text, "# HELP stormglass_{name} {help}\n# TYPE stormglass_{name} gauge");
+        let _written = writeln!(self.text, "# HELP stormglass_{name} {help}\n# TYPE stormglass_{name} {kind}");
     }
 
     fn sample(&mut self, name: &str, more_labels: &str, value: f64) {

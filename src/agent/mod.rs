@@ -11,12 +11,15 @@ mod heartbeat;
 mod keeper;
 pub mod lease;
 mod local;
+pub mod membership;
 mod metrics;
 mod observe;
 pub mod promises;
 pub mod proxy;
 mod rejoin;
 mod renewal;
+#[cfg(test)]
+mod renewal_tests;
 pub mod start;
 mod tasks;
 #[cfg(test)]
@@ -176,7 +179,7 @@ impl Agent {
             }
         };
         let now = parts.clock.now();
-        let mut local = Local { turned_at: now, controller_answered_at: now, ..Local::default() };
+        let mut local = Local { turned_at: now, ..Local::default() };
         if let Some(epoch) = memory.fence_confirmed {
             local.leases.bar(epoch);
         }

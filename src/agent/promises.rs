@@ -1,15 +1,14 @@
 //! What an agent may still promise and do: consent, promotion, renewal, promises to a holder, judged by nothing but its memory.
+//! Whose promises a holder needs is said in [`super::membership`].
 //!
 //! Pure, so that the exploration of the protocol runs these very rules. No clock, no disk, no PostgreSQL enters.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::lease::Lease;
+pub use super::membership::{Membership, Round, membership};
 use crate::domain::clock::{BootId, Moment};
 use crate::domain::command::{AssignedRole, PromiseRequest};
 use crate::domain::epoch::{Epoch, RecordNumber};
-use crate::domain::ids::NodeName;
 use crate::domain::lease::{Grant, LeaseTimers};
 use crate::domain::report::Promised;
 use crate::ports::agent::{Memory, Promise};
@@ -109,10 +108,13 @@ pub fn promise_waits(
 /// The promise that binds the node now.
 pub fn promised(memory: &Memory, now: Moment, boot: &BootId) -> Option<Promised> {
     let promise = memory.promise.as_ref()?;
-    // A clock that began again tells nothing of the promise but its length.
-    let until = if promise.boot == *boot { promise.until } else { Moment(0).plus(promise.length) };
-    let remaining = until.since(now);
+    let remaining = binds_until(promise, boot).since(now);
     (!remaining.is_zero()).then_some(Promised { epoch: promise.epoch, remaining })
+}
+
+/// A clock that began again tells nothing of a promise but its length.
+fn binds_until(promise: &Promise, boot: &BootId) -> Moment {
+    if promise.boot == *boot { promise.until } else { Moment(0).plus(promise.length) }
 }
 
 /// Why the node does not promise the holder of `request.epoch` to stay a standby.
@@ -120,6 +122,13 @@ pub fn no_promise_because(memory: &Memory, request: &PromiseRequest, now: Moment
     let (epoch, known) = (request.epoch, memory.highest_epoch);
     if request.cluster != memory.cluster {
         return Some(format!("the request is of cluster {}, this node belongs to {}", request.cluster, memory.cluster));
+    }
+    // One node reached under two names would promise twice, and the other be promoted (trace `any_one_candidate_renews`).
+    if request.standby != memory.node {
+        return Some(format!(
+            "the request is to {}, and this is {}: correct its agent's address",
+            request.standby, memory.node
+        ));
     }
     if epoch != known {
         return Some(format!("the request is of epoch {epoch}, the node knows epoch {known}"));
@@ -144,90 +153,15 @@ pub fn no_promise_because(memory: &Memory, request: &PromiseRequest, now: Moment
     (!young.is_zero()).then(|| format!("the node's memory is young, it promises nothing for another {young:?}"))
 }
 
-/// Stores a promise; an earlier one that binds longer stays.
+/// Stores a promise; of two to the same epoch the one that binds longer stays, before a reboot and after it.
 pub fn promise(memory: &mut Memory, epoch: Epoch, timers: &LeaseTimers, now: Moment, boot: &BootId) {
-    let length = timers.promise();
-    let until = now.plus(length);
-    let binds_longer =
-        |last: &Promise| last.epoch == epoch && last.boot == *boot && last.until >= until && last.length >= length;
-    if !memory.promise.as_ref().is_some_and(binds_longer) {
-        memory.promise = Some(Promise { epoch, until, boot: boot.clone(), length });
+    let (mut until, mut length) = (now.plus(timers.promise()), timers.promise());
+    if let Some(last) = memory.promise.as_ref().filter(|last| last.epoch == epoch) {
+        until = until.max(binds_until(last, boot));
+        length = length.max(last.length);
     }
+    memory.promise = Some(Promise { epoch, until, boot: boot.clone(), length });
 }
 
-/// Whose promises the holder of `epoch` needs to renew without a controller, and the number of the record that says so.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Membership {
-    /// `None`: the epoch is so new that its holder was told of no record in it; nobody is eligible then.
-    pub number: Option<RecordNumber>,
-    /// Base URLs of their agents by name. Empty: the holder renews alone.
-    pub renewers: BTreeMap<NodeName, String>,
-}
-
-/// The membership that the node has on disk as holder of `epoch`; `None` if only a controller may renew.
-pub fn membership(memory: &Memory, epoch: Epoch) -> Option<Membership> {
-    match &memory.assignment {
-        Some(last) if last.epoch == epoch => match &last.role {
-            AssignedRole::Primary { .. } => {
-                Some(Membership { number: Some(last.number), renewers: last.renewers.clone()? })
-            }
-            AssignedRole::Standby { .. } | AssignedRole::Fenced => None,
-        },
-        // Nobody was eligible when the epoch began, and nobody is before the holder acknowledged a record of it.
-        Some(last) if last.epoch < epoch => Some(Membership { number: None, renewers: BTreeMap::new() }),
-        None => Some(Membership { number: None, renewers: BTreeMap::new() }),
-        Some(_) => None,
-    }
-}
-
-/// One attempt to renew the lease without a controller: every renewer must promise (trace `any_one_candidate_renews`), under the
-/// membership with which it began (trace `peer_round_begun_under_old_membership`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Round {
-    epoch: Epoch,
-    begun_at: Moment,
-    membership: Membership,
-    waits_for: BTreeSet<NodeName>,
-}
-
-impl Round {
-    /// Begins to renew `lease`, if the node may renew it without a controller at all.
-    pub fn begin(memory: &Memory, lease: &Lease, now: Moment) -> Option<Self> {
-        if lease.epoch != memory.highest_epoch || !may_renew(memory, lease.epoch) || memory.operator_fenced {
-            return None;
-        }
-        let membership = membership(memory, lease.epoch)?;
-        let waits_for = membership.renewers.keys().cloned().collect();
-        Some(Self { epoch: lease.epoch, begun_at: now, membership, waits_for })
-    }
-
-    /// Whom to ask, and where.
-    pub fn renewers(&self) -> &BTreeMap<NodeName, String> {
-        &self.membership.renewers
-    }
-
-    /// The epoch that it renews in.
-    pub fn epoch(&self) -> Epoch {
-        self.epoch
-    }
-
-    /// The moment that its grant counts from: before anybody was asked.
-    pub fn begun_at(&self) -> Moment {
-        self.begun_at
-    }
-
-    /// `renewer` promised.
-    pub fn promised(&mut self, renewer: &NodeName) {
-        self.waits_for.remove(renewer);
-    }
-
-    /// The renewal, once everybody promised; nothing if the membership has changed since.
-    pub fn grant(&self, memory: &Memory, lease: &Lease) -> Option<Grant> {
-        let stands = self.waits_for.is_empty()
-            && lease.epoch == self.epoch
-            && memory.highest_epoch == self.epoch
-            && membership(memory, self.epoch).as_ref() == Some(&self.membership);
-        let number = self.membership.number.unwrap_or(lease.number);
-        stands.then_some(Grant { epoch: self.epoch, number, timers: lease.timers })
-    }
-}
+#[cfg(test)]
+mod tests;

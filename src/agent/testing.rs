@@ -296,9 +296,10 @@ pub(super) struct Bench {
     pub agent: Arc<Agent>,
     pub postgres: Arc<FakePostgres>,
     pub controllers: Arc<FakeControllers>,
+    pub peers: Arc<FakePeers>,
     pub guard: Arc<FakeGuard>,
     pub directory: tempfile::TempDir,
-    _loops: tokio::task::JoinSet<()>,
+    loops: tokio::task::JoinSet<()>,
 }
 
 pub(super) fn cluster() -> ClusterName {
@@ -339,6 +340,12 @@ pub(super) fn assignment(epoch: u64, number: u64, role: AssignedRole) -> Assignm
     }
 }
 
+/// The same, with these renewers.
+pub(super) fn renewed_by(names: &[&str], assignment: Assignment) -> Assignment {
+    let agents = names.iter().map(|name| (node(name), format!("http://{name}"))).collect();
+    Assignment { renewers: Some(agents), ..assignment }
+}
+
 pub(super) fn standby_of(primary: &str) -> AssignedRole {
     AssignedRole::Standby { primary: node(primary), primary_address: Address::new("127.0.0.1", 5433) }
 }
@@ -362,27 +369,65 @@ pub(super) fn envelope(epoch: u64, step: StepName, command: Command) -> CommandE
     }
 }
 
-/// Standbys whose agents are not there.
-struct FakePeers;
+/// How the agent of a standby takes a request for a promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Peer {
+    Promises,
+    Refuses,
+    /// Takes the request and never answers.
+    Hangs,
+}
+
+/// Agents of standbys. One that the test did not put there cannot be reached.
+#[derive(Default)]
+pub(super) struct FakePeers {
+    pub agents: Mutex<BTreeMap<NodeName, Peer>>,
+    pub asked: Mutex<Vec<(String, PromiseRequest)>>,
+}
+
+impl FakePeers {
+    pub(super) fn put(&self, name: &str, peer: Peer) {
+        self.agents.lock().unwrap().insert(node(name), peer);
+    }
+
+    pub(super) fn asked(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+}
 
 #[async_trait]
 impl PeerLink for FakePeers {
     async fn promise(
         &self,
         peer: &NodeName,
-        _agent: &str,
-        _request: &PromiseRequest,
-        _timeout: Duration,
+        agent: &str,
+        request: &PromiseRequest,
+        timeout: Duration,
     ) -> Result<PromiseReply, LinkError> {
-        Err(LinkError::Peer { peer: peer.clone(), problem: "not there".to_owned() })
+        self.asked.lock().unwrap().push((agent.to_owned(), request.clone()));
+        let there = self.agents.lock().unwrap().get(peer).copied();
+        let problem = match there {
+            Some(Peer::Promises) => return Ok(PromiseReply::Promised),
+            Some(Peer::Refuses) => return Ok(PromiseReply::Refused { reason: "it consented".to_owned() }),
+            Some(Peer::Hangs) => {
+                tokio::time::sleep(timeout).await;
+                "operation timed out"
+            }
+            None => "connection refused",
+        };
+        Err(LinkError::Peer { peer: peer.clone(), problem: problem.to_owned() })
     }
 }
 
 impl Bench {
     pub(super) async fn begin(postgres: Arc<FakePostgres>, memory: Memory, guarded: Option<HeldLease>) -> Self {
         let directory = tempfile::tempdir().unwrap();
+        MemoryFile::new(directory.path(), cluster(), node("n1")).store(&memory).await.unwrap();
+        Self::begin_in(directory, postgres, guarded).await
+    }
+
+    async fn begin_in(directory: tempfile::TempDir, postgres: Arc<FakePostgres>, guarded: Option<HeldLease>) -> Self {
         let file = MemoryFile::new(directory.path(), cluster(), node("n1"));
-        file.store(&memory).await.unwrap();
         let config: AgentConfig = toml::from_str(&format!(
             "[agent]\ncluster = \"main\"\nsite = \"a\"\nlisten = \"127.0.0.1:0\"\nstate_directory = {:?}\n\
              controllers = []\ntoken = \"env:NONE\"\n\
@@ -392,6 +437,7 @@ impl Bench {
         ))
         .unwrap();
         let controllers = Arc::new(FakeControllers::default());
+        let peers = Arc::new(FakePeers::default());
         let guard = Arc::new(FakeGuard { held: Mutex::new(guarded), ..FakeGuard::default() });
         let parts = AgentParts {
             config,
@@ -399,14 +445,26 @@ impl Bench {
             postgres: postgres.clone(),
             memory: Arc::new(file),
             controllers: controllers.clone(),
-            peers: Arc::new(FakePeers),
+            peers: peers.clone(),
             guard: guard.clone(),
         };
         let agent = Agent::new(parts).await.unwrap();
         agent.begin().await.unwrap();
         let mut loops = tokio::task::JoinSet::new();
         agent.spawn_loops(&mut loops);
-        Self { agent, postgres, controllers, guard, directory, _loops: loops }
+        Self { agent, postgres, controllers, peers, guard, directory, loops }
+    }
+
+    /// Kills the agent, and begins another one on what is on disk, with what the guard holds.
+    pub(super) async fn restart(mut self) -> Self {
+        self.loops.shutdown().await;
+        let guarded = *self.guard.held.lock().unwrap();
+        Self::begin_in(self.directory, self.postgres, guarded).await
+    }
+
+    /// No controller answers any more.
+    pub(super) fn silence(&self) {
+        *self.controllers.reply.lock().unwrap() = None;
     }
 
     pub(super) async fn command(&self, envelope: CommandEnvelope) -> CommandState {

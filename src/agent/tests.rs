@@ -16,7 +16,7 @@ use crate::domain::report::PostgresState;
 use crate::ports::agent::{HeldLease, OwnLease};
 use crate::ports::clock::Clock;
 
-fn held(epoch: u64, lasts: Duration) -> HeldLease {
+pub(super) fn held(epoch: u64, lasts: Duration) -> HeldLease {
     let deadline = HostClock.now().plus(lasts);
     HeldLease { epoch: Epoch(epoch), deadline, kill_at: deadline.minus(timers().kill_budget) }
 }

@@ -134,9 +134,13 @@ impl Controller {
             Event::Heartbeat { report, reply } => {
                 let node = report.node.clone();
                 self.hear(*report);
-                let answer = self.state.heartbeat_reply(&node, now, self.parts.clock.wall(), self.leads_for());
-                // The agent may have hung up; it will report again.
-                let _ = reply.send(answer);
+                let leads_for = self.leads_for();
+                let answer = self.state.heartbeat_reply(&node, now, self.parts.clock.wall(), leads_for);
+                // A leadership with no time left for a lease is none: an answer would keep the holder from asking its standbys.
+                if self.parts.policy.timers_within(leads_for).is_some() {
+                    // The agent may have hung up; it will report again.
+                    let _ = reply.send(answer);
+                }
             }
             Event::ProxyHeartbeat { report, reply } => {
                 let late = |(last, _): &(ProxyReport, _)| {

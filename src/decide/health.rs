@@ -3,6 +3,7 @@
 use super::primary::{self, Condition};
 use crate::domain::plan::{Reason, ReasonCode};
 use crate::domain::policy::{DurabilityMode, Policy};
+use crate::domain::proof;
 use crate::domain::view::View;
 
 /// One word.
@@ -30,7 +31,16 @@ pub fn health(view: &View, policy: &Policy) -> (Health, Vec<Reason>) {
     let silent_holder = view.report(&record.holder).is_none();
     match condition {
         Condition::Writable => {}
-        Condition::Uncertain(reasons) if silent_holder => return (Health::Unknown, reasons),
+        Condition::Uncertain(reasons) if silent_holder => {
+            return match proof::renewed_by_standby(view, record) {
+                // It lives and asks its standbys: only its way to this controller is lost.
+                Some(renewed) => {
+                    let silent = Reason::about(&record.holder, ReasonCode::AgentSilent, "no report");
+                    (Health::Degraded, vec![silent, renewed])
+                }
+                None => (Health::Unknown, reasons),
+            };
+        }
         other => return (Health::NoPrimary, other.reasons(record)),
     }
     let mut wrong = Vec::new();

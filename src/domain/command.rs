@@ -203,6 +203,8 @@ pub struct PromiseRequest {
     pub epoch: Epoch,
     /// Who holds it.
     pub holder: NodeName,
+    /// Who is asked. Nobody else may answer in its place.
+    pub standby: NodeName,
     /// Timers of the lease; the promise lasts [`LeaseTimers::promise`] from when it is given.
     pub timers: LeaseTimers,
 }

@@ -72,7 +72,7 @@ pub fn proof(view: &View, record: &ClusterRecord, policy: &Policy) -> Result<Pro
         let left = expires.since(view.now).as_secs_f64();
         return Err(Reason::about(&record.holder, ReasonCode::LeaseMayRun, format!("for another {left:.1} s")));
     }
-    if let Some(reason) = promised(view, record) {
+    if let Some(reason) = renewed_by_standby(view, record) {
         return Err(reason);
     }
     if let Some(reason) = wal_arrives(view, record, view.now.since(expires)) {
@@ -90,7 +90,7 @@ pub fn expiry(view: &View, record: &ClusterRecord, policy: &Policy) -> Moment {
 }
 
 /// A standby that renewed the holder's lease a moment ago: the holder lives, and only its way to the controllers is lost.
-fn promised(view: &View, record: &ClusterRecord) -> Option<Reason> {
+pub fn renewed_by_standby(view: &View, record: &ClusterRecord) -> Option<Reason> {
     record.eligible.iter().find_map(|name| {
         let (report, age) = match &view.nodes.get(name)?.report {
             Fact::Known { value, age } => (value, *age),

@@ -73,6 +73,35 @@ pub struct Standing {
     /// The promise that it gave last, while it binds.
     #[serde(default)]
     pub promised: Option<Promised>,
+    /// Who renewed its lease last, while it holds one.
+    #[serde(default)]
+    pub renewed_by: Option<Renewal>,
+}
+
+/// Who renews a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Renewal {
+    /// The leading controller.
+    Controller,
+    /// No controller answers: every renewer promised not to be promoted meanwhile.
+    Standbys,
+    /// No controller answers, and nobody could be promoted without a fence: nobody is asked.
+    Alone,
+}
+
+impl Renewal {
+    /// All of them.
+    pub const ALL: [Renewal; 3] = [Renewal::Controller, Renewal::Standbys, Renewal::Alone];
+
+    /// As in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Renewal::Controller => "controller",
+            Renewal::Standbys => "standbys",
+            Renewal::Alone => "alone",
+        }
+    }
 }
 
 /// A promise not to be promoted, given to the holder of an epoch that no controller answered (design, rule 2).

@@ -117,6 +117,7 @@ impl NodeSnapshot {
             },
             "epoch": self.report.standing.highest_epoch,
             "lease_remaining_seconds": self.report.standing.lease_remaining.map(|left| left.as_secs_f64()),
+            "lease_renewed_by": self.report.standing.renewed_by,
         });
         if let Some(live) = live {
             document["server_version"] = json!(live.major_version * 10_000);
