@@ -171,7 +171,7 @@ fn ledgers(trace: &str, removed: ledger::Removed, begins: Begins, bounds: ledger
 
 #[test]
 fn ledger_holds() {
-    let bounds = ledger::Bounds { commits: 2, numbers: 7, failovers: 2, leader_changes: 1, breaks: 2, reclones: 1 };
+    let bounds = ledger::Bounds { commits: 2, numbers: 9, failovers: 2, leader_changes: 1, breaks: 2, reclones: 1 };
     ledgers("ledger_holds", ledger::Removed::Nothing, Begins::Healthy, bounds);
 }
 
@@ -201,7 +201,7 @@ fn alone_before_the_ledger() {
 #[test]
 fn longer_divergent_old_primary_counts_as_caught_up() {
     let trace = "longer_divergent_old_primary_counts_as_caught_up";
-    let bounds = ledger::Bounds { commits: 3, breaks: 0, ..LEDGER };
+    let bounds = ledger::Bounds { commits: 3, breaks: 0, numbers: 5, ..LEDGER };
     ledgers(trace, ledger::Removed::History, Begins::AfterFailover, bounds);
 }
 

@@ -34,7 +34,8 @@ pub enum Removed {
     EmptiedAtPromotion,
     /// The ledger does not keep a named standby from being recloned, nor its agent from consenting half-way.
     NamedIsNotRecloned,
-    /// The store compares the epoch and not the number.
+    /// The store compares the epoch and not the number, nor what may follow what: a standby that was proposed anew has caught up,
+    /// so [`ClusterRecord::violation_after`] alone would keep the stale write out too.
     SwapComparesNumber,
     /// An older assignment is put in force.
     OlderNumberIgnored,
@@ -92,6 +93,8 @@ struct Node {
     fenced: u8,
     half: bool,
     seen: u8,
+    /// Number of the last assignment of its present epoch that it stored; 0: none.
+    acknowledged: u8,
 }
 
 /// What a report says, as the leader last heard it.
@@ -106,6 +109,7 @@ struct Heard {
     barrier: u8,
     fenced: u8,
     half: bool,
+    acknowledged: u8,
 }
 
 /// A failover under way; its journal survives the controller.
@@ -224,8 +228,10 @@ impl Model for Ledger {
             fenced: 0,
             half: false,
             seen: 1,
+            acknowledged: 0,
         };
-        let primary = Node { runs: Runs::Primary, connected: false, names: bit(1), names_number: 1, ..standby };
+        let primary =
+            Node { runs: Runs::Primary, connected: false, names: bit(1), names_number: 1, acknowledged: 1, ..standby };
         let record = Record {
             epoch: 1,
             number: 1,
@@ -258,14 +264,14 @@ impl Model for Ledger {
             Begins::Healthy => healthy,
             Begins::StaleWriteOnItsWay => {
                 let late = Record { number: 2, ..record };
-                let record = Record { eligible: 0, ..record };
+                let record = Record { eligible: 0, proposed: bit(1), ..record };
                 let writes = vec![Write { expected: 1, record: late, awaited: false, is_swap: false }];
                 State { store: record, record, writes, ..healthy }
             }
             Begins::OldAssignmentOnItsWay => {
                 let record = Record { number: 2, synchronous_number: 2, ..record };
                 let mut nodes = healthy.nodes;
-                (nodes[0].seen, nodes[0].names_number) = (2, 2);
+                (nodes[0].seen, nodes[0].names_number, nodes[0].acknowledged) = (2, 2, 2);
                 let old = Told { to: 0, epoch: 1, number: 1, names: bit(2), names_number: 1, position: 0 };
                 State { store: record, record, nodes, told: [None, Some(old)], ..healthy }
             }
@@ -280,7 +286,8 @@ impl Model for Ledger {
                     ..record
                 };
                 let old = Node { wal: 0b11, connected: false, fenced: 1, ..standby };
-                let new = Node { wal: 0b01, timeline: 2, seen: 2, names: 0, names_number: 2, ..primary };
+                let new =
+                    Node { wal: 0b01, timeline: 2, seen: 2, names: 0, names_number: 2, acknowledged: 2, ..primary };
                 let mut lineage = healthy.lineage;
                 lineage[2] = (1, 1);
                 let empty = Node { runs: Runs::Empty, connected: false, ..standby };
@@ -376,6 +383,7 @@ impl Ledger {
             let target = &mut after.nodes[usize::from(told.to)];
             if !refused && node.runs == Runs::Primary && node.timeline == told.epoch {
                 target.seen = target.seen.max(told.number);
+                target.acknowledged = told.number;
                 if (node.names, node.names_number) != (told.names, told.names_number) {
                     target.names = told.names;
                     target.names_number = told.names_number;
@@ -469,7 +477,11 @@ impl Ledger {
             position: position(state.nodes[usize::from(record.holder)].wal),
         };
         let known = state.told[0].is_some_and(|last| last.number >= record.number);
-        if !known && state.nodes[usize::from(record.holder)].names_number != record.synchronous_number {
+        let holder = &state.nodes[usize::from(record.holder)];
+        // What changes nothing for the holder is not told here: it would only be acknowledged.
+        let news = holder.names_number != record.synchronous_number
+            || record.proposed != 0 && holder.acknowledged != record.number;
+        if !known && news {
             let mut after = state.clone();
             after.told = [Some(told), state.told[0]];
             next.push((Action::Tell, after));
@@ -490,7 +502,8 @@ impl Ledger {
                     if self.removed == Removed::AffectedStopsBeingEligible {
                         wanted.eligible |= record.eligible;
                     }
-                    if wanted.synchronous == record.synchronous && wanted.eligible == record.eligible {
+                    let members = |record: &Record| (record.synchronous, record.eligible, record.proposed);
+                    if members(&wanted) == members(&record) {
                         continue;
                     }
                     let mut after = state.clone();
@@ -564,6 +577,7 @@ impl Ledger {
                         if self.removed == Removed::EmptiedAtPromotion {
                             record.synchronous = state.record.synchronous & !bit(record.holder);
                             record.eligible = state.record.eligible & !bit(record.holder);
+                            record.proposed = state.record.proposed & !bit(record.holder);
                         }
                         after.writes.push(Write { expected, record, awaited: true, is_swap: true });
                         let attempts = small(u64::from(step.attempt));
@@ -594,8 +608,11 @@ impl Ledger {
             write.expected == state.store.number
         };
         let breaks_shape = record.real().violation_after(&state.store.real()).is_some();
-        let allowed =
-            !breaks_shape || matches!(self.removed, Removed::AffectedStopsBeingEligible | Removed::EmptiedAtPromotion);
+        let allowed = !breaks_shape
+            || matches!(
+                self.removed,
+                Removed::AffectedStopsBeingEligible | Removed::EmptiedAtPromotion | Removed::SwapComparesNumber
+            );
         let stored = current && allowed;
         if stored {
             if record.number != state.store.number + 1 || record.epoch < state.store.epoch {
@@ -649,6 +666,7 @@ impl Ledger {
             highest_epoch: Epoch(u64::from(heard.timeline)),
             fence_confirmed: (heard.fenced > 0).then_some(Epoch(u64::from(heard.fenced))),
             half_rejoined: heard.half,
+            acknowledged: (heard.acknowledged > 0).then_some(RecordNumber(u64::from(heard.acknowledged))),
             ..Standing::default()
         };
         let live = (runs == PostgresState::Running).then(|| {
@@ -699,6 +717,7 @@ fn heard(state: &State, node: u8) -> Heard {
         barrier: if primary { here.barrier } else { 0 },
         fenced: here.fenced,
         half: here.half,
+        acknowledged: if primary { here.acknowledged } else { 0 },
     }
 }
 
@@ -732,7 +751,7 @@ fn promoted(state: &State, node: u8) -> State {
     here.runs = Runs::Primary;
     here.timeline = epoch;
     here.seen = here.seen.max(state.store.number);
-    (here.names, here.names_number, here.barrier) = (0, 0, 0);
+    (here.names, here.names_number, here.barrier, here.acknowledged) = (0, 0, 0, 0);
     if state.confirmed & !here.wal != 0 {
         after.broken = Some(LOST);
     }
