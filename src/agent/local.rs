@@ -32,6 +32,8 @@ pub(super) struct Local {
     pub live: Option<LiveReport>,
     /// The last acknowledged change of `synchronous_standby_names`.
     pub synchronous: Option<SynchronousReport>,
+    /// Whether that change has commits wait while nobody is named.
+    pub blocks_when_alone: bool,
     /// New connections.
     pub connect: ProbeHistory,
     /// Writes.

@@ -136,8 +136,9 @@ pub trait LocalPostgres: Send + Sync {
     async fn follow(&self, upstream: Option<&Upstream>, timeout: Duration) -> Result<Lsn, PostgresError>;
 
     /// Triggers promotion and returns as soon as the server has left recovery; asks every few milliseconds itself.
-    /// Returns the first position of the new timeline.
-    async fn promote(&self, timeout: Duration) -> Result<Lsn, PostgresError>;
+    /// With `block_when_alone`, commits wait for a standby from the very first one on: that is in force, on disk and in every
+    /// process, before promotion is triggered. Returns the first position of the new timeline.
+    async fn promote(&self, block_when_alone: bool, timeout: Duration) -> Result<Lsn, PostgresError>;
 
     /// Sets `synchronous_standby_names`, waits until every process applies it, then reads the barrier position.
     async fn apply_synchronous(

@@ -194,11 +194,12 @@ impl LocalPostgres for Postgres {
         .await
     }
 
-    async fn promote(&self, timeout: Duration) -> Result<Lsn, PostgresError> {
+    async fn promote(&self, block_when_alone: bool, timeout: Duration) -> Result<Lsn, PostgresError> {
         const ACTION: &str = "promote PostgreSQL";
         within(timeout, ACTION, async {
+            let _changing = if block_when_alone { Some(self.changing.lock().await) } else { None };
             let session = self.session(ACTION).await?;
-            let first = replication::promote(&session).await?;
+            let first = replication::promote(&self.setup, &session, block_when_alone).await?;
             self.controller.put_back(session);
             self.checkpoint_in_background();
             Ok(first)
