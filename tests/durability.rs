@@ -149,9 +149,41 @@ async fn after_a_crash_nobody_sees_what_no_standby_confirmed() {
     assert_eq!(writers.confirmed(), 0);
     drop(writers);
 
-    // The ledger says who goes on. Promoted, the standby lacks the row, and no client has ever seen it.
+    // Under its lease its agent starts it again: standbys come in, clients do not.
+    assert!(first.postgres.ended_after_crash().await, "it ended in order");
+    let mode = StartMode::Recovering { synchronous: names(&[&second]) };
+    first.postgres.start(&mode).await.expect("starts");
+    assert!(first.postgres.is_closed_to_clients().await);
+    first
+        .until("it recovered", async |node| node.postgres.observe(PATIENCE).await.is_ok_and(|live| !live.in_recovery))
+        .await;
+    let recovered = first.postgres.observe(PATIENCE).await.expect("answers").flush_lsn;
+    let refused = first.client().await.expect_err("clients are kept out");
+    assert!(refused.as_db_error().is_some_and(|error| error.message().contains("no pg_hba.conf entry")), "{refused:?}");
+    second.postgres.follow(Some(&first.upstream()), PATIENCE).await.expect("follows");
+    first
+        .until("the standby has what was recovered", async |node| {
+            let live = node.postgres.observe(PATIENCE).await.expect("answers");
+            live.standbys.iter().any(|row| row.node == "n2" && row.flush_lsn >= Some(recovered))
+        })
+        .await;
+    assert!(first.client().await.is_err(), "still closed");
+    first.postgres.open_to_clients(PATIENCE).await.expect("opens");
+    assert!(!first.postgres.is_closed_to_clients().await);
+    assert_eq!(first.sql("select count(*) from t").await.as_deref(), Some("1"), "and the standby has it");
+    first.sql("insert into t values (2)").await;
+
+    // From now on the user's own rules count, as ever.
+    let hba = first.data().join("pg_hba.conf");
+    let rules = std::fs::read_to_string(&hba).expect("readable");
+    std::fs::write(&hba, format!("host all all 127.0.0.0/8 reject\n{rules}")).expect("write");
+    first.postgres.apply_synchronous(&names(&[&second]), RecordNumber(4), false, PATIENCE).await.expect("reloads");
+    assert!(first.client().await.is_err(), "the user's new rule");
+    first.postgres.kill_family(PATIENCE).await.expect("killed");
+    assert!(!first.postgres.ended_after_crash().await, "a killed postmaster is no crash of a child");
+
     second.postgres.promote(false, PATIENCE).await.expect("promoted");
-    assert_eq!(second.sql("select count(*) from t").await.as_deref(), Some("0"));
+    assert_eq!(second.sql("select count(*) from t").await.as_deref(), Some("2"));
 }
 
 #[tokio::test]

@@ -170,6 +170,7 @@ impl Agent {
             let acknowledged = local.synchronous.as_ref();
             local.is_primary()
                 && !local.stopping
+                && !local.closed
                 && local.live.as_ref().is_some_and(|live| !live.in_recovery)
                 && local.leases.valid(self.now()).is_some()
                 && acknowledged.is_none_or(|last| {

@@ -44,6 +44,8 @@ pub(super) struct Local {
     pub leases: LeaseBook,
     /// Until then a primary without a lease waits for one instead of being fenced.
     pub asking_until: Option<Moment>,
+    /// It recovers, or has recovered, from a crash, and keeps clients out until a standby has what it recovered.
+    pub closed: bool,
     /// The agent itself stops PostgreSQL: its end is no crash.
     pub stopping: bool,
     /// Whom the standby follows.
@@ -154,6 +156,7 @@ impl Local {
         self.write = ProbeHistory::default();
         self.following = None;
         self.stopping = false;
+        self.closed = false;
     }
 
     /// A start of the standby came to nothing.
@@ -170,6 +173,8 @@ impl Local {
     /// In one word.
     pub(super) fn state(&self) -> PostgresState {
         match (self.postmaster, self.answers) {
+            // To everybody else it starts.
+            (_, _) if self.closed => PostgresState::Starting,
             (None, _) if self.is_empty => PostgresState::NoData,
             (None, _) => PostgresState::Stopped,
             (Some(_), Answers::NotYet) => PostgresState::Starting,
@@ -202,7 +207,7 @@ impl Local {
         PostgresReport {
             state: self.state(),
             control: self.control.clone(),
-            live: self.live.clone(),
+            live: self.live.clone().filter(|_| !self.closed),
             probes: Probes { connect: self.connect.report(now), write: self.write.report(now) },
             disk: self.disk,
         }

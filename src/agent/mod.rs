@@ -17,6 +17,7 @@ pub mod promises;
 pub mod proxy;
 mod rejoin;
 mod renewal;
+mod restart;
 pub mod start;
 mod tasks;
 #[cfg(test)]

@@ -176,7 +176,7 @@ impl LocalPostgres for HostPort {
             StartMode::Standby { upstream } => {
                 (true, upstream.as_ref().and_then(|upstream| index_at(&upstream.address)))
             }
-            StartMode::Primary { .. } => (false, None),
+            StartMode::Primary { .. } | StartMode::Recovering { .. } => (false, None),
         };
         let started = state.start_server(self.host, recovery, upstream);
         let postmaster = started.map_err(|problem| failed("start PostgreSQL", &problem))?;

@@ -215,7 +215,7 @@ fn without_fixed(text: &str) -> String {
 pub(super) fn close_postmaster_options(setup: &Setup, data: &Path) -> std::io::Result<()> {
     let path = data.join("postmaster.opts");
     let Ok(mut text) = fs::read_to_string(&path) else { return Ok(()) };
-    for name in ["listen_addresses", "unix_socket_directories"] {
+    for name in ["listen_addresses", "unix_socket_directories", "hba_file"] {
         let opening = format!(" \"-c\" \"{name}=");
         while let Some(begin) = text.find(&opening) {
             let value = begin + opening.len();
