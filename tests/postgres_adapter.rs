@@ -4,21 +4,15 @@
 
 mod support;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use stormglass::adapters::system::{boot_time, family};
 use stormglass::domain::epoch::RecordNumber;
-use stormglass::domain::ids::NodeName;
 use stormglass::domain::lsn::Timeline;
 use stormglass::ports::LocalPostgres;
 use stormglass::ports::postgres::{PostgresError, Presence, RewindOutcome, StartMode};
-use support::{Node, PATIENCE, Place};
-
-fn names(nodes: &[&Node]) -> BTreeSet<NodeName> {
-    nodes.iter().map(|node| node.name.clone()).collect()
-}
+use support::{Node, PATIENCE, Place, names};
 
 #[tokio::test]
 async fn only_the_agent_opens_postgresql() {
@@ -157,7 +151,7 @@ async fn freeze_and_promote_are_quick_and_keep_everything() {
     let begin = boot_time();
     let received = second.postgres.follow(None, PATIENCE).await.expect("frozen");
     let frozen = boot_time();
-    let fork = second.postgres.promote(PATIENCE).await.expect("promoted");
+    let fork = second.postgres.promote(false, PATIENCE).await.expect("promoted");
     let promoted = boot_time();
     second.postgres.probe_write(PATIENCE).await.expect("writable");
     let written = boot_time();
@@ -167,7 +161,7 @@ async fn freeze_and_promote_are_quick_and_keep_everything() {
     let live = second.postgres.observe(PATIENCE).await.expect("answers");
     assert_eq!(live.history.timeline, Timeline(2));
     assert_eq!(live.history.forks.last().map(|last| last.switched_at), Some(fork));
-    assert_eq!(second.postgres.promote(PATIENCE).await.expect("again"), fork, "a repeated command is answered");
+    assert_eq!(second.postgres.promote(false, PATIENCE).await.expect("again"), fork, "a repeated command is answered");
     assert!(second.postgres.follow(None, PATIENCE).await.is_err(), "a primary follows nobody");
 
     third.postgres.follow(None, PATIENCE).await.expect("frozen");
@@ -197,7 +191,7 @@ async fn a_former_primary_comes_back() {
     // The standby is promoted; the old primary goes on alone and then dies: its last rows are in no history but its own.
     second.postgres.follow(None, PATIENCE).await.expect("frozen");
     first.sql("insert into t select generate_series(1, 100)").await;
-    second.postgres.promote(PATIENCE).await.expect("promoted");
+    second.postgres.promote(false, PATIENCE).await.expect("promoted");
     first.postgres.kill_family(PATIENCE).await.expect("killed");
     second.sql("insert into t values (-1)").await;
     second.postgres.tend_slots(&names(&[&first]), PATIENCE).await.expect("slots");
@@ -219,7 +213,7 @@ async fn a_former_primary_comes_back() {
             node.postgres.observe(PATIENCE).await.expect("answers").flush_lsn > end
         })
         .await;
-    first.postgres.promote(PATIENCE).await.expect("promoted");
+    first.postgres.promote(false, PATIENCE).await.expect("promoted");
     first.postgres.tend_slots(&names(&[&second]), PATIENCE).await.expect("slots");
     assert_eq!(second.postgres.rewind(&first.upstream()).await.expect("checked"), RewindOutcome::NotNeeded);
     second.start_standby(Some(&first)).await;
@@ -228,7 +222,7 @@ async fn a_former_primary_comes_back() {
 
     // A killed primary whose WAL arrived in full needs no rewind either.
     first.postgres.kill_family(PATIENCE).await.expect("killed");
-    second.postgres.promote(PATIENCE).await.expect("promoted");
+    second.postgres.promote(false, PATIENCE).await.expect("promoted");
     second.postgres.tend_slots(&names(&[&first]), PATIENCE).await.expect("slots");
     assert_eq!(first.postgres.rewind(&second.upstream()).await.expect("checked"), RewindOutcome::NotNeeded);
     first.start_standby(Some(&second)).await;

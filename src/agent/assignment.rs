@@ -170,9 +170,12 @@ impl Agent {
             let acknowledged = local.synchronous.as_ref();
             local.is_primary()
                 && !local.stopping
+                && !local.closed
                 && local.live.as_ref().is_some_and(|live| !live.in_recovery)
                 && local.leases.valid(self.now()).is_some()
-                && acknowledged.is_none_or(|last| last.number != number || !last.names.iter().eq(names))
+                && acknowledged.is_none_or(|last| {
+                    last.number != number || !last.names.iter().eq(names) || local.blocks_when_alone != block_when_alone
+                })
         };
         if !due {
             return;
@@ -184,6 +187,7 @@ impl Agent {
                     live.synchronous = Some(report.clone());
                 }
                 local.synchronous = Some(report);
+                local.blocks_when_alone = block_when_alone;
                 self.heartbeat_wanted.notify_one();
             }
             Err(error) => tracing::warn!(%error, %number, "synchronous_standby_names is not in force yet"),

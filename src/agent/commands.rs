@@ -13,7 +13,7 @@ use super::promises;
 use super::start::Role;
 use super::tasks::{Entry, Progress};
 use crate::domain::clock::Moment;
-use crate::domain::command::{AssignedRole, Command, CommandEnvelope, CommandOutput, CommandState};
+use crate::domain::command::{Command, CommandEnvelope, CommandOutput, CommandState};
 use crate::domain::epoch::Epoch;
 use crate::domain::lease::Grant;
 use crate::domain::lsn::Lsn;
@@ -145,9 +145,9 @@ impl Agent {
                 progress.tell("stopping the WAL receiver");
                 self.freeze(*consent_to, *fence_confirmed).await
             }
-            Command::Promote { grant, counts_from, required_lsn } => {
+            Command::Promote { grant, counts_from, required_lsn, block_when_alone } => {
                 progress.tell("promoting");
-                self.promote(epoch, grant, *required_lsn, *counts_from).await
+                self.promote(epoch, grant, *required_lsn, *counts_from, *block_when_alone).await
             }
             Command::Rewind { primary, primary_address } => {
                 progress.tell("rewinding");
@@ -278,6 +278,7 @@ impl Agent {
         grant: &Grant,
         required: Option<Lsn>,
         counts_from: Moment,
+        block_when_alone: bool,
     ) -> Outcome {
         let boot = self.clock.boot();
         if let Some(refusal) = self.keeper.read(|memory| promises::no_promotion_because(memory, epoch, grant, &boot)) {
@@ -293,7 +294,11 @@ impl Agent {
             }
         }
         self.take_lease(grant, counts_from).await?;
-        let writable = if is_running { self.promote_running(epoch).await } else { self.promote_stopped(epoch).await };
+        let writable = if is_running {
+            self.promote_running(epoch, block_when_alone).await
+        } else {
+            self.promote_stopped(epoch, block_when_alone).await
+        };
         let lsn = match writable {
             Ok(lsn) => lsn,
             Err(error) => {
@@ -338,11 +343,11 @@ impl Agent {
         Ok(())
     }
 
-    async fn promote_running(self: &Arc<Self>, epoch: Epoch) -> Result<Lsn, PostgresError> {
+    async fn promote_running(self: &Arc<Self>, epoch: Epoch, block_when_alone: bool) -> Result<Lsn, PostgresError> {
         let lsn = {
             let _a_fence_waits = self.starting.lock().await;
             self.still_entitled(epoch)?;
-            self.postgres.promote(PROMOTE_TIMEOUT).await?
+            self.postgres.promote(block_when_alone, PROMOTE_TIMEOUT).await?
         };
         {
             let mut local = self.local();
@@ -355,17 +360,17 @@ impl Agent {
 
     /// A stopped standby is started as one and promoted: started without `standby.signal` it would write on the timeline
     /// that it followed, and nobody could tell the two histories apart.
-    async fn promote_stopped(self: &Arc<Self>, epoch: Epoch) -> Result<Lsn, PostgresError> {
+    async fn promote_stopped(self: &Arc<Self>, epoch: Epoch, block_when_alone: bool) -> Result<Lsn, PostgresError> {
         let control = self.postgres.control_data().await?;
         let was_standby = control.is_some_and(|control| {
             matches!(control.cluster_state.as_str(), "in archive recovery" | "shut down in recovery")
         });
         if !was_standby {
-            return self.start_primary().await;
+            return self.start_primary(block_when_alone).await;
         }
         self.start_postgres(&StartMode::Standby { upstream: None }).await?;
         self.await_connections(RECOVERY_TIMEOUT).await?;
-        self.promote_running(epoch).await
+        self.promote_running(epoch, block_when_alone).await
     }
 
     /// A fence may have come between taking the lease and this moment: what it confirmed must stay true. Asked under the
@@ -391,11 +396,7 @@ impl Agent {
         }
     }
 
-    async fn start_primary(self: &Arc<Self>) -> Result<Lsn, PostgresError> {
-        let block_when_alone = self.keeper.read(|memory| match memory.assignment.as_ref().map(|last| &last.role) {
-            Some(AssignedRole::Primary { block_when_alone, .. }) => *block_when_alone,
-            _ => false,
-        });
+    async fn start_primary(self: &Arc<Self>, block_when_alone: bool) -> Result<Lsn, PostgresError> {
         // Nobody is synchronous at the start of an epoch; the assignment that follows names them.
         let mode = StartMode::Primary { synchronous: std::collections::BTreeSet::new(), block_when_alone };
         self.start_postgres(&mode).await?;

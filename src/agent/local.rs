@@ -33,6 +33,8 @@ pub(super) struct Local {
     pub live: Option<LiveReport>,
     /// The last acknowledged change of `synchronous_standby_names`.
     pub synchronous: Option<SynchronousReport>,
+    /// Whether that change has commits wait while nobody is named.
+    pub blocks_when_alone: bool,
     /// New connections.
     pub connect: ProbeHistory,
     /// Writes.
@@ -43,6 +45,8 @@ pub(super) struct Local {
     pub leases: LeaseBook,
     /// Until then a primary without a lease waits for one instead of being fenced.
     pub asking_until: Option<Moment>,
+    /// It recovers, or has recovered, from a crash, and keeps clients out until a standby has what it recovered.
+    pub closed: bool,
     /// The agent itself stops PostgreSQL: its end is no crash.
     pub stopping: bool,
     /// Whom the standby follows.
@@ -168,6 +172,7 @@ impl Local {
         self.write = ProbeHistory::default();
         self.following = None;
         self.stopping = false;
+        self.closed = false;
     }
 
     /// A start of the standby came to nothing.
@@ -184,6 +189,8 @@ impl Local {
     /// In one word.
     pub(super) fn state(&self) -> PostgresState {
         match (self.postmaster, self.answers) {
+            // To everybody else it starts.
+            (_, _) if self.closed => PostgresState::Starting,
             (None, _) if self.is_empty => PostgresState::NoData,
             (None, _) => PostgresState::Stopped,
             (Some(_), Answers::NotYet) => PostgresState::Starting,
@@ -216,7 +223,7 @@ impl Local {
         PostgresReport {
             state: self.state(),
             control: self.control.clone(),
-            live: self.live.clone(),
+            live: self.live.clone().filter(|_| !self.closed),
             probes: Probes { connect: self.connect.report(now), write: self.write.report(now) },
             disk: self.disk,
         }

@@ -20,6 +20,7 @@ mod rejoin;
 mod renewal;
 #[cfg(test)]
 mod renewal_tests;
+mod restart;
 pub mod start;
 mod tasks;
 #[cfg(test)]

@@ -81,7 +81,7 @@ impl Agent {
         loop {
             let writes = {
                 let local = self.local();
-                local.is_primary() && !local.stopping && local.answers != Answers::NotYet
+                local.is_primary() && !local.stopping && !local.closed && local.answers != Answers::NotYet
             };
             if writes {
                 let timeout = self.settings.probe_timeout;
@@ -102,7 +102,9 @@ impl Agent {
         let now = self.now();
         let changed = {
             let mut local = self.local();
-            local.postmaster == postmaster && history(&mut local).record(&result, began, now)
+            // What the agent reaches over its own socket says nothing while clients are kept out.
+            let counts = local.postmaster == postmaster && !(local.closed && result.is_ok());
+            counts && history(&mut local).record(&result, began, now)
         };
         if changed {
             if let Err(error) = result {

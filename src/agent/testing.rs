@@ -201,8 +201,8 @@ impl LocalPostgres for FakePostgres {
         self.call(format!("follow {}", upstream.map_or("nobody", |upstream| upstream.node.as_str())));
         Ok(Lsn(1_000))
     }
-    async fn promote(&self, _timeout: Duration) -> Result<Lsn, PostgresError> {
-        self.call("promote");
+    async fn promote(&self, block_when_alone: bool, _timeout: Duration) -> Result<Lsn, PostgresError> {
+        self.call(if block_when_alone { "promote, blocked" } else { "promote" });
         self.in_recovery.store(false, Ordering::SeqCst);
         Ok(Lsn(1_024))
     }

@@ -100,7 +100,7 @@ async fn fence_confirmed_then_same_epoch_again() {
     eventually("more heartbeats", || bench.controllers.heard.lock().unwrap().len() > heard + 2).await;
     assert_eq!(bench.agent.report().standing.lease_epoch, None, "grants of epoch 3 go on and are worth nothing");
     let counts_from = bench.agent.now();
-    let promote = Command::Promote { grant: grant(3), counts_from, required_lsn: None };
+    let promote = Command::Promote { grant: grant(3), counts_from, required_lsn: None, block_when_alone: false };
     assert!(refused(&bench.command(envelope(3, StepName::Promote, promote)).await));
     let freeze = Command::Freeze { consent_to: Some(Epoch(3)), fence_confirmed: None };
     assert!(refused(&bench.command(envelope(3, StepName::Freeze, freeze)).await));
@@ -130,7 +130,8 @@ async fn a_standby_is_promoted_only_with_consent_and_with_all_it_must_have() {
     let bench = Bench::begin(FakePostgres::running(true), memory(3), None).await;
     eventually("observed", || bench.agent.report().postgres.live.is_some()).await;
     let counts_from = bench.agent.now();
-    let promote = |required| Command::Promote { grant: grant(4), counts_from, required_lsn: required };
+    let promote =
+        |required| Command::Promote { grant: grant(4), counts_from, required_lsn: required, block_when_alone: false };
     assert!(refused(&bench.command(envelope(4, StepName::Promote, promote(None))).await), "without consent");
     let freeze = Command::Freeze { consent_to: Some(Epoch(4)), fence_confirmed: None };
     let state = bench.command(envelope(4, StepName::Freeze, freeze)).await;

@@ -76,6 +76,7 @@ impl Agent {
             (StartAction::AdoptPrimary { lease }, Some(postmaster)) => {
                 self.adopt(postmaster, Some(Role::Primary));
                 self.resume_lease(lease).await;
+                self.resume_admission(lease.epoch).await;
             }
             (StartAction::AskForLease { epoch }, Some(postmaster)) => {
                 if epoch.is_some() {
@@ -118,14 +119,18 @@ impl Agent {
 
     async fn on_exit(self: &Arc<Self>, postmaster: i32) {
         let (highest, lease_epoch) = (self.keeper.read(|memory| memory.highest_epoch), self.local().leases.current());
+        let epoch = lease_epoch.map_or(highest, |lease| lease.epoch);
+        let names = self.names_to_wait_for(epoch);
         let (role, stopping) = {
             let mut local = self.local();
             if local.postmaster != Some(postmaster) {
                 return;
             }
             let before = (local.role, local.stopping);
+            // One that ends again while it recovers is not started a third time.
+            let may_restart = names.is_some() && !local.closed && !local.stopping && local.role == Some(Role::Primary);
             local.ended();
-            local.stopping = before.1;
+            (local.stopping, local.closed) = (before.1, may_restart);
             before
         };
         if stopping {
@@ -133,8 +138,10 @@ impl Agent {
         }
         let was_primary = role != Some(Role::Standby);
         if was_primary && highest > Epoch(0) {
-            let epoch = lease_epoch.map_or(highest, |lease| lease.epoch);
-            self.fence_until_done(epoch, "PostgreSQL ended by itself").await;
+            match self.restart_after_crash(epoch, names).await {
+                Ok(()) => {}
+                Err(reason) => self.fence_until_done(epoch, &reason).await,
+            }
             return;
         }
         tracing::warn!(postmaster, "PostgreSQL ended by itself");
@@ -194,7 +201,7 @@ impl Agent {
     pub(super) async fn start_postgres(self: &Arc<Self>, mode: &StartMode) -> Result<(), PostgresError> {
         let _a_fence_waits = self.starting.lock().await;
         let role = match mode {
-            StartMode::Primary { .. } => {
+            StartMode::Primary { .. } | StartMode::Recovering { .. } => {
                 if self.local().leases.valid(self.now()).is_none() {
                     let problem = "the lease ended before the start: promote again in a newer epoch".to_owned();
                     return Err(PostgresError::Failed { action: "start PostgreSQL", problem });
@@ -205,6 +212,7 @@ impl Agent {
         };
         let postmaster = self.postgres.start(mode).await?;
         self.adopt(postmaster, Some(role));
+        self.local().closed = matches!(mode, StartMode::Recovering { .. });
         if let StartMode::Standby { upstream } = mode {
             self.local().following = upstream.clone();
         }

@@ -163,6 +163,9 @@ pub enum Command {
         counts_from: Moment,
         /// A standby must have received up to here (shutdown record of a switchover).
         required_lsn: Option<Lsn>,
+        /// Writers wait from the first write on until a standby confirms (`sync_strict`).
+        #[serde(default)]
+        block_when_alone: bool,
     },
     /// Bring the data directory onto the primary's history: pg_rewind if it diverged, nothing if it did not.
     Rewind {

@@ -10,7 +10,7 @@ use crate::domain::ids::NodeName;
 use crate::domain::lease::Grant;
 use crate::domain::lsn::Lsn;
 use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepName};
-use crate::domain::policy::Policy;
+use crate::domain::policy::{DurabilityMode, Policy};
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::PostgresState;
 use crate::domain::view::View;
@@ -71,7 +71,8 @@ pub(super) fn tail(
             return Err(Next::Wait { until, why: "for this controller's leadership to be renewed".to_owned() });
         };
         let grant = Grant { epoch, number: record.number, timers };
-        let command = Command::Promote { grant, counts_from, required_lsn };
+        let block_when_alone = policy.durability == DurabilityMode::SyncStrict;
+        let command = Command::Promote { grant, counts_from, required_lsn, block_when_alone };
         let effect = Effect::Command { node: to.clone(), command };
         let promote = Step { name: StepName::Promote, attempt: 1, epoch, effect, timeout: PROMOTE_TIMEOUT };
         until_done(operation, view.now, promote, 3, give_up)?;
@@ -130,7 +131,7 @@ fn consent_sent_at(
 /// In `async` mode the choice was made on reports that may have been old; now that receivers stand still, ask again
 /// (rule 4d). In the synchronous modes the ledger decides, and WAL that nobody confirmed does not count.
 fn more_advanced(view: &View, policy: &Policy, to: &NodeName) -> Option<NodeName> {
-    if policy.durability != crate::domain::policy::DurabilityMode::Async {
+    if policy.durability != DurabilityMode::Async {
         return None;
     }
     let received = |node: &NodeName| {

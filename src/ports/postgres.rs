@@ -81,6 +81,12 @@ pub enum StartMode {
         /// Block writers while `synchronous` is empty (`sync_strict`).
         block_when_alone: bool,
     },
+    /// Without `standby.signal`, after a crash, under the lease that it had: standbys come in and clients do not, until
+    /// [`LocalPostgres::open_to_clients`].
+    Recovering {
+        /// `synchronous_standby_names`, as they were.
+        synchronous: BTreeSet<NodeName>,
+    },
 }
 
 /// What a rewind did.
@@ -106,6 +112,23 @@ pub trait LocalPostgres: Send + Sync {
 
     /// Starts and returns the postmaster's process id as soon as it runs, without waiting for recovery.
     async fn start(&self, mode: &StartMode) -> Result<i32, PostgresError>;
+
+    /// True if nothing is left of a PostgreSQL that ended because one of its processes crashed, as it does while commits wait for
+    /// a standby: it may be started again under the lease that it had. False when in doubt.
+    async fn ended_after_crash(&self) -> bool {
+        false
+    }
+
+    /// True from a start in [`StartMode::Recovering`] until it was opened.
+    async fn is_closed_to_clients(&self) -> bool {
+        false
+    }
+
+    /// Lets clients in after [`StartMode::Recovering`]. Harmless if they are in already.
+    async fn open_to_clients(&self, timeout: Duration) -> Result<(), PostgresError> {
+        let _nobody_was_kept_out = timeout;
+        Ok(())
+    }
 
     /// Returns when the process has ended (pidfd; at once if it is gone already).
     async fn wait_for_exit(&self, postmaster: i32);
@@ -136,8 +159,9 @@ pub trait LocalPostgres: Send + Sync {
     async fn follow(&self, upstream: Option<&Upstream>, timeout: Duration) -> Result<Lsn, PostgresError>;
 
     /// Triggers promotion and returns as soon as the server has left recovery; asks every few milliseconds itself.
-    /// Returns the first position of the new timeline.
-    async fn promote(&self, timeout: Duration) -> Result<Lsn, PostgresError>;
+    /// With `block_when_alone`, commits wait for a standby from the very first one on: that is in force, on disk and in every
+    /// process, before promotion is triggered. Returns the first position of the new timeline.
+    async fn promote(&self, block_when_alone: bool, timeout: Duration) -> Result<Lsn, PostgresError>;
 
     /// Sets `synchronous_standby_names`, waits until every process applies it, then reads the barrier position.
     async fn apply_synchronous(

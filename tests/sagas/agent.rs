@@ -175,7 +175,7 @@ impl Agent {
                 self.frozen = true;
                 Ok(Some(self.lsn))
             }
-            Command::Promote { grant, counts_from, required_lsn } => {
+            Command::Promote { grant, counts_from, required_lsn, .. } => {
                 let until = counts_from.plus(grant.timers.lease);
                 if self.standing.consented != Some(grant.epoch) || self.standing.fence_confirmed >= Some(grant.epoch) {
                     return refuse("not consented to, or fenced in, that epoch");

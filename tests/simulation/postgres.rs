@@ -176,7 +176,7 @@ impl LocalPostgres for HostPort {
             StartMode::Standby { upstream } => {
                 (true, upstream.as_ref().and_then(|upstream| index_at(&upstream.address)))
             }
-            StartMode::Primary { .. } => (false, None),
+            StartMode::Primary { .. } | StartMode::Recovering { .. } => (false, None),
         };
         let started = state.start_server(self.host, recovery, upstream);
         let postmaster = started.map_err(|problem| failed("start PostgreSQL", &problem))?;
@@ -304,13 +304,18 @@ impl LocalPostgres for HostPort {
         Ok(lsn(records))
     }
 
-    async fn promote(&self, timeout: Duration) -> Result<Lsn, PostgresError> {
+    async fn promote(&self, block_when_alone: bool, timeout: Duration) -> Result<Lsn, PostgresError> {
         self.question("promote", timeout, false).await?;
         self.takes(10, 100).await;
         if !matches!(self.world.lock().hosts[self.host].server.disk, Disk::Fine) {
             return Err(failed("promote", "the disk is sick"));
         }
-        self.world.lock().promote_server(self.host).ok_or_else(|| not_accepting("promote"))
+        let mut state = self.world.lock();
+        let first = state.promote_server(self.host).ok_or_else(|| not_accepting("promote"))?;
+        if let Some(run) = state.hosts[self.host].server.run.as_mut() {
+            run.block_when_alone = block_when_alone;
+        }
+        Ok(first)
     }
 
     async fn apply_synchronous(

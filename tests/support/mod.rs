@@ -1,6 +1,6 @@
 //! Real PostgreSQL servers for tests: made in a temporary directory, run by an ordinary user, gone with the test.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -35,6 +35,11 @@ pub struct Node {
     pub postgres: Postgres,
     user: Option<(u32, u32)>,
     bin: PathBuf,
+}
+
+/// The names of these nodes.
+pub fn names(nodes: &[&Node]) -> BTreeSet<NodeName> {
+    nodes.iter().map(|node| node.name.clone()).collect()
 }
 
 impl Place {
@@ -208,16 +213,17 @@ impl Node {
         }
     }
 
+    /// How a client connects over TCP.
+    pub fn client_config(&self) -> tokio_postgres::Config {
+        let Address { host, port } = &self.settings.address;
+        let mut config = tokio_postgres::Config::new();
+        config.host(host).port(*port).user("postgres").dbname("postgres");
+        config
+    }
+
     /// A client over TCP.
     pub async fn client(&self) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
-        let Address { host, port } = &self.settings.address;
-        let (client, connection) = tokio_postgres::Config::new()
-            .host(host)
-            .port(*port)
-            .user("postgres")
-            .dbname("postgres")
-            .connect(tokio_postgres::NoTls)
-            .await?;
+        let (client, connection) = self.client_config().connect(tokio_postgres::NoTls).await?;
         tokio::spawn(connection);
         Ok(client)
     }

@@ -145,6 +145,13 @@ pub(super) fn write_private(setup: &Setup) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Whether PostgreSQL starts again by itself after one of its processes crashed. Not while commits wait for a standby: recovery
+/// would show clients what no standby has confirmed, and the standby may be promoted a moment later without it. So it ends, and
+/// the ledger decides who goes on.
+fn restart_after_crash(managed: &Managed) -> &'static str {
+    if managed.synchronous_standby_names.is_empty() { "on" } else { "off" }
+}
+
 /// The include file. `present`: what the user's own files say.
 fn render(setup: &Setup, present: &BTreeMap<String, String>, managed: &Managed) -> String {
     let settings = &setup.settings;
@@ -170,7 +177,7 @@ fn render(setup: &Setup, present: &BTreeMap<String, String>, managed: &Managed) 
         ("wal_level", wal_level),
         ("hot_standby", "on"),
         ("wal_log_hints", "on"),
-        ("restart_after_crash", "on"),
+        ("restart_after_crash", restart_after_crash(managed)),
         ("recovery_target_timeline", "latest"),
         ("listen_addresses", ""),
         ("unix_socket_directories", &settings.private_socket_directory.to_string_lossy()),
@@ -208,7 +215,7 @@ fn without_fixed(text: &str) -> String {
 pub(super) fn close_postmaster_options(setup: &Setup, data: &Path) -> std::io::Result<()> {
     let path = data.join("postmaster.opts");
     let Ok(mut text) = fs::read_to_string(&path) else { return Ok(()) };
-    for name in ["listen_addresses", "unix_socket_directories"] {
+    for name in ["listen_addresses", "unix_socket_directories", "hba_file"] {
         let opening = format!(" \"-c\" \"{name}=");
         while let Some(begin) = text.find(&opening) {
             let value = begin + opening.len();

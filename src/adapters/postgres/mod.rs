@@ -2,6 +2,7 @@
 //!
 //! What never enters: decisions, leases, epochs. Nothing here opens PostgreSQL but [`LocalPostgres::start`].
 
+mod admission;
 mod configuration;
 mod control_data;
 mod errors;
@@ -113,6 +114,25 @@ impl LocalPostgres for Postgres {
         process::start(&self.setup, mode).await
     }
 
+    async fn ended_after_crash(&self) -> bool {
+        let setup = self.setup.clone();
+        // A postmaster that was killed leaves its lock file; one that ends because a child crashed removes it last.
+        let look = blocking("look at how PostgreSQL ended", move || {
+            let is_locked = setup.data.join("postmaster.pid").try_exists();
+            is_locked.map(|is_locked| !is_locked && setup.has_data()).map_err(|error| errors::failed("look", error))
+        });
+        let is_orderly = within(DISK_TIMEOUT, "look at how PostgreSQL ended", look).await.unwrap_or(false);
+        is_orderly && self.presence().await == Presence::Stopped
+    }
+
+    async fn is_closed_to_clients(&self) -> bool {
+        admission::is_closed(&self.setup)
+    }
+
+    async fn open_to_clients(&self, timeout: Duration) -> Result<(), PostgresError> {
+        within(timeout, "open PostgreSQL to clients", admission::open(&self.setup)).await
+    }
+
     async fn wait_for_exit(&self, postmaster: i32) {
         wait_for_exit(postmaster).await;
     }
@@ -194,11 +214,12 @@ impl LocalPostgres for Postgres {
         .await
     }
 
-    async fn promote(&self, timeout: Duration) -> Result<Lsn, PostgresError> {
+    async fn promote(&self, block_when_alone: bool, timeout: Duration) -> Result<Lsn, PostgresError> {
         const ACTION: &str = "promote PostgreSQL";
         within(timeout, ACTION, async {
+            let _changing = if block_when_alone { Some(self.changing.lock().await) } else { None };
             let session = self.session(ACTION).await?;
-            let first = replication::promote(&session).await?;
+            let first = replication::promote(&self.setup, &session, block_when_alone).await?;
             self.controller.put_back(session);
             self.checkpoint_in_background();
             Ok(first)

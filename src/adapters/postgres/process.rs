@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use super::admission;
 use super::configuration::{self, Managed, close_postmaster_options, set_signal_files};
 use super::errors::{blocking, failed, within};
 use super::files;
@@ -93,7 +94,12 @@ pub(super) async fn start(setup: &Arc<Setup>, mode: &StartMode) -> Result<i32, P
         }
         Presence::Orphans => return Err(failed(START, "processes of an earlier start are left: kill them first")),
     }
+    let is_closed = matches!(mode, StartMode::Recovering { .. });
     let (managed, is_standby) = match mode {
+        StartMode::Recovering { synchronous } => {
+            let synchronous_standby_names = configuration::render_synchronous(synchronous, true);
+            (Managed { synchronous_standby_names, ..Managed::default() }, false)
+        }
         StartMode::Standby { upstream } => (Managed::standby_of(setup, upstream.as_ref()), true),
         StartMode::Primary { synchronous, block_when_alone } => {
             let synchronous_standby_names = configuration::render_synchronous(synchronous, *block_when_alone);
@@ -109,10 +115,15 @@ pub(super) async fn start(setup: &Arc<Setup>, mode: &StartMode) -> Result<i32, P
         files::remove(&here.data.join("postmaster.pid")).map_err(at)?;
         files::remove(&here.data.join("postmaster.opts")).map_err(at)?;
         remove_stale_socket_locks(&here).map_err(at)?;
+        if is_closed {
+            admission::close(&here)?
+        } else {
+            admission::forget(&here).map_err(at)?
+        }
         prepare_log(&here).map_err(|error| failed(START, format!("{}: {error}", here.settings.log_file.display())))
     });
     let log_begin = within(START_TIMEOUT, START, prepare).await?;
-    launch(setup).await?;
+    launch(setup, is_closed).await?;
     within(START_TIMEOUT, START, wait_until_bound(setup, log_begin)).await
 }
 
@@ -143,7 +154,7 @@ fn prepare_log(setup: &Setup) -> std::io::Result<u64> {
 }
 
 /// `pg_ctl` makes PostgreSQL a session of its own, so that it outlives the agent.
-async fn launch(setup: &Setup) -> Result<(), PostgresError> {
+async fn launch(setup: &Setup, is_closed: bool) -> Result<(), PostgresError> {
     let settings = &setup.settings;
     let sockets: Vec<_> = [&settings.private_socket_directory]
         .into_iter()
@@ -155,6 +166,9 @@ async fn launch(setup: &Setup) -> Result<(), PostgresError> {
         quote_shell(&format!("listen_addresses={}", settings.listen_addresses)),
         quote_shell(&format!("unix_socket_directories={}", sockets.join(",")))
     );
+    if is_closed {
+        options += &format!(" -c {}", quote_shell(&format!("hba_file={}", admission::link(setup).display())));
+    }
     if let Some(directory) = &settings.config_directory {
         let file = directory.join("postgresql.conf");
         options += &format!(" -c {}", quote_shell(&format!("config_file={}", file.display())));

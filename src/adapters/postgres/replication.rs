@@ -100,10 +100,18 @@ async fn wait_until_received(session: &Session, action: &'static str) -> Result<
 }
 
 /// See [`crate::ports::LocalPostgres::promote`].
-pub(super) async fn promote(session: &Session) -> Result<Lsn, PostgresError> {
+pub(super) async fn promote(
+    setup: &Arc<Setup>,
+    session: &Session,
+    block_when_alone: bool,
+) -> Result<Lsn, PostgresError> {
     const ACTION: &str = "promote PostgreSQL";
     // A repeated command finds a primary: then only the answer is due.
     if is_in_recovery(session, ACTION).await? {
+        if block_when_alone {
+            // Before the first write: what was confirmed by nobody cannot be taken back.
+            set_names(setup, session, ACTION, render_synchronous(&BTreeSet::new(), true)).await?;
+        }
         session.query(ACTION, "select pg_promote(false)").await?;
         // pg_promote itself would look only every 100 ms.
         while is_in_recovery(session, ACTION).await? {
@@ -131,23 +139,32 @@ pub(super) async fn apply_synchronous(
     if is_in_recovery(session, ACTION).await? {
         return Err(failed(ACTION, "PostgreSQL is a standby"));
     }
-    let value = render_synchronous(names, block_when_alone);
+    set_names(setup, session, ACTION, render_synchronous(names, block_when_alone)).await?;
+    wait_for_walsenders(session, ACTION, names).await?;
+    let barrier_lsn = read_lsn(ACTION, session.query(ACTION, "select pg_current_wal_insert_lsn()").await?)?;
+    Ok(SynchronousReport { number, names: names.iter().cloned().collect(), barrier_lsn })
+}
+
+/// Writes `synchronous_standby_names` and waits until every backend that commits from now on goes by it.
+async fn set_names(
+    setup: &Arc<Setup>,
+    session: &Session,
+    action: &'static str,
+    value: String,
+) -> Result<(), PostgresError> {
     let wanted = value.clone();
-    reconfigure(setup, ACTION, move |managed| managed.synchronous_standby_names = wanted).await?;
+    reconfigure(setup, action, move |managed| managed.synchronous_standby_names = wanted).await?;
     // A connection made after the postmaster has read the file: from then on its signals are out.
     loop {
-        let fresh = Session::open(setup, ACTION).await?;
-        let shown = fresh.query(ACTION, "select current_setting('synchronous_standby_names')").await?;
+        let fresh = Session::open(setup, action).await?;
+        let shown = fresh.query(action, "select current_setting('synchronous_standby_names')").await?;
         fresh.close().await;
         if shown.as_deref() == Some(value.as_str()) {
             break;
         }
         tokio::time::sleep(PAUSE).await;
     }
-    wait_for_walsenders(session, ACTION, names).await?;
-    wait_for_checkpointer(session, ACTION).await?;
-    let barrier_lsn = read_lsn(ACTION, session.query(ACTION, "select pg_current_wal_insert_lsn()").await?)?;
-    Ok(SynchronousReport { number, names: names.iter().cloned().collect(), barrier_lsn })
+    wait_for_checkpointer(session, action).await
 }
 
 /// Each WAL sender works out by itself whether it may release waiting commits, and shows the result.

@@ -1,0 +1,118 @@
+//! A primary whose own process crashed while commits waited for a standby: it comes back under its lease, and nobody reads what it
+//! recovered before every standby that the ledger names has it.
+//!
+//! The bound is one lease. Beyond it the node fences itself, and the ledger decides: an eligible standby takes over, or, if there is
+//! none, this node goes on in an epoch in which nobody else can be promoted without what it recovered.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Agent;
+use super::assignment::CHANGE_TIMEOUT;
+use super::observe::bounded;
+use crate::domain::command::AssignedRole;
+use crate::domain::epoch::Epoch;
+use crate::domain::ids::NodeName;
+use crate::domain::lsn::Lsn;
+use crate::domain::report::LiveReport;
+use crate::ports::postgres::{PostgresError, StartMode};
+
+/// Between two looks at the standbys.
+const LOOK: Duration = Duration::from_millis(10);
+
+impl Agent {
+    /// Starts PostgreSQL again in its own epoch, if it crashed and waits for `names`. `Err`: why the node has to be fenced.
+    pub(super) async fn restart_after_crash(
+        self: &Arc<Self>,
+        epoch: Epoch,
+        names: Option<BTreeSet<NodeName>>,
+    ) -> Result<(), String> {
+        let fence = || "PostgreSQL ended by itself".to_owned();
+        let names = names.filter(|_| self.local().closed).ok_or_else(fence)?;
+        let _one_at_a_time = self.operating.try_lock().map_err(|_busy| fence())?;
+        if !self.postgres.ended_after_crash().await {
+            return Err(fence());
+        }
+        tracing::warn!(%epoch, "a process of PostgreSQL crashed: starting it again, closed to clients until a standby has all of it");
+        let mode = StartMode::Recovering { synchronous: names.clone() };
+        let started = self.start_postgres(&mode).await;
+        started
+            .map_err(|error| format!("one of its processes crashed, and PostgreSQL does not start again: {error}"))?;
+        self.watch_admission(epoch, names);
+        Ok(())
+    }
+
+    /// An agent that was restarted finds its primary closed.
+    pub(super) async fn resume_admission(self: &Arc<Self>, epoch: Epoch) {
+        if !self.postgres.is_closed_to_clients().await {
+            return;
+        }
+        self.local().closed = true;
+        match self.names_to_wait_for(epoch) {
+            Some(names) => self.watch_admission(epoch, names),
+            None => self.fence_until_done(epoch, "it is closed to clients, and the ledger names nobody").await,
+        }
+    }
+
+    /// Whom commits of this node wait for, while it holds the lease of this epoch.
+    pub(super) fn names_to_wait_for(&self, epoch: Epoch) -> Option<BTreeSet<NodeName>> {
+        let is_held = self.local().leases.valid(self.now()).is_some_and(|lease| lease.epoch == epoch);
+        let named = self.keeper.read(|memory| {
+            let last = memory.assignment.as_ref().filter(|last| last.epoch == epoch)?;
+            match &last.role {
+                AssignedRole::Primary { synchronous, .. } => Some(synchronous.clone()),
+                AssignedRole::Standby { .. } | AssignedRole::Fenced => None,
+            }
+        });
+        named.filter(|names| is_held && !names.is_empty())
+    }
+
+    fn watch_admission(self: &Arc<Self>, epoch: Epoch, names: BTreeSet<NodeName>) {
+        let agent = self.clone();
+        tokio::spawn(async move {
+            let postmaster = agent.local().postmaster;
+            if let Err(error) = agent.admit_clients(&names).await
+                && agent.local().postmaster == postmaster
+            {
+                agent.fence_until_done(epoch, &format!("it crashed, and clients stay out: {error}")).await;
+            }
+        });
+    }
+
+    async fn admit_clients(self: &Arc<Self>, names: &BTreeSet<NodeName>) -> Result<(), PostgresError> {
+        const ACTION: &str = "wait until a standby has what was recovered";
+        let (patience, timeout) = (self.timers().lease, self.settings.probe_timeout);
+        let (postmaster, end) = (self.local().postmaster, self.now().plus(patience));
+        let mut recovered: Option<Lsn> = None;
+        loop {
+            let live = bounded(ACTION, timeout, self.postgres.observe(timeout)).await;
+            if self.local().postmaster != postmaster {
+                return Err(PostgresError::NotAccepting { action: ACTION, problem: "PostgreSQL ended".to_owned() });
+            }
+            if let Ok(live) = live {
+                // Nobody writes while it is closed, so the first position that is seen lies behind everything recovered.
+                let goal = *recovered.get_or_insert(live.flush_lsn);
+                if names.iter().all(|name| has_flushed(&live, name, goal)) {
+                    break;
+                }
+            }
+            if self.now() >= end {
+                return Err(PostgresError::NoAnswer { action: ACTION, timeout: patience });
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        self.postgres.open_to_clients(CHANGE_TIMEOUT).await?;
+        self.local().closed = false;
+        tracing::warn!("the standbys have what was recovered after the crash: open to clients again");
+        self.observe_wanted.notify_one();
+        self.heartbeat_wanted.notify_one();
+        Ok(())
+    }
+}
+
+fn has_flushed(live: &LiveReport, name: &NodeName, goal: Lsn) -> bool {
+    live.standbys.iter().any(|row| {
+        row.node == name.as_str() && row.state == "streaming" && row.flush_lsn.is_some_and(|flushed| flushed >= goal)
+    })
+}
