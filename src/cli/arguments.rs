@@ -19,7 +19,7 @@ pub const DEFAULT_CONTROLLER: &str = "http://127.0.0.1:8432";
     after_help = "Environment: STORMGLASS_CONTROLLER is the controller's URL, STORMGLASS_TOKEN the bearer token.\n\n\
                   Exit codes: 0 done, 1 failed (state unchanged or undone), 2 usage or configuration, 3 confirmation needed,\n\
                   4 not found, 5 controller out of reach, 6 not authorised, 7 aborted, 8 controller error,\n\
-                  9 refused by a guard, 10 outcome unknown. status --check: 0 healthy, 20 degraded, 21 no primary."
+                  9 refused by a guard, 10 outcome unknown or neither done nor undone. status --check: 0 healthy, 20 degraded, 21 no primary."
 )]
 pub struct Cli {
     /// Flags of every command.
@@ -120,11 +120,14 @@ pub enum Command {
         /// The cluster; may be left out where the controller keeps one.
         cluster: Option<String>,
     },
-    /// What the controller would do now, and for every node why it could or could not be promoted.
-    #[command(after_help = "Examples:\n  stormglass explain\n  stormglass explain db3")]
+    /// What the controller would do now, and for every node why it could or could not be promoted; for an operation, which
+    /// witness said what when.
+    #[command(
+        after_help = "Examples:\n  stormglass explain\n  stormglass explain db3\n  stormglass explain 0199a7c2-52f1-7d3e-9d0e-0c2b7f6f8a11"
+    )]
     Explain {
-        /// A cluster or one node.
-        #[arg(value_name = "CLUSTER|NODE")]
+        /// A cluster, one node, or an operation's id.
+        #[arg(value_name = "CLUSTER|NODE|OPERATION")]
         subject: Option<String>,
     },
     /// Move the primary, planned and without loss.

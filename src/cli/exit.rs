@@ -28,7 +28,7 @@ pub enum Exit {
     ControllerError = 8,
     /// A guard refused.
     Refused = 9,
-    /// Nobody knows yet.
+    /// Nobody knows yet; or it ended half-way, neither unchanged nor undone.
     Unknown = 10,
     /// `status --check`: degraded.
     Degraded = 20,

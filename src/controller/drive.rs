@@ -7,13 +7,16 @@ use super::execute;
 use super::state::Wish;
 use crate::decide;
 use crate::decide::request::{self, Request};
+use crate::decide::witnesses::{self, Hearing};
 use crate::domain::clock::Moment;
 use crate::domain::epoch::Epoch;
+use crate::domain::evidence::Occasion;
 use crate::domain::ids::OperationId;
 use crate::domain::operation::{
     JOURNAL_FORMAT, Operation, OperationKind, OperationStatus, StepEvent, StepName, StepState,
 };
 use crate::domain::plan::{Intent, Plan};
+use crate::domain::policy::Policy;
 use crate::domain::record::ClusterRecord;
 use crate::domain::view::View;
 use crate::operate::{self, Next, Step};
@@ -86,7 +89,7 @@ impl Controller {
             OperationKind::Failover { .. } => self.state.trouble_since.unwrap_or(now),
             _ => now,
         };
-        let operation = Operation {
+        let mut operation = Operation {
             format: JOURNAL_FORMAT,
             id: OperationId(uuid::Uuid::now_v7().to_string()),
             cluster: self.state.cluster.clone(),
@@ -104,6 +107,7 @@ impl Controller {
             ended_wall: None,
             message: None,
             journal: Vec::new(),
+            evidence: Vec::new(),
         };
         if matches!(operation.kind, OperationKind::Failover { .. }) {
             // It has not touched anything yet, and must not begin to.
@@ -111,6 +115,7 @@ impl Controller {
                 preparing.cancel_requested = true;
             }
         }
+        keep_evidence(&mut operation, &self.view(), &self.state.policy, Occasion::Decided);
         self.note_began(&operation);
         self.state.operations.push(operation.clone());
         operation
@@ -179,6 +184,9 @@ impl Controller {
                     if matches!(step, StepName::AdvanceEpoch | StepName::Reinstate) {
                         operation.epoch_after = Some(epoch);
                     }
+                    if step == StepName::Fence {
+                        keep_evidence(operation, &view, &policy, Occasion::Fenced);
+                    }
                 }
                 Next::Run(step) => {
                     let event = StepEvent {
@@ -192,6 +200,9 @@ impl Controller {
                     // A step that was cut off is asked for again under its own number; the journal already says that it began.
                     if operation.last(step.name) != Some(&event) {
                         operation.journal.push(event);
+                        if step.name == StepName::Promote {
+                            keep_evidence(operation, &view, &policy, Occasion::Promoted);
+                        }
                     }
                     let operation = operation.clone();
                     self.run_step(operation, *step, now);
@@ -265,8 +276,8 @@ impl Controller {
         state: StepState,
     ) {
         self.state.in_flight.retain(|other| other != id);
-        let now = self.parts.clock.now();
-        let wall = self.parts.clock.wall();
+        let (view, policy) = (self.view(), self.state.policy.clone());
+        let (now, wall) = (view.now, view.wall);
         // An operation that was dropped while its step ran has nothing more to say.
         let Some(operation) = self.state.operation_mut(id).filter(|operation| !operation.status.is_final()) else {
             return;
@@ -277,6 +288,9 @@ impl Controller {
             operation.epoch_after = Some(epoch);
         }
         operation.journal.push(StepEvent { step, attempt, state: state.clone(), epoch, at: now, wall });
+        if matches!(step, StepName::Fence | StepName::Demote) && matches!(state, StepState::Succeeded { .. }) {
+            keep_evidence(operation, &view, &policy, Occasion::Fenced);
+        }
         let operation = operation.clone();
         self.note_step(&operation, step, &state, began.map_or(Duration::ZERO, |began| now.since(began)));
     }
@@ -395,4 +409,10 @@ impl Controller {
             });
         }
     }
+}
+
+/// Writes down what every witness says at this moment.
+fn keep_evidence(operation: &mut Operation, view: &View, policy: &Policy, occasion: Occasion) {
+    let heard = witnesses::hear(&Hearing { view, policy, operation }, occasion);
+    witnesses::keep(operation, heard);
 }

@@ -17,6 +17,7 @@ use crate::domain::plan::Plan;
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::view::View;
+use crate::operate;
 
 /// Fallback for what no event announces: silence and the passing of a deadline.
 const TICK: Duration = Duration::from_millis(100);
@@ -50,8 +51,8 @@ pub(super) enum Event {
     Ask { request: Request, origin: String, dry_run: bool, reply: oneshot::Sender<(Plan, Option<Operation>)> },
     /// An operator pauses or resumes.
     Pause { until: Option<WallTime>, reply: oneshot::Sender<()> },
-    /// An operator stops an operation. `None`: there is no such operation.
-    Cancel { operation: OperationId, reply: oneshot::Sender<Option<Operation>> },
+    /// An operator stops an operation. `None`: there is no such operation; an error: why it is too late.
+    Cancel { operation: OperationId, reply: oneshot::Sender<Option<Result<Operation, &'static str>>> },
 }
 
 /// A copy of the state, for answers.
@@ -181,8 +182,12 @@ impl Controller {
             Event::Pause { until, reply } => self.state.wishes.push_back((Wish::Pause(until), Some(reply))),
             Event::Cancel { operation, reply } => {
                 let found = self.state.operation_mut(&operation).map(|operation| {
-                    operation.cancel_requested |= !operation.status.is_final();
-                    operation.clone()
+                    // Asked and answered in one turn: a cancel that is accepted is honoured.
+                    if let Some(refusal) = operate::cancel_refusal(operation) {
+                        return Err(refusal);
+                    }
+                    operation.cancel_requested = true;
+                    Ok(operation.clone())
                 });
                 let _ = reply.send(found);
             }

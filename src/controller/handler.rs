@@ -194,14 +194,19 @@ impl ControllerHandler for ControllerHandle {
     async fn cancel(&self, id: &str, _caller: &Caller) -> Result<MutationReply, Problem> {
         let operation = OperationId(id.to_owned());
         let found = self.ask(|reply| Event::Cancel { operation, reply }).await?;
-        let Some(operation) = found else {
+        let Some(answer) = found else {
             return Err(Problem::not_found(format!("no operation {id:?} is under way: see stormglass operation list")));
         };
-        if operation.status.is_final() || crate::operate::is_past_no_return(&operation) {
-            let why = format!("operation {id} is past its point of no return ({})", operation.status.label());
-            return Err(Problem::refused(why, Vec::new()));
-        }
-        let message = format!("{} will be unwound", operation.kind.label());
+        let operation = answer.map_err(|why| {
+            Problem::refused(format!("operation {id} cannot be cancelled any more: {why}"), Vec::new())
+        })?;
+        let message = match &operation.kind {
+            OperationKind::Switchover { from, .. } => format!("the switchover is undone: {from} stays the primary"),
+            OperationKind::Failover { from, .. } => {
+                format!("the failover ends before the epoch is raised; if {from} was fenced meanwhile, it stays so")
+            }
+            other => format!("the {} ends before its first step", other.label()),
+        };
         Ok(MutationReply {
             schema_version: SCHEMA_VERSION,
             operation: Some(operation),

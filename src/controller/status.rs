@@ -79,32 +79,18 @@ pub(super) fn document(glance: &Glance, cluster: &str, policy: &Policy, controll
 pub(super) fn explanation(glance: &Glance, cluster: &str, policy: &Policy) -> wire::Explanation {
     let view = &glance.view;
     let plan = decide::decide(view, policy, &glance.operations);
-    let mut rank = 0;
-    let nodes = view.record.as_ref().map(|record| {
-        let holder = std::iter::once(wire::NodeExplanation {
-            node: record.holder.clone(),
-            promotable: false,
-            rank: None,
-            reasons: vec![Reason::about(&record.holder, ReasonCode::AlreadyPrimary, format!("epoch {}", record.epoch))],
-        });
-        let others = candidate::assess(view, record, policy, &Demand::automatic()).into_iter().map(|assessment| {
-            if assessment.promotable {
-                rank += 1;
-            }
-            wire::NodeExplanation {
-                node: assessment.node,
-                promotable: assessment.promotable,
-                rank: assessment.promotable.then_some(rank),
-                reasons: assessment.reasons,
-            }
-        });
-        holder.chain(others).collect()
+    let nodes = view.record.as_ref().map(|record| decide::explain::nodes(view, record, policy)).unwrap_or_default();
+    let nodes = nodes.into_iter().map(|node| wire::NodeExplanation {
+        node: node.node,
+        promotable: node.promotable,
+        rank: node.rank,
+        reasons: node.reasons,
     });
     wire::Explanation {
         schema_version: wire::SCHEMA_VERSION,
         cluster: cluster.to_owned(),
         plan,
-        nodes: nodes.unwrap_or_default(),
+        nodes: nodes.collect(),
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::domain::ids::NodeName;
 use crate::domain::plan::{Reason, ReasonCode};
 use crate::domain::policy::{DurabilityMode, Policy};
-use crate::domain::record::ClusterRecord;
+use crate::domain::record::{ClusterRecord, Member};
 use crate::domain::report::{LiveReport, PostgresState};
 use crate::domain::view::View;
 
@@ -29,6 +29,27 @@ pub enum Change {
     },
     /// Something must happen elsewhere first.
     Waiting(Vec<Reason>),
+}
+
+/// The record with every reporting node's site and address as it says them now: members are looked up while they are away, and
+/// standbys and proxies are pointed at the holder's address. Asked only where the ledger itself is at rest, so that no growth
+/// that waits for its acknowledgement is overtaken.
+pub fn addresses(view: &View, record: &ClusterRecord) -> Option<(ClusterRecord, Reason)> {
+    let mut next = record.changed();
+    let mut changed = None;
+    for report in view.nodes.values().filter_map(|node| node.report.known()) {
+        let member = Member { site: report.site.clone(), address: report.address.clone() };
+        if record.members.get(&report.node) == Some(&member) {
+            continue;
+        }
+        let words = format!("it stands in site {} and listens at {}", member.site, member.address);
+        changed = changed.or_else(|| Some(Reason::about(&report.node, ReasonCode::MembershipChange, words)));
+        if report.node == record.holder {
+            next.holder_address = member.address.clone();
+        }
+        next.members.insert(report.node.clone(), member);
+    }
+    changed.map(|reason| (next, reason))
 }
 
 /// The next change of the ledger. The primary must be writable.

@@ -3,6 +3,7 @@
 //! The controller calls [`decide`] on every event and carries the plan out; production, tests and simulation run this very code.
 
 pub mod candidate;
+pub mod explain;
 pub mod first_epoch;
 pub mod health;
 pub mod lease;
@@ -10,6 +11,7 @@ pub mod membership;
 pub mod primary;
 pub mod rejoin;
 pub mod request;
+pub mod witnesses;
 
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan, Reason, ReasonCode};
@@ -66,7 +68,11 @@ pub fn decide(view: &View, policy: &Policy, operations: &[Operation]) -> Plan {
             return plan(Intent::UpdateRecord { record }, reasons, Vec::new());
         }
         membership::Change::Waiting(reasons) => blocked_by.extend(reasons),
-        membership::Change::None => {}
+        membership::Change::None => {
+            if let Some((next, reason)) = membership::addresses(view, record) {
+                return plan(Intent::UpdateRecord { record: Box::new(next) }, vec![reason], Vec::new());
+            }
+        }
     }
     if let Some(until) = paused(view, record) {
         blocked_by.push(until);

@@ -15,6 +15,7 @@ use crate::domain::lsn::{Fork, History, Lsn, Timeline};
 use crate::domain::operation::{JOURNAL_FORMAT, OperationStatus, StepName};
 use crate::domain::policy::DurabilityMode;
 use crate::domain::proof;
+use crate::domain::record::Member;
 use crate::domain::report::{
     ControlData, LiveReport, PostgresReport, PostgresState, Probe, Probes, ReceiverReport, Report, StandbyRow,
     Standing, SynchronousReport, Tags,
@@ -24,15 +25,15 @@ use crate::operate::{self, Next};
 
 const NOW: Moment = Moment(1_000_000_000);
 
-fn node(name: &str) -> NodeName {
+pub(super) fn node(name: &str) -> NodeName {
     NodeName::new(name).expect("valid")
 }
 
-fn policy() -> Policy {
+pub(super) fn policy() -> Policy {
     Policy::for_rto(Duration::from_secs(5))
 }
 
-fn record() -> ClusterRecord {
+pub(super) fn record() -> ClusterRecord {
     ClusterRecord {
         format: 1,
         cluster: ClusterName::new("main").expect("valid"),
@@ -50,11 +51,15 @@ fn record() -> ClusterRecord {
         alone_since: None,
         paused_until: None,
         fenced: BTreeSet::new(),
-        members: Default::default(),
+        members: ["n1", "n2", "n3"].map(member).into(),
         holder_since: WallTime(0),
         longest_wait: Duration::ZERO,
         left_running: false,
     }
+}
+
+fn member(name: &str) -> (NodeName, Member) {
+    (node(name), Member { site: SiteName::new("a").expect("valid"), address: Address::new(name, 5432) })
 }
 
 fn live(in_recovery: bool, lsn: u64) -> LiveReport {
@@ -122,7 +127,7 @@ fn holder() -> Report {
 }
 
 /// n1 writes, n2 confirms every commit, n3 only follows.
-fn view(record: &ClusterRecord) -> View {
+pub(super) fn view(record: &ClusterRecord) -> View {
     let nodes = [holder(), report("n2", Some(live(true, 500))), report("n3", Some(live(true, 490)))];
     let nodes = nodes.map(|report| {
         let view = NodeView {
@@ -357,6 +362,7 @@ fn operation(kind: OperationKind) -> Operation {
         ended_wall: None,
         message: None,
         journal: Vec::new(),
+        evidence: Vec::new(),
     }
 }
 
@@ -481,4 +487,26 @@ proptest! {
             prop_assert!(!told.standing.operator_fenced);
         }
     }
+}
+
+#[test]
+fn the_record_follows_a_node_that_moved_or_is_new_once_the_ledger_is_at_rest() {
+    let (mut record, mut policy) = (record(), policy());
+    policy.rejoin_automatically = false;
+    record.members.remove(&node("n3"));
+    let mut view = view(&record);
+    let Fact::Known { value: holder, .. } = &mut view.nodes.get_mut(&node("n1")).expect("there").report else {
+        panic!("n1 reports")
+    };
+    holder.address = holder_address();
+    let plan = decide(&view, &policy, &[]);
+    let Intent::UpdateRecord { record: next } = plan.intent else { panic!("nothing is stored: {plan:?}") };
+    assert_eq!((&next.members[&node("n1")].address, &next.holder_address), (&holder_address(), &holder_address()));
+    assert_eq!((next.members.len(), next.violation_after(&record)), (3, None));
+    view.record = Some(*next);
+    assert_eq!(decide(&view, &policy, &[]).intent, Intent::Hold, "told once");
+}
+
+fn holder_address() -> Address {
+    Address::new("elsewhere", 5432)
 }

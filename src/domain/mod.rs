@@ -7,6 +7,7 @@ pub mod access;
 pub mod clock;
 pub mod command;
 pub mod epoch;
+pub mod evidence;
 pub mod ids;
 pub mod lease;
 pub mod lsn;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::{Moment, WallTime};
 use super::command::CommandOutput;
 use super::epoch::Epoch;
+use super::evidence::Observation;
 use super::ids::{ClusterName, NodeName, OperationId};
 use super::plan::Reason;
 
@@ -254,6 +255,9 @@ pub struct Operation {
     pub message: Option<String>,
     /// Every line, oldest first.
     pub journal: Vec<StepEvent>,
+    /// Which witness said what when, oldest first; at most [`super::evidence::OBSERVATIONS_MAX`]. For people: nothing rests on it.
+    #[serde(default)]
+    pub evidence: Vec<Observation>,
 }
 
 impl Operation {
@@ -287,6 +291,37 @@ impl Operation {
                 event.step == StepName::Verify && event.epoch == epoch && event.state != StepState::Started
             })
         })
+    }
+
+    /// What an operation that ended without success left changed, in words; `None` if nothing was changed, or all of it was undone.
+    /// An attempt whose outcome nobody knows counts as made.
+    pub fn left_behind(&self) -> Option<String> {
+        if !matches!(self.status, OperationStatus::Failed | OperationStatus::Cancelled) {
+            return None;
+        }
+        let (from, to) = match &self.kind {
+            OperationKind::Failover { from, to, .. } | OperationKind::Switchover { from, to } => (from, to),
+            OperationKind::Fence { node } => return Some(format!("the fence of {node} is stored")),
+            // A data directory that is half rejoined is never started, and the next rejoin begins anew.
+            OperationKind::Rejoin { .. } => return None,
+        };
+        if self.succeeded(StepName::Reinstate) {
+            return None;
+        }
+        if let Some(epoch) = self.epoch_after {
+            let promoted = match self.attempts(StepName::Promote) {
+                _ if self.succeeded(StepName::Promote) => "was promoted",
+                0 => "was not promoted",
+                _ => "may have been promoted",
+            };
+            return Some(format!("epoch {epoch} was given to {to}, which {promoted}"));
+        }
+        // A fence that the view already shows is journalled without being asked for.
+        let told_to_stop = self
+            .journal
+            .iter()
+            .any(|event| matches!(event.step, StepName::Fence | StepName::Demote) && event.state == StepState::Started);
+        told_to_stop.then(|| format!("{from} was told to stop, and stays fenced until it gets another epoch"))
     }
 
     /// True for a switchover that has not yet touched the writers: nothing but a checkpoint was asked for.

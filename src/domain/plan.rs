@@ -141,6 +141,10 @@ reason_codes! {
     LagOverLimit => "lag_over_limit",
     /// Another cluster's data.
     OtherSystemIdentifier => "other_system_identifier",
+    /// Its timeline and positions, whatever follows from them.
+    Position => "position",
+    /// It promised not to be promoted yet.
+    PromiseOutstanding => "promise_outstanding",
     /// Its history forked from the primary's.
     DivergedTimeline => "diverged_timeline",
     /// Replay does not advance, or was paused.

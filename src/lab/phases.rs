@@ -159,6 +159,7 @@ mod tests {
             ended_at: None,
             ended_wall: None,
             message: None,
+            evidence: Vec::new(),
             journal: journal
                 .iter()
                 .map(|(step, state, at)| StepEvent {

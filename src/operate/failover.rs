@@ -105,7 +105,7 @@ fn lost_its_place(record: &ClusterRecord, policy: &Policy, to: &NodeName) -> boo
 }
 
 /// The epoch was raised, or nobody can tell: from here it only goes forward (trace `no_grant_while_epoch_swap_in_flight`).
-fn may_have_risen(operation: &Operation) -> bool {
+pub(super) fn may_have_risen(operation: &Operation) -> bool {
     operation.epoch_after.is_some()
         || operation.under_way(StepName::AdvanceEpoch)
         || is_in_doubt(operation, StepName::AdvanceEpoch)

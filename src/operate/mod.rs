@@ -133,6 +133,29 @@ pub fn is_past_no_return(operation: &Operation) -> bool {
     operation.journal.iter().any(|event| event.step == StepName::Promote)
 }
 
+/// Why a request to cancel `operation` comes too late; `None`: the very next look at it honours one.
+pub fn cancel_refusal(operation: &Operation) -> Option<&'static str> {
+    if operation.status.is_final() {
+        return Some("it has ended");
+    }
+    if operation.status == OperationStatus::Undoing {
+        return Some("it is being undone already");
+    }
+    match &operation.kind {
+        OperationKind::Failover { .. } if failover::may_have_risen(operation) => {
+            Some("the epoch was raised, or nobody can tell whether it was: it only goes forward")
+        }
+        OperationKind::Switchover { .. } if is_past_no_return(operation) => {
+            Some("the new primary may have been promoted: it only goes forward")
+        }
+        OperationKind::Rejoin { .. } if !operation.journal.is_empty() => {
+            Some("the node's data is being rewritten, and is of no use before that has ended")
+        }
+        OperationKind::Fence { .. } => Some("the fence is the operator's own word: stormglass unfence lifts it"),
+        OperationKind::Failover { .. } | OperationKind::Switchover { .. } | OperationKind::Rejoin { .. } => None,
+    }
+}
+
 /// How one step of a saga stands, by the journal.
 enum Progress<'journal> {
     /// Not begun in this epoch, or begun and cut off: (attempt to run).

@@ -67,6 +67,7 @@ pub fn operation(id: &str, status: OperationStatus) -> Operation {
         ended_wall: None,
         message: None,
         journal: Vec::new(),
+        evidence: Vec::new(),
     }
 }
 

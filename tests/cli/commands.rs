@@ -1,7 +1,8 @@
 //! Commands against a scripted controller: what is sent, what is asked, exit codes.
 
 use serde_json::{Value, json};
-use stormglass::domain::operation::OperationStatus;
+use stormglass::domain::epoch::Epoch;
+use stormglass::domain::operation::{Operation, OperationStatus, StepEvent, StepName};
 
 use super::controller::{Controller, problem, run};
 use super::documents::{begun, degraded, explanation, failover, healthy, no_primary, planned, unknown};
@@ -123,15 +124,41 @@ async fn json_of_a_mutation_is_the_operation_alone() {
 
 #[tokio::test]
 async fn an_operation_that_ends_badly_is_told_from_one_whose_outcome_is_unknown() {
-    for (end, exit) in [
-        (OperationStatus::Failed, 1),
-        (OperationStatus::Cancelled, 1),
-        (OperationStatus::Refused, 9),
-        (OperationStatus::Stuck, 10),
-    ] {
+    for (end, exit) in [(OperationStatus::Refused, 9), (OperationStatus::Stuck, 10)] {
         let ran = ready(end).await.run(&["switchover", "orders", "--yes"]).await;
         assert_eq!(ran.exit, exit, "{end:?}: {}", ran.err);
         assert!(ran.err.contains("Next: stormglass operation show 019a-7c"), "{}", ran.err);
+    }
+}
+
+#[tokio::test]
+async fn a_failure_is_1_only_if_nothing_was_changed_or_all_of_it_undone() {
+    let whole = failover(OperationStatus::Failed);
+    let cut = |steps, epoch_after| Operation { journal: whole.journal[..steps].to_vec(), epoch_after, ..whole.clone() };
+    let mut given_back = cut(2, Some(Epoch(10)));
+    given_back.journal.push(StepEvent { step: StepName::Reinstate, ..whole.journal[1].clone() });
+    let mut proven = cut(2, None);
+    proven.journal.remove(0);
+    for (ended, exit, words) in [
+        (cut(0, None), 1, ""),
+        (proven, 1, ""),
+        (given_back, 1, ""),
+        (cut(2, None), 10, "db1 was told to stop, and stays fenced until it gets another epoch"),
+        (cut(2, Some(Epoch(9))), 10, "epoch 9 was given to db2, which was not promoted"),
+        (whole.clone(), 10, "epoch 9 was given to db2, which was promoted"),
+        (cut(3, Some(Epoch(9))), 10, "epoch 9 was given to db2, which may have been promoted"),
+    ] {
+        for status in [OperationStatus::Failed, OperationStatus::Cancelled] {
+            let controller = Controller::start().await;
+            controller.on(CLUSTER, 200, healthy());
+            controller.on(FAILOVER, 200, planned());
+            controller.on(FAILOVER, 202, begun());
+            controller.on(OPERATION, 200, Operation { status, ..ended.clone() });
+            let ran = controller.run(&["failover", "orders", "--yes"]).await;
+            assert_eq!(ran.exit, exit, "{status:?}, {words:?}: {}", ran.err);
+            assert_eq!(ran.err.contains("not undone: "), exit == 10, "{}", ran.err);
+            assert!(ran.err.contains(words), "{words:?} is not in\n{}", ran.err);
+        }
     }
 }
 
@@ -236,14 +263,34 @@ async fn explain_finds_clusters_and_nodes() {
 }
 
 #[tokio::test]
+async fn explain_of_an_operation_tells_what_the_witnesses_said() {
+    let controller = Controller::start().await;
+    controller.on("GET /api/v1/clusters/orders/explain", 200, explanation());
+    controller.on(OPERATION, 200, failover(OperationStatus::Succeeded));
+    let ran = controller.run(&["explain", "019a-7c"]).await;
+    assert_eq!(ran.exit, 0, "{}", ran.err);
+    let witness =
+        "+0.004 s\twitness\t-\tdecided\t-\tagent db1 said of db1: reported 0.004 s ago: PostgreSQL is stopped\n";
+    assert!(ran.out.contains(witness), "{}", ran.out);
+    assert!(ran.out.lines().all(|line| line.split('\t').count() == 6), "{}", ran.out);
+    let ran = controller.run(&["explain", "019a-7c", "--output", "json"]).await;
+    let document: Value = serde_json::from_str(&ran.out).expect("one JSON document");
+    assert_eq!(document["evidence"][1]["witness"], json!("wal_receiver"));
+    assert_eq!(controller.run(&["explain", "no/such"]).await.exit, 2);
+}
+
+#[tokio::test]
 async fn a_cancel_that_comes_too_late_is_no_success() {
-    for (end, exit) in [(OperationStatus::Cancelled, 0), (OperationStatus::Succeeded, 1)] {
+    let undone = Operation { epoch_after: None, journal: Vec::new(), ..failover(OperationStatus::Cancelled) };
+    for (end, exit) in
+        [(undone, 0), (failover(OperationStatus::Cancelled), 10), (failover(OperationStatus::Succeeded), 1)]
+    {
         let controller = Controller::start().await;
         controller.on(OPERATION, 200, failover(OperationStatus::Running));
-        controller.on(OPERATION, 200, failover(end));
+        controller.on(OPERATION, 200, &end);
         controller.on("POST /api/v1/operations/019a-7c/cancel", 202, json!({}));
         let ran = controller.run(&["operation", "cancel", "019a-7c", "--yes"]).await;
-        assert_eq!(ran.exit, exit, "{end:?}: {}", ran.err);
+        assert_eq!(ran.exit, exit, "{:?}: {}", end.status, ran.err);
     }
 }
 

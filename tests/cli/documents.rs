@@ -7,6 +7,7 @@ use stormglass::api::wire::{
 use stormglass::domain::clock::{Moment, WallTime};
 use stormglass::domain::command::CommandOutput;
 use stormglass::domain::epoch::{Epoch, RecordNumber};
+use stormglass::domain::evidence::{Observation, Occasion, Witness};
 use stormglass::domain::ids::{Address, ClusterName, NodeName, OperationId};
 use stormglass::domain::operation::{
     JOURNAL_FORMAT, Operation, OperationKind, OperationStatus, StepEvent, StepName, StepState,
@@ -206,6 +207,25 @@ pub fn explanation() -> Explanation {
     }
 }
 
+fn said(
+    occasion: Occasion,
+    witness: Witness,
+    source: &str,
+    about: &str,
+    statement: &str,
+    milliseconds: u64,
+) -> Observation {
+    Observation {
+        at: Moment(1_000_000 + milliseconds * 1_000),
+        wall: NOW,
+        occasion,
+        witness,
+        source: source.to_owned(),
+        node: node(about),
+        statement: statement.to_owned(),
+    }
+}
+
 /// A failover of 0.2 s.
 pub fn failover(status: OperationStatus) -> Operation {
     let event = |step, state, milliseconds: u64| StepEvent {
@@ -249,6 +269,11 @@ pub fn failover(status: OperationStatus) -> Operation {
             event(StepName::Promote, written, 160),
             event(StepName::Redirect, StepState::Started, 161),
             event(StepName::Redirect, StepState::Failed { error: "proxy-east: no answer".to_owned() }, 200),
+        ],
+        evidence: vec![
+            said(Occasion::Decided, Witness::Agent, "db1", "db1", "reported 0.004 s ago: PostgreSQL is stopped", 4),
+            said(Occasion::Decided, Witness::WalReceiver, "db2", "db1", "no WAL receiver runs", 4),
+            said(Occasion::Fenced, Witness::Controller, "controller", "db1", "fence confirmed (epoch 8)", 36),
         ],
     }
 }

@@ -1,7 +1,7 @@
 //! Documents to text: what people and pipes get, letter by letter.
 
 use stormglass::cli::render::{Look, explain, lists, operation, status};
-use stormglass::domain::operation::OperationStatus;
+use stormglass::domain::operation::{Operation, OperationStatus};
 
 use super::documents;
 
@@ -151,6 +151,7 @@ What       failover db1 -> db2 in orders, failed in 200 ms
 By         automatic, at 2026-11-21T03:12:09Z
 Epoch      8 -> 9
 Because    db1: postgres down (killed by signal 9)
+Left       epoch 9 was given to db2, which was promoted
 
       AT  STEP      TRY  STATE        TOOK  DETAIL
 +0.005 s  fence       1  started         -  -
@@ -166,6 +167,40 @@ fence     +0.005 s   31 ms
 promote   +0.040 s  120 ms
 redirect  +0.161 s   39 ms
 in total  +0.000 s  200 ms
+
+What the witnesses said when it was decided:
+      AT  WITNESS           SAID OF  WHAT
++0.004 s  agent db1         db1      reported 0.004 s ago: PostgreSQL is stopped
++0.004 s  wal receiver db2  db1      no WAL receiver runs
+
+What proved that the old primary cannot write:
+      AT  WITNESS     SAID OF  WHAT
++0.036 s  controller  db1      fence confirmed (epoch 8)
+",
+    );
+    let begun = Operation { journal: ended.journal[..2].to_vec(), ..documents::failover(OperationStatus::Running) };
+    check(
+        &operation::explained(&begun, TERMINAL),
+        "
+Operation  019a-7c
+What       failover db1 -> db2 in orders, running
+By         automatic, at 2026-11-21T03:12:09Z
+Epoch      8 -> 9
+Because    db1: postgres down (killed by signal 9)
+
+What the witnesses said when it was decided:
+      AT  WITNESS           SAID OF  WHAT
++0.004 s  agent db1         db1      reported 0.004 s ago: PostgreSQL is stopped
++0.004 s  wal receiver db2  db1      no WAL receiver runs
+
+What proved that the old primary cannot write:
+      AT  WITNESS     SAID OF  WHAT
++0.036 s  controller  db1      fence confirmed (epoch 8)
+
+What was done:
+      AT  STEP   TRY  STATE       TOOK  DETAIL
++0.005 s  fence    1  started        -  -
++0.036 s  fence    1  succeeded  31 ms  -
 ",
     );
     check(

@@ -175,6 +175,7 @@ pub fn operation(from: u8, to: u8, before: u8, after: Option<u8>, journal: Vec<S
         ended_wall: None,
         message: None,
         journal,
+        evidence: Vec::new(),
     }
 }
 

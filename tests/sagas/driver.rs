@@ -67,6 +67,7 @@ impl World {
             ended_wall: None,
             message: None,
             journal: Vec::new(),
+            evidence: Vec::new(),
         };
         let id = operation.id.clone();
         self.save(&operation);

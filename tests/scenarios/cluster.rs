@@ -8,7 +8,7 @@ use std::time::Duration;
 use stormglass::domain::clock::BootId;
 use stormglass::domain::lsn::{Fork, History};
 use stormglass::domain::operation::JOURNAL_FORMAT;
-use stormglass::domain::record::RECORD_FORMAT;
+use stormglass::domain::record::{Member, RECORD_FORMAT};
 use stormglass::domain::report::*;
 use stormglass::domain::*;
 
@@ -332,6 +332,7 @@ impl Cluster {
             ended_wall: None,
             message: None,
             journal: Vec::new(),
+            evidence: Vec::new(),
         });
         Ok(())
     }
@@ -369,10 +370,15 @@ impl Cluster {
             wall: self.wall(),
             leading_since: self.leading_since,
             leads_for: None,
-            record: self.record.clone(),
+            record: self.record.clone().map(|record| ClusterRecord { members: self.members(), ..record }),
             nodes,
             proxies: BTreeMap::new(),
         }
+    }
+
+    fn members(&self) -> BTreeMap<NodeName, Member> {
+        let member = |node: &Node| Member { site: node.report.site.clone(), address: node.report.address.clone() };
+        self.nodes.iter().map(|(name, node)| (name.clone(), member(node))).collect()
     }
 
     fn rows(&self, primary: &NodeName, live: &LiveReport) -> Vec<StandbyRow> {

@@ -72,6 +72,7 @@ fn operation(id: &str, status: OperationStatus) -> Operation {
         ended_wall: None,
         message: None,
         journal: Vec::new(),
+        evidence: Vec::new(),
     }
 }
 

@@ -52,7 +52,7 @@ impl Session<'_> {
         let ended = self.follow(id).await?;
         self.emit(&ended.raw, |look| text::render(&ended.value, look))?;
         Ok(match ended.value.status {
-            OperationStatus::Cancelled | OperationStatus::Failed => Exit::Done,
+            OperationStatus::Cancelled | OperationStatus::Failed if ended.value.left_behind().is_none() => Exit::Done,
             // Too late: it went forward to its end.
             OperationStatus::Succeeded => Exit::Failed,
             _ => exit_of(&ended.value),
@@ -121,6 +121,8 @@ impl Session<'_> {
 pub(super) fn exit_of(operation: &Operation) -> Exit {
     match operation.status {
         OperationStatus::Succeeded => Exit::Done,
+        // Neither unchanged nor undone: whoever scripts this must look before going on.
+        OperationStatus::Failed | OperationStatus::Cancelled if operation.left_behind().is_some() => Exit::Unknown,
         OperationStatus::Failed | OperationStatus::Cancelled => Exit::Failed,
         OperationStatus::Refused => Exit::Refused,
         // Stuck is neither unchanged nor undone.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Session, node_name, operation_id};
+use super::{Session, operation_id};
 use crate::api::wire::Health;
 use crate::cli::arguments::ListArguments;
 use crate::cli::exit::{Exit, Failure};
@@ -40,7 +40,7 @@ impl Session<'_> {
         Ok(worst.unwrap_or(Exit::Done))
     }
 
-    /// `explain`: a cluster, or one node wherever it is.
+    /// `explain`: a cluster, or one node wherever it is, or an operation.
     pub(super) async fn explain(&mut self, subject: Option<&str>) -> Result<Exit, Failure> {
         let clusters = self.client.clusters().await?;
         let named = subject.is_some_and(|subject| clusters.iter().any(|cluster| cluster == subject));
@@ -50,11 +50,11 @@ impl Session<'_> {
             self.emit(&explanation.raw, |look| render::explain::render(&explanation.value, look))?;
             return Ok(Exit::Done);
         }
-        let subject = node_name(subject.unwrap_or_default())?;
+        let subject = subject.unwrap_or_default();
         let mut known = clusters.clone();
         for cluster in &clusters {
             let explanation = self.client.explain(cluster).await?;
-            if let Some(index) = explanation.value.nodes.iter().position(|node| node.node == subject) {
+            if let Some(index) = explanation.value.nodes.iter().position(|node| node.node.as_str() == subject) {
                 let node = &explanation.value.nodes[index];
                 let raw = explanation.raw["nodes"][index].clone();
                 self.emit(&raw, |look| render::explain::node(node, look))?;
@@ -62,9 +62,20 @@ impl Session<'_> {
             }
             known.extend(explanation.value.nodes.iter().map(|node| node.node.to_string()));
         }
-        let message =
-            format!("{subject} is neither a cluster nor a node of this controller; it knows {}", known.join(", "));
-        Err(Failure::new(Exit::NotFound, message))
+        match self.client.operation(operation_id(subject)?).await.map_err(Failure::from) {
+            Ok(found) => {
+                self.emit(&found.raw, |look| render::operation::explained(&found.value, look))?;
+                Ok(Exit::Done)
+            }
+            Err(failure) if failure.exit == Exit::NotFound => {
+                let known = known.join(", ");
+                let message = format!(
+                    "{subject} is neither a cluster, nor a node, nor an operation of this controller; it knows {known}"
+                );
+                Err(Failure::new(Exit::NotFound, message).advise("stormglass operation list"))
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     pub(super) async fn history(&mut self, list: &ListArguments) -> Result<Exit, Failure> {

@@ -1,9 +1,11 @@
-//! `operation show`: every line of the journal with its time, and how long each phase took.
+//! `operation show` and `explain ID`: every line of the journal with its time, how long each phase took, and which witness said
+//! what when.
 
 use std::time::Duration;
 
 use super::{Cell, Look, Table, Tone, words};
 use crate::domain::clock::{Moment, WallTime};
+use crate::domain::evidence::{Observation, Occasion, Witness};
 use crate::domain::operation::{Operation, OperationStatus, StepEvent, StepName, StepState};
 
 /// The whole operation.
@@ -18,7 +20,53 @@ pub fn render(operation: &Operation, look: Look) -> String {
         text.push('\n');
         text.push_str(&phases(operation, look));
     }
+    text + &witnesses(operation, look)
+}
+
+/// Why it was begun and carried on: the witnesses first, then the journal.
+pub fn explained(operation: &Operation, look: Look) -> String {
+    if !look.terminal {
+        return render(operation, look);
+    }
+    let (head, said) = (head(operation, look), witnesses(operation, look));
+    format!("{head}{said}\nWhat was done:\n{}", timeline(operation).render(look))
+}
+
+/// What every witness said, by occasion. Piped, a row has the columns of the journal's rows.
+fn witnesses(operation: &Operation, look: Look) -> String {
+    let at = |said: &Observation| format!("+{:.3} s", offset(operation, said.at, said.wall).as_secs_f64());
+    if !look.terminal {
+        let mut table = Table::new(&["AT", "STEP", "TRY", "STATE", "TOOK", "DETAIL"]);
+        for said in &operation.evidence {
+            let detail = format!("{} {} said of {}: {}", said.witness, said.source, said.node, said.statement);
+            let cells = [at(said).as_str(), "witness", "-", said.occasion.label(), "-", &detail].map(Cell::from);
+            table.row(cells.into());
+        }
+        return table.render(look);
+    }
+    let mut text = String::new();
+    for heard in operation.evidence.chunk_by(|one, next| one.occasion == next.occasion) {
+        text.push_str(&format!("\n{}:\n", occasion(heard[0].occasion)));
+        let mut table = Table::new(&[">AT", "WITNESS", "SAID OF", "WHAT"]);
+        for said in heard {
+            let witness = match said.witness {
+                Witness::Controller => said.source.clone(),
+                other => format!("{other} {}", said.source),
+            };
+            table.row(vec![at(said).into(), witness.into(), said.node.as_str().into(), said.statement.as_str().into()]);
+        }
+        text.push_str(&table.render(look));
+    }
     text
+}
+
+fn occasion(occasion: Occasion) -> &'static str {
+    match occasion {
+        Occasion::Decided => "What the witnesses said when it was decided",
+        Occasion::Fenced => "What proved that the old primary cannot write",
+        Occasion::Promoted => "What the witnesses said when asked again, before the promotion",
+        Occasion::Other => "What the witnesses said later",
+    }
 }
 
 fn head(operation: &Operation, look: Look) -> String {
@@ -44,6 +92,9 @@ fn head(operation: &Operation, look: Look) -> String {
     }
     if let Some(message) = &operation.message {
         text.push_str(&format!("Outcome    {message}\n"));
+    }
+    if let Some(left) = operation.left_behind() {
+        text.push_str(&format!("Left       {left}\n"));
     }
     text
 }
@@ -136,7 +187,8 @@ pub fn step_line(before: &[StepEvent], event: &StepEvent) -> String {
 pub fn outcome(operation: &Operation) -> String {
     let took = took(operation).map_or_else(String::new, |took| format!(" in {}", words::measured(took)));
     let why = operation.message.as_ref().map_or_else(String::new, |message| format!(": {message}"));
-    format!("{} {}{took}{why}", words::operation(&operation.kind), operation.status.label())
+    let left = operation.left_behind().map_or_else(String::new, |left| format!("; not undone: {left}"));
+    format!("{} {}{took}{why}{left}", words::operation(&operation.kind), operation.status.label())
 }
 
 /// What the status means.
