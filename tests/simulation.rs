@@ -9,10 +9,18 @@ mod agents;
 mod checks;
 #[path = "simulation/clients.rs"]
 mod clients;
+#[path = "simulation/controllers.rs"]
+mod controllers;
+#[path = "simulation/etcd.rs"]
+mod etcd;
 #[path = "simulation/faults.rs"]
 mod faults;
+#[path = "simulation/mutants.rs"]
+mod mutants;
 #[path = "simulation/network.rs"]
 mod network;
+#[path = "simulation/operators.rs"]
+mod operators;
 #[path = "simulation/postgres.rs"]
 mod postgres;
 #[path = "simulation/random.rs"]
@@ -45,7 +53,7 @@ fn real_time() -> Instant {
 }
 
 fn check(seed: u64) -> run::Outcome {
-    let outcome = run::run(seed, None);
+    let outcome = run::run(seed, None, None);
     if let Some(violation) = &outcome.violation {
         println!("{}", outcome.trace.join("\n"));
         panic!(
@@ -55,6 +63,7 @@ fn check(seed: u64) -> run::Outcome {
     outcome
 }
 
+/// Runs seeds from `first` on for as long as asked, and stops at the first violation, unless all are wanted.
 #[test]
 fn no_seed_breaks_a_rule() {
     if let Some(seed) = parameter("SIMULATION_SEED") {
@@ -69,26 +78,50 @@ fn no_seed_breaks_a_rule() {
     let began = real_time();
     let limit = Duration::from_secs(parameter("SIMULATION_SECONDS").unwrap_or(SECONDS));
     let first = parameter("SIMULATION_FIRST").unwrap_or(1);
-    let (mut seeds, mut virtual_seconds, mut acknowledged) = (0_u64, 0.0, 0);
+    let survey = parameter("SIMULATION_SURVEY").is_some();
+    let (mut seeds, mut virtual_seconds, mut acknowledged, mut faults, mut violations) = (0_u64, 0.0, 0, 0, 0);
     while began.elapsed() < limit {
-        let outcome = check(first + seeds);
+        let seed = first + seeds;
+        let outcome = if survey { run::run(seed, None, None) } else { check(seed) };
+        if let Some(violation) = &outcome.violation {
+            violations += 1;
+            println!("seed {seed}: {violation} ({})", outcome.trace[0].trim());
+        }
         seeds += 1;
         virtual_seconds += outcome.virtual_seconds;
         acknowledged += outcome.acknowledged;
+        faults += outcome.faults;
     }
-    let hours = began.elapsed().as_secs_f64() / 3_600.0;
+    let seconds = began.elapsed().as_secs_f64();
     println!(
-        "simulation: {seeds} seeds from {first}, 0 violations, {:.1} hours of virtual time, {acknowledged} acknowledged commits, {:.0} seeds an hour",
-        virtual_seconds / 3_600.0,
-        seeds as f64 / hours
+        "simulation: {seeds} seeds in {seconds:.0} s = {:.0} an hour on one core; from {first}, {violations} violations, \
+         {faults} faults, {:.1} hours of virtual time, {acknowledged} acknowledged commits",
+        seeds as f64 / seconds * 3_600.0,
+        virtual_seconds / 3_600.0
     );
+    assert_eq!(violations, 0);
+}
+
+/// Whoever breaks a promise that the rules rest on is found: so the checks can fail.
+#[test]
+fn every_mutant_is_found() {
+    for mutant in mutants::Mutant::ALL {
+        let found = (1..=mutants::SEEDS_MAX).find_map(|seed| {
+            let outcome = run::run(seed, Some(mutant.settings()), None);
+            Some((seed, outcome.violation.filter(|violation| mutants::is_breach(violation))?))
+        });
+        let Some((seed, violation)) = found else {
+            panic!("{mutant:?} was not found in {} seeds", mutants::SEEDS_MAX);
+        };
+        println!("{mutant:?}: found with seed {seed}: {violation}");
+    }
 }
 
 #[test]
 fn no_scenario_breaks_a_rule() {
     for scenario in scenarios::SCENARIOS {
         for seed in 1..=5 {
-            let outcome = run::run(seed, Some(scenario));
+            let outcome = run::run(seed, None, Some(scenario));
             if let Some(violation) = outcome.violation {
                 panic!("{}\n{}, seed {seed}: {violation}", outcome.trace.join("\n"), scenario.name);
             }
@@ -99,7 +132,7 @@ fn no_scenario_breaks_a_rule() {
 #[test]
 fn the_same_seed_gives_the_same_history() {
     for seed in [3, 1_234] {
-        let (one, two) = (run::run(seed, None), run::run(seed, None));
+        let (one, two) = (run::run(seed, None, None), run::run(seed, None, None));
         let differs = one.trace.iter().zip(&two.trace).position(|(one, two)| one != two);
         if let Some(line) = differs {
             panic!("seed {seed} differs at line {line}:\n{}\n{}", one.trace[line], two.trace[line]);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use stormglass::agent;
 use stormglass::api::controller::ControllerHandler;
 use stormglass::config::AgentConfig;
@@ -18,6 +19,8 @@ use stormglass::ports::agent::{
 use stormglass::ports::clock::Clock;
 use tokio::task::JoinSet;
 
+use super::controllers::leading;
+use super::mutants::Mutant;
 use super::network::{self, Place};
 use super::world::{AgentProcess, HOSTS, Process, World, index_of, node, parts, site};
 
@@ -83,6 +86,9 @@ pub fn start_agents(world: &Arc<World>) {
 /// What guards do at their deadline: the agent first, then PostgreSQL, then a new agent.
 pub fn guard_hosts(world: &Arc<World>) {
     let mut state = world.lock();
+    if state.is(Mutant::GuardDoesNotKill) {
+        return;
+    }
     let now = state.now();
     for host in 0..HOSTS {
         if !state.hosts[host].up || state.hosts[host].frozen {
@@ -110,6 +116,25 @@ pub fn guard_hosts(world: &Arc<World>) {
     }
 }
 
+impl HostPort {
+    /// `None` from a controller that does not lead: it has no authority to answer.
+    async fn heartbeat_to(&self, controller: usize, report: &Report, timeout: Duration) -> Option<HeartbeatReply> {
+        let (world, report) = (self.world.clone(), report.clone());
+        let there = Place::Controller(controller);
+        let answer = network::ask(&self.world, Place::Host(self.host), there, timeout, move || {
+            let (world, report) = (world.clone(), report.clone());
+            Box::pin(async move {
+                let (process, handle) = leading(&world, controller)?;
+                process.pass().await;
+                let reply = handle.heartbeat(report).await.ok()?;
+                process.pass().await;
+                Some(reply)
+            })
+        });
+        answer.await.ok()
+    }
+}
+
 impl Clock for HostPort {
     fn now(&self) -> Moment {
         self.world.lock().clock(self.host)
@@ -120,6 +145,30 @@ impl Clock for HostPort {
     fn boot(&self) -> BootId {
         self.world.lock().boot(self.host)
     }
+}
+
+/// What `after` no longer knows of `before`.
+fn forgets(before: &Memory, after: &Memory) -> Option<&'static str> {
+    if after.highest_epoch < before.highest_epoch {
+        return Some("an epoch that it had seen");
+    }
+    if after.highest_epoch == before.highest_epoch && after.highest_number < before.highest_number {
+        return Some("a record that it had seen");
+    }
+    if after.fence_confirmed < before.fence_confirmed {
+        return Some("a fence that it had confirmed");
+    }
+    if after.consented < before.consented {
+        return Some("a consent that it had given");
+    }
+    let shorter = match (&before.promise, &after.promise) {
+        (Some(before), Some(after)) if before.boot == after.boot => {
+            after.epoch < before.epoch || after.epoch == before.epoch && after.until < before.until
+        }
+        (Some(_), None) => true,
+        _ => false,
+    };
+    shorter.then_some("a promise that it had given")
 }
 
 #[async_trait]
@@ -134,9 +183,11 @@ impl AgentMemory for HostPort {
         tokio::time::sleep(takes).await;
         self.process.pass().await;
         let mut state = self.world.lock();
-        let before = state.hosts[self.host].memory.as_ref().map_or(Epoch(0), |memory| memory.highest_epoch);
-        if memory.highest_epoch < before {
-            state.violate(&format!("{} forgot an epoch that it had seen", node(self.host)));
+        if let Some(forgotten) = state.hosts[self.host].memory.as_ref().and_then(|before| forgets(before, memory)) {
+            state.violate(&format!("{} forgot {forgotten}", node(self.host)));
+        }
+        if state.is(Mutant::DiskForgets) && state.hosts[self.host].memory.is_some() {
+            return Ok(());
         }
         state.hosts[self.host].memory = Some(memory.clone());
         Ok(())
@@ -188,20 +239,18 @@ impl GuardLink for HostPort {
 impl ControllerLink for HostPort {
     async fn heartbeat(&self, report: &Report, timeout: Duration) -> Result<HeartbeatReply, LinkError> {
         self.process.pass().await;
-        let (world, report) = (self.world.clone(), report.clone());
-        let answer = network::ask(&self.world, Place::Host(self.host), Place::Controller, timeout, move || {
-            let (world, report) = (world.clone(), report.clone());
-            Box::pin(async move {
-                let (process, handle) = controller_of(&world)?;
-                process.pass().await;
-                let reply = handle.heartbeat(report).await.ok()?;
-                process.pass().await;
-                Some(reply)
-            })
-        });
-        let answer = answer.await;
+        let controllers = self.world.lock().controllers.len();
+        let mut answers: FuturesUnordered<_> =
+            (0..controllers).map(|controller| self.heartbeat_to(controller, report, timeout)).collect();
+        let mut first = None;
+        while let Some(answer) = answers.next().await {
+            if answer.is_some() {
+                first = answer;
+                break;
+            }
+        }
         self.process.pass().await;
-        answer.map_err(|_| LinkError::NoAnswer { problems: "simulated".to_owned() })
+        first.ok_or_else(|| LinkError::NoAnswer { problems: "simulated".to_owned() })
     }
 
     async fn proxy_heartbeat(&self, _: &ProxyReport, _: Duration) -> Result<ProxyAssignment, LinkError> {
@@ -220,6 +269,9 @@ impl PeerLink for HostPort {
     ) -> Result<PromiseReply, LinkError> {
         self.process.pass().await;
         let host = index_of(peer.as_str()).expect("configured");
+        if self.world.is(Mutant::PromisesNobodyGave) {
+            return Ok(PromiseReply::Promised);
+        }
         let (world, request) = (self.world.clone(), request.clone());
         let answer = network::ask(&self.world, Place::Host(self.host), Place::Host(host), timeout, move || {
             let (world, request) = (world.clone(), request.clone());
@@ -235,10 +287,4 @@ impl PeerLink for HostPort {
         self.process.pass().await;
         answer.map_err(|_| LinkError::Peer { peer: peer.clone(), problem: "simulated".to_owned() })
     }
-}
-
-/// The controller that runs now.
-pub fn controller_of(world: &World) -> Option<(Process, Arc<stormglass::controller::ControllerHandle>)> {
-    let state = world.lock();
-    state.controller.as_ref().map(|controller| (controller.process.clone(), controller.handle.clone()))
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use stormglass::domain::epoch::Epoch;
+use stormglass::domain::policy::DurabilityMode;
 
 use super::world::{HOSTS, Host, State, node};
 
@@ -72,19 +73,31 @@ impl State {
         self.check_nothing_lost(host);
     }
 
+    /// In `async` a commit is confirmed by the primary alone, so some may be missing: they are not asked for again.
     pub fn check_nothing_lost(&mut self, host: usize) {
+        let durable = self.settings.durability != DurabilityMode::Async;
         let Some(data) = &self.hosts[host].server.data else { return };
-        let missing = self
-            .ledger
-            .acknowledged
-            .iter()
-            .filter(|(identity, position)| {
-                position.checked_sub(1).and_then(|last| data.wal.get(last)).map(|record| record.identity)
-                    != Some(*identity)
-            })
-            .count();
-        if missing > 0 {
+        let has = |(identity, position): &(u64, usize)| {
+            position.checked_sub(1).and_then(|last| data.wal.get(last)).map(|record| record.identity) == Some(*identity)
+        };
+        let before = self.ledger.acknowledged.len();
+        self.ledger.acknowledged.retain(has);
+        let missing = before - self.ledger.acknowledged.len();
+        if missing > 0 && durable {
             self.violate(&format!("{} lacks {missing} acknowledged commits", node(host)));
+        }
+    }
+
+    /// The store lost everything: epochs that nobody stored may be given out again.
+    pub fn forget_stored_epoch(&mut self) {
+        self.ledger.seen_epoch = Epoch(0);
+    }
+
+    /// A primary goes down; nobody may do that to a healthy one because the control plane is in trouble.
+    pub fn check_stopped(&mut self, host: usize, why: &str) {
+        let was_primary = self.hosts[host].server.run.as_ref().is_some_and(|run| !run.recovery);
+        if self.settings.gentle && self.stormy && was_primary {
+            self.violate(&format!("{} was a healthy primary, and was stopped: {why}", node(host)));
         }
     }
 

@@ -9,7 +9,7 @@ use stormglass::domain::epoch::Epoch;
 use stormglass::domain::ids::{ProxyName, SiteName};
 use stormglass::domain::report::ProxyReport;
 
-use super::agents::controller_of;
+use super::controllers::leading;
 use super::server::Disk;
 use super::world::{HOSTS, Proxy, State, World, address, cluster, index_at};
 
@@ -63,13 +63,17 @@ pub async fn tend_proxy(world: Arc<World>) {
     loop {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let report = world.lock().proxy.report();
-        let Some((process, handle)) = controller_of(&world) else { continue };
-        let asked = async {
-            process.pass().await;
-            handle.proxy_heartbeat(report).await
-        };
-        if let Ok(Ok(assignment)) = tokio::time::timeout(Duration::from_secs(1), asked).await {
-            world.lock().proxy.take(&assignment);
+        let controllers = world.lock().controllers.len();
+        for index in 0..controllers {
+            let Some((process, handle)) = leading(&world, index) else { continue };
+            let report = report.clone();
+            let asked = async {
+                process.pass().await;
+                handle.proxy_heartbeat(report).await
+            };
+            if let Ok(Ok(assignment)) = tokio::time::timeout(Duration::from_secs(1), asked).await {
+                world.lock().proxy.take(&assignment);
+            }
         }
     }
 }

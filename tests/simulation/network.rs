@@ -13,12 +13,15 @@ use stormglass::domain::ids::{NodeName, ProxyName};
 use stormglass::ports::control::{ControlError, NodeControl, ProxyControl};
 use tokio::sync::oneshot;
 
+use super::controllers::ControllerPort;
 use super::world::{Process, World, index_of};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     Host(usize),
-    Controller,
+    Controller(usize),
+    /// etcd, where there are three controllers.
+    Store,
 }
 
 /// One direction between two places.
@@ -71,7 +74,7 @@ pub enum Silence {
 }
 
 /// How long this message travels; `None`: it never arrives.
-fn travel(world: &World, from: Place, to: Place) -> Option<Duration> {
+pub fn travel(world: &World, from: Place, to: Place) -> Option<Duration> {
     let mut state = world.lock();
     let link = state.network.link(from, to);
     let lost = state.random.percent(link.loss);
@@ -80,7 +83,7 @@ fn travel(world: &World, from: Place, to: Place) -> Option<Duration> {
     (!link.cut && !lost).then_some(delay)
 }
 
-async fn rest(delay: Duration) {
+pub async fn rest(delay: Duration) {
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
@@ -137,13 +140,6 @@ pub async fn ask<T: Send + 'static>(
     }
 }
 
-/// The controller's ways out.
-#[derive(Clone)]
-pub struct ControllerPort {
-    pub world: Arc<World>,
-    pub process: Process,
-}
-
 fn trouble(agent: &str, silence: Silence) -> ControlError {
     let (agent, url) = (agent.to_owned(), "simulated".to_owned());
     match silence {
@@ -171,7 +167,7 @@ impl NodeControl for ControllerPort {
         let host = index_of(node.as_str()).expect("configured");
         let (world, envelope) = (self.world.clone(), envelope.clone());
         let wait = timeout.min(Duration::from_secs(5));
-        let answer = ask(&self.world, Place::Controller, Place::Host(host), timeout, move || {
+        let answer = ask(&self.world, Place::Controller(self.index), Place::Host(host), timeout, move || {
             let (world, envelope) = (world.clone(), envelope.clone());
             Box::pin(async move {
                 let (process, handler) = agent_of(&world, host)?;
@@ -190,7 +186,7 @@ impl NodeControl for ControllerPort {
         self.process.pass().await;
         let host = index_of(node.as_str()).expect("configured");
         let (world, assignment) = (self.world.clone(), assignment.clone());
-        let answer = ask(&self.world, Place::Controller, Place::Host(host), timeout, move || {
+        let answer = ask(&self.world, Place::Controller(self.index), Place::Host(host), timeout, move || {
             let (world, assignment) = (world.clone(), assignment.clone());
             Box::pin(async move {
                 let (process, handler) = agent_of(&world, host)?;

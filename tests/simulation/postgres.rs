@@ -11,6 +11,7 @@ use stormglass::domain::report::*;
 use stormglass::ports::postgres::*;
 
 use super::agents::HostPort;
+use super::mutants::Mutant;
 use super::network::Place;
 use super::server::{Disk, Hang, lsn};
 use super::world::{HOSTS, State, address, index_at, node};
@@ -242,7 +243,9 @@ impl LocalPostgres for HostPort {
 
     async fn kill_family(&self, _timeout: Duration) -> Result<Duration, PostgresError> {
         self.takes(1, 40).await;
-        self.world.lock().kill_server(self.host, "killed by its agent");
+        if !self.world.is(Mutant::KillLeavesBackends) {
+            self.world.lock().kill_server(self.host, "killed by its agent");
+        }
         Ok(Duration::from_millis(20))
     }
 

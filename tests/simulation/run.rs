@@ -4,15 +4,11 @@ use std::cell::RefCell;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use stormglass::controller::{self, ConfiguredNode, ControllerParts};
-use stormglass::domain::policy::{DurabilityMode, Policy};
-use stormglass::ports::Sole;
-use stormglass::telemetry::metrics::ControllerMetrics;
+use stormglass::domain::operation::OperationStatus;
 
-use super::network::ControllerPort;
 use super::scenarios::Scenario;
-use super::world::{ControllerProcess, HOSTS, Process, State, World, cluster, node, site};
-use super::{agents, clients, faults};
+use super::world::{HOSTS, Settings, State, World, node};
+use super::{agents, clients, controllers, faults};
 
 /// The world moves in steps of this.
 const STEP: Duration = Duration::from_millis(10);
@@ -20,6 +16,8 @@ const STEP: Duration = Duration::from_millis(10);
 const BEGINNING_SECONDS: u64 = 40;
 /// After the last fault everything must be well again by then.
 const RECOVERY_SECONDS: u64 = 60;
+/// No longer without an acknowledged commit while only the control plane is in trouble.
+const GENTLE_OUTAGE: Duration = Duration::from_millis(1_000);
 /// And stay so for this long.
 const CALM_STEPS: u64 = 50;
 
@@ -45,10 +43,11 @@ pub struct Outcome {
     pub trace: Vec<String>,
     pub virtual_seconds: f64,
     pub acknowledged: usize,
+    pub faults: usize,
 }
 
 /// Runs one seed.
-pub fn run(seed: u64, scenario: Option<&'static Scenario>) -> Outcome {
+pub fn run(seed: u64, settings: Option<Settings>, scenario: Option<&'static Scenario>) -> Outcome {
     watch_panics();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -56,7 +55,7 @@ pub fn run(seed: u64, scenario: Option<&'static Scenario>) -> Outcome {
         .build()
         .expect("a runtime without I/O needs nothing");
     PANIC.take();
-    let mut outcome = runtime.block_on(simulate(seed, scenario));
+    let mut outcome = runtime.block_on(simulate(seed, settings, scenario));
     // A task that panics is silent otherwise.
     if let Some(panic) = PANIC.take() {
         outcome.violation.get_or_insert(format!("a task panicked: {panic}"));
@@ -64,8 +63,10 @@ pub fn run(seed: u64, scenario: Option<&'static Scenario>) -> Outcome {
     outcome
 }
 
-async fn simulate(seed: u64, scenario: Option<&'static Scenario>) -> Outcome {
-    let world = World::new(seed);
+async fn simulate(seed: u64, settings: Option<Settings>, scenario: Option<&'static Scenario>) -> Outcome {
+    let world = World::new(seed, settings.or(scenario.map(Scenario::settings)));
+    let settings = world.lock().settings;
+    world.note(format!("{settings:?}"));
     tokio::spawn(clients::tend_proxy(world.clone()));
     let began = until_well(&world, BEGINNING_SECONDS).await;
     if !began {
@@ -74,7 +75,10 @@ async fn simulate(seed: u64, scenario: Option<&'static Scenario>) -> Outcome {
     if world.lock().trace.iter().any(|line| line.contains(" ended: ")) {
         fail(&world, "the running PostgreSQL was interrupted when the cluster was first managed");
     }
-    world.lock().ledger.outage = 0;
+    {
+        let mut state = world.lock();
+        (state.ledger.outage, state.stormy) = (0, true);
+    }
     world.note("-- faults begin");
     let storm = tokio::spawn(faults::storm(world.clone(), scenario.map(|scenario| scenario.faults)));
     while !storm.is_finished() && !world.is_broken() {
@@ -90,9 +94,9 @@ async fn simulate(seed: u64, scenario: Option<&'static Scenario>) -> Outcome {
         state.check_nothing_lost(primary);
     }
     let outage = Duration::from_micros(state.ledger.outage);
-    if let Some(scenario) = scenario
-        && outage > Duration::from_secs(scenario.outage_seconds)
-    {
+    let longest = scenario.map(|scenario| Duration::from_secs(scenario.outage_seconds));
+    let longest = longest.or(settings.gentle.then_some(GENTLE_OUTAGE));
+    if longest.is_some_and(|longest| outage > longest) {
         state.violate(&format!("clients waited for {outage:?}"));
     }
     Outcome {
@@ -100,6 +104,7 @@ async fn simulate(seed: u64, scenario: Option<&'static Scenario>) -> Outcome {
         trace: std::mem::take(&mut state.trace),
         virtual_seconds: Duration::from_micros(now).as_secs_f64(),
         acknowledged: state.ledger.acknowledged.len(),
+        faults: state.faults,
     }
 }
 
@@ -108,7 +113,7 @@ async fn step(world: &Arc<World>) {
     tokio::time::sleep(STEP).await;
     agents::guard_hosts(world);
     agents::start_agents(world);
-    start_controller(world);
+    controllers::start_controllers(world);
     let mut state = world.lock();
     state.clients();
     state.replicate();
@@ -137,6 +142,9 @@ async fn until_well(world: &Arc<World>, seconds: u64) -> bool {
 
 fn fail(world: &World, rule: &str) {
     let mut state = world.lock();
+    if state.violation.is_some() {
+        return;
+    }
     let why = state.unwell().unwrap_or_default();
     let hosts: Vec<String> = (0..HOSTS).map(|host| state.describe(host)).collect();
     for host in hosts {
@@ -166,6 +174,17 @@ impl State {
         if record.eligible.is_empty() {
             return Some("nobody is eligible".to_owned());
         }
+        if !record.fenced.is_empty() || record.paused_until.is_some() {
+            return Some("an operator's fence or pause is left".to_owned());
+        }
+        if let Some(operation) =
+            self.store.operations.values().find(|operation| matches!(operation.status, OperationStatus::Stuck))
+        {
+            return Some(format!("{} is stuck", operation.id));
+        }
+        if let Some(operation) = self.store.operations.values().find(|operation| !operation.status.is_final()) {
+            return Some(format!("{} {} does not end", operation.kind.label(), operation.id));
+        }
         let run = self.hosts[primary].server.run.as_ref()?;
         (0..HOSTS)
             .find(|host| *host != primary && run.standbys[*host].is_none())
@@ -190,55 +209,4 @@ impl State {
             ))
         )
     }
-}
-
-fn policy(strict: bool) -> Policy {
-    let durability = if strict { DurabilityMode::SyncStrict } else { DurabilityMode::Sync };
-    let policy = Policy { durability, ..Policy::for_rto(Duration::from_secs(5)) };
-    assert!(policy.timers.check().is_ok());
-    policy
-}
-
-fn configured(host: usize) -> ConfiguredNode {
-    ConfiguredNode { name: node(host), site: site(host), agent: format!("http://{}", node(host)) }
-}
-
-fn start_controller(world: &Arc<World>) {
-    {
-        let state = world.lock();
-        if state.controller.is_some() || state.now() < state.controller_rests_until {
-            return;
-        }
-    }
-    world.lock().controller_rests_until = u64::MAX;
-    let (life, process) = Process::new();
-    let world = world.clone();
-    tokio::spawn(async move {
-        let port = Arc::new(ControllerPort { world: world.clone(), process: process.clone() });
-        let (shutdown, ends) = tokio::sync::watch::channel(false);
-        let parts = ControllerParts {
-            name: "c1".to_owned(),
-            cluster: cluster(),
-            policy: policy(world.lock().strict),
-            nodes: (0..HOSTS).map(configured).collect(),
-            proxies: vec![clients::proxy_name()],
-            clock: port.clone(),
-            term: Arc::new(Sole::new(port.clone())),
-            node_control: port.clone(),
-            proxy_control: port,
-            metrics: Arc::new(ControllerMetrics::new("simulated")),
-        };
-        match controller::start(parts, ends).await {
-            Ok(handle) => {
-                let mut state = world.lock();
-                state.note("controller starts");
-                state.controller = Some(ControllerProcess { life, process, handle: Arc::new(handle), shutdown });
-            }
-            Err(error) => {
-                let mut state = world.lock();
-                state.note(&format!("controller does not start: {error}"));
-                state.controller_rests_until = state.now() + 500_000;
-            }
-        }
-    });
 }

@@ -11,6 +11,7 @@ use stormglass::domain::lsn::{Fork, History, Lsn, Timeline};
 use stormglass::domain::report::SynchronousReport;
 use tokio::sync::watch;
 
+use super::mutants::Mutant;
 use super::network::Place;
 use super::world::{HOSTS, State, node};
 
@@ -80,6 +81,8 @@ pub struct Server {
     pub data: Option<Data>,
     pub run: Option<Run>,
     pub disk: Disk,
+    /// WAL is on its disk this long after it arrived.
+    pub lag_micros: u64,
     /// Who runs, for those who wait for its end.
     pub postmaster: watch::Sender<Option<i32>>,
     next_postmaster: i32,
@@ -104,6 +107,7 @@ impl Server {
             data: Some(data),
             run: None,
             disk: Disk::Fine,
+            lag_micros: 0,
             postmaster: watch::channel(None).0,
             next_postmaster: 100,
         };
@@ -156,6 +160,7 @@ impl Server {
 
 impl State {
     pub fn kill_server(&mut self, host: usize, why: &str) {
+        self.check_stopped(host, why);
         let server = &mut self.hosts[host].server;
         if let Some(run) = server.run.take() {
             server.postmaster.send_replace(None);
@@ -269,12 +274,16 @@ impl State {
             self.disconnect(primary, standby);
             return;
         }
-        let delay = self.network.delay_micros(Place::Host(primary), Place::Host(standby));
+        let lag = self.hosts[standby].server.lag_micros;
+        let delay = lag + self.network.delay_micros(Place::Host(primary), Place::Host(standby));
         let stalled = self.hosts[standby].server.disk != Disk::Fine;
         if serves && there && alive {
             self.receive(primary, standby, delay, stalled);
         }
-        let flushed = self.hosts[standby].server.records();
+        let mut flushed = self.hosts[standby].server.records();
+        if self.is(Mutant::ConfirmsBeforeFlush) {
+            flushed = self.hosts[primary].server.records();
+        }
         if serves
             && alive
             && back

@@ -1,26 +1,68 @@
-//! The controller's store: survives every controller, writes whole or not at all, and may not answer.
+//! The store: survives every controller, writes whole or not at all, and may not answer. A controller alone has it on its own disk;
+//! three reach it as etcd, where a write lands only under the session that holds the leader key.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use stormglass::domain::clock::{BootId, Moment, WallTime};
 use stormglass::domain::epoch::RecordNumber;
-use stormglass::domain::ids::{ClusterName, OperationId};
+use stormglass::domain::ids::{ClusterName, NodeName, OperationId};
 use stormglass::domain::operation::Operation;
 use stormglass::domain::record::ClusterRecord;
-use stormglass::ports::clock::Clock;
 use stormglass::ports::store::{AuditRow, EventRow, Store, StoreError, Swap};
 
-use super::network::ControllerPort;
-use super::world::{StoreDisk, StoreTrouble};
+use super::controllers::ControllerPort;
+use super::etcd::Session;
+use super::mutants::Mutant;
+use super::world::State;
 
-fn failed(action: &'static str) -> StoreError {
-    StoreError::Failed { action, location: "simulated".to_owned(), problem: "disk full".to_owned() }
+/// What is on the store's disk.
+#[derive(Default)]
+pub struct StoreDisk {
+    pub record: Option<ClusterRecord>,
+    pub operations: BTreeMap<OperationId, Operation>,
+    pub trouble: StoreTrouble,
+    /// etcd only: who holds the leader key.
+    pub leader: Option<Session>,
+    /// Sessions that were ever begun.
+    pub sessions: u64,
+}
+
+impl StoreDisk {
+    /// Everything that it held is gone.
+    pub fn lose(&mut self) {
+        (self.record, self.leader) = (None, None);
+        self.operations.clear();
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StoreTrouble {
+    #[default]
+    None,
+    /// Nothing is written; of etcd: no majority.
+    Fails,
+    /// Answers late.
+    Slow,
+    /// Perhaps written, nobody knows.
+    Unknown,
+}
+
+fn failed(action: &'static str, problem: &str) -> StoreError {
+    StoreError::Failed { action, location: "simulated".to_owned(), problem: problem.to_owned() }
 }
 
 impl ControllerPort {
     /// One write: before, during or after it anything may happen.
-    async fn write<T>(&self, action: &'static str, write: impl FnOnce(&mut StoreDisk) -> T) -> Result<T, StoreError> {
+    async fn write<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        write: impl FnOnce(&mut State) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        if let Some(session) = self.session {
+            let written = self.etcd(action, move |state| state.is_leading_session(session).then(|| write(state)));
+            return written.await?.ok_or_else(|| failed(action, "another controller leads"));
+        }
         self.process.pass().await;
         let (takes, trouble, lands) = {
             let mut state = self.world.lock();
@@ -30,30 +72,37 @@ impl ControllerPort {
         };
         tokio::time::sleep(takes).await;
         match trouble {
-            StoreTrouble::Fails => return Err(failed(action)),
+            StoreTrouble::Fails => return Err(failed(action, "disk full")),
             StoreTrouble::Slow => tokio::time::sleep(Duration::from_millis(1_500)).await,
             StoreTrouble::None | StoreTrouble::Unknown => {}
         }
         self.process.pass().await;
         if trouble == StoreTrouble::Unknown {
             if lands {
-                write(&mut self.world.lock().store);
+                write(&mut self.world.lock());
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
             let (location, problem) = ("simulated".to_owned(), "no answer".to_owned());
             return Err(StoreError::Unknown { action, location, problem });
         }
-        let written = write(&mut self.world.lock().store);
+        let written = write(&mut self.world.lock());
         self.process.pass().await;
         Ok(written)
     }
 
-    async fn read<T>(&self, action: &'static str, read: impl FnOnce(&StoreDisk) -> T) -> Result<T, StoreError> {
+    async fn read<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        read: impl FnOnce(&StoreDisk) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        if self.session.is_some() {
+            return self.etcd(action, move |state| read(&state.store)).await;
+        }
         self.process.pass().await;
         tokio::time::sleep(Duration::from_millis(1)).await;
         let state = self.world.lock();
         match state.store.trouble {
-            StoreTrouble::Fails => Err(failed(action)),
+            StoreTrouble::Fails => Err(failed(action, "disk full")),
             _ => Ok(read(&state.store)),
         }
     }
@@ -66,53 +115,50 @@ impl Store for ControllerPort {
     }
 
     async fn swap_record(&self, expected: Option<RecordNumber>, record: &ClusterRecord) -> Result<Swap, StoreError> {
-        let world = self.world.clone();
-        let swapped = self.write("swap the record", |disk| {
-            if disk.record.as_ref().map(|stored| stored.number) != expected {
-                return Ok(Swap::Conflict(disk.record.clone().map(Box::new)));
+        let record = record.clone();
+        let swapped = self.write("swap the record", move |state| {
+            let fits = state.store.record.as_ref().map(|stored| stored.number) == expected;
+            if !fits && !state.is(Mutant::SwapWithoutCompare) {
+                return Ok(Swap::Conflict(state.store.record.clone().map(Box::new)));
             }
-            if disk.record.as_ref().and_then(|stored| record.violation_after(stored)).is_some() {
-                return Err(failed("swap the record"));
+            let violation = state.store.record.as_ref().and_then(|stored| record.violation_after(stored));
+            if let Some(violation) = violation
+                && !state.is(Mutant::SwapWithoutCompare)
+            {
+                return Err(failed("swap the record", violation));
             }
-            disk.record = Some(record.clone());
+            state.note(&describe(&record));
+            state.store.record = Some(record);
             Ok(Swap::Stored)
         });
-        let swapped = swapped.await??;
-        if swapped == Swap::Stored {
-            let ClusterRecord { epoch, number, holder, holder_confirmed, eligible, synchronous, .. } = record;
-            let (eligible, synchronous): (Vec<_>, Vec<_>) =
-                (eligible.iter().map(|it| it.as_str()).collect(), synchronous.iter().map(|it| it.as_str()).collect());
-            world.note(format!(
-                "store record {number}: epoch {epoch} of {holder}, confirmed {holder_confirmed}, eligible {eligible:?}, synchronous {synchronous:?}"
-            ));
-        }
-        Ok(swapped)
+        swapped.await?
     }
 
     async fn save_operation(&self, operation: &Operation) -> Result<(), StoreError> {
-        self.write("save an operation", |disk| {
-            disk.operations.insert(operation.id.clone(), operation.clone());
-        })
-        .await?;
-        let Operation { kind, status, message, journal, .. } = operation;
-        let step = journal.last().map(|event| format!("{} {:?}", event.step, event.state)).unwrap_or_default();
-        let line = format!(
-            "store {} of {}: {} {step} {}",
-            kind.label(),
-            kind.subject(),
-            status.label(),
-            message.as_deref().unwrap_or_default()
-        );
-        self.world.note(line.trim_end());
-        Ok(())
+        let operation = operation.clone();
+        let saved = self.write("save an operation", move |state| {
+            let Operation { kind, status, message, journal, .. } = &operation;
+            let step = journal.last().map(|event| format!("{} {:?}", event.step, event.state)).unwrap_or_default();
+            let line = format!(
+                "store {} of {}: {} {step} {}",
+                kind.label(),
+                kind.subject(),
+                status.label(),
+                message.as_deref().unwrap_or_default()
+            );
+            state.note(line.trim_end());
+            state.store.operations.insert(operation.id.clone(), operation);
+        });
+        saved.await
     }
 
     async fn load_operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError> {
-        self.read("load an operation", |disk| disk.operations.get(id).cloned()).await
+        let id = id.clone();
+        self.read("load an operation", move |disk| disk.operations.get(&id).cloned()).await
     }
 
     async fn list_operations(&self, _cluster: &ClusterName, limit: usize) -> Result<Vec<Operation>, StoreError> {
-        self.read("list operations", |disk| disk.operations.values().rev().take(limit).cloned().collect()).await
+        self.read("list operations", move |disk| disk.operations.values().rev().take(limit).cloned().collect()).await
     }
 
     async fn unfinished_operations(&self, _cluster: &ClusterName) -> Result<Vec<Operation>, StoreError> {
@@ -139,14 +185,15 @@ impl Store for ControllerPort {
     }
 }
 
-impl Clock for ControllerPort {
-    fn now(&self) -> Moment {
-        Moment(50_000_000 + self.world.lock().now())
-    }
-    fn wall(&self) -> WallTime {
-        WallTime(1_800_000_000_000_000 + i64::try_from(self.world.lock().now()).expect("short"))
-    }
-    fn boot(&self) -> BootId {
-        BootId("controller".to_owned())
-    }
+fn describe(record: &ClusterRecord) -> String {
+    let ClusterRecord { epoch, number, holder, holder_confirmed, eligible, proposed, synchronous, .. } = record;
+    let names = |nodes: &BTreeSet<NodeName>| {
+        nodes.iter().map(|node| node.as_str().to_owned()).collect::<Vec<_>>().join(" ")
+    };
+    format!(
+        "store record {number}: epoch {epoch} of {holder}, confirmed {holder_confirmed}, eligible [{}], proposed [{}], synchronous [{}]",
+        names(eligible),
+        names(proposed),
+        names(synchronous)
+    )
 }

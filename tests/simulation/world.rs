@@ -2,7 +2,6 @@
 //!
 //! One lock, one thread, no real time: the same seed always gives the same history.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,21 +9,22 @@ use std::time::Duration;
 use stormglass::agent::AgentParts;
 use stormglass::api::agent::AgentHandler;
 use stormglass::config::AgentConfig;
-use stormglass::controller::ControllerHandle;
 use stormglass::domain::clock::{BootId, Moment};
 use stormglass::domain::command::ProxyAssignment;
 use stormglass::domain::epoch::Epoch;
-use stormglass::domain::ids::{Address, ClusterName, NodeName, OperationId, SiteName};
-use stormglass::domain::operation::Operation;
-use stormglass::domain::record::ClusterRecord;
+use stormglass::domain::ids::{Address, ClusterName, NodeName, SiteName};
+use stormglass::domain::policy::DurabilityMode;
 use stormglass::ports::agent::{HeldLease, Memory};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::checks::Ledger;
+use super::controllers::Slot;
+use super::mutants::Mutant;
 use super::network::Network;
 use super::random::Random;
 use super::server::{Hang, Server};
+use super::store::StoreDisk;
 
 /// How many database hosts there are.
 pub const HOSTS: usize = 3;
@@ -108,34 +108,6 @@ pub struct Host {
     pub unleased_since: Option<u64>,
 }
 
-/// A running controller.
-pub struct ControllerProcess {
-    pub life: watch::Sender<Life>,
-    pub process: Process,
-    pub handle: Arc<ControllerHandle>,
-    pub shutdown: watch::Sender<bool>,
-}
-
-/// The store's disk.
-#[derive(Default)]
-pub struct StoreDisk {
-    pub record: Option<ClusterRecord>,
-    pub operations: BTreeMap<OperationId, Operation>,
-    pub trouble: StoreTrouble,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum StoreTrouble {
-    #[default]
-    None,
-    /// Nothing is written.
-    Fails,
-    /// Answers after seconds.
-    Slow,
-    /// Perhaps written, nobody knows.
-    Unknown,
-}
-
 /// The proxy: leads to the node that the newest assignment names.
 #[derive(Default)]
 pub struct Proxy {
@@ -143,18 +115,44 @@ pub struct Proxy {
     pub sequence: u64,
 }
 
+/// What kind of world it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// One with its own store, or three with etcd.
+    pub controllers: usize,
+    pub durability: DurabilityMode,
+    /// Only the control plane is attacked: a healthy primary must not be interrupted.
+    pub gentle: bool,
+    /// A promise of the outside that is broken here, so that a check must find it.
+    pub mutant: Option<Mutant>,
+}
+
+impl Settings {
+    pub fn draw(random: &mut Random) -> Self {
+        let durability = match random.between(0, 9) {
+            0..=5 => DurabilityMode::Sync,
+            6..=7 => DurabilityMode::SyncStrict,
+            _ => DurabilityMode::Async,
+        };
+        let controllers = if random.percent(50) { 3 } else { 1 };
+        Self { controllers, durability, gentle: random.percent(20), mutant: None }
+    }
+}
+
 pub struct State {
     pub random: Random,
-    /// `sync_strict` instead of `sync`.
-    pub strict: bool,
+    pub settings: Settings,
     pub hosts: Vec<Host>,
-    pub controller: Option<ControllerProcess>,
-    pub controller_rests_until: u64,
+    pub controllers: Vec<Slot>,
     pub store: StoreDisk,
     pub network: Network,
     pub proxy: Proxy,
     pub ledger: Ledger,
     pub trace: Vec<String>,
+    /// The faults have begun.
+    pub stormy: bool,
+    /// How many there were.
+    pub faults: usize,
     pub violation: Option<String>,
     now: u64,
 }
@@ -188,9 +186,17 @@ pub fn index_at(wanted: &Address) -> Option<usize> {
     (0..HOSTS).find(|index| address(*index) == *wanted)
 }
 
+/// A clock's error in millionths: two of them run apart by no more than the drift bound during one lease.
+fn draw_rate(random: &mut Random) -> i64 {
+    i64::try_from(random.between(0, 16_000)).expect("small") - 8_000
+}
+
 impl World {
-    pub fn new(seed: u64) -> Arc<Self> {
+    /// `settings`: drawn if not given.
+    pub fn new(seed: u64, settings: Option<Settings>) -> Arc<Self> {
         let mut random = Random::new(seed);
+        let drawn = Settings::draw(&mut random);
+        let settings = settings.unwrap_or(drawn);
         let mut hosts = Vec::new();
         for index in 0..HOSTS {
             hosts.push(Host {
@@ -200,7 +206,7 @@ impl World {
                 thawed_at: None,
                 boots: 1,
                 booted_at: 0,
-                rate: i64::try_from(random.between(0, 8_000)).expect("small") - 4_000,
+                rate: draw_rate(&mut random),
                 config: super::agents::config(index),
                 agent: None,
                 guard: Guard::default(),
@@ -210,17 +216,24 @@ impl World {
                 unleased_since: None,
             });
         }
+        let controllers = (0..settings.controllers).map(|_| Slot::new(draw_rate(&mut random))).collect();
+        if settings.mutant == Some(Mutant::ClockBeyondTheBound) {
+            for host in &mut hosts {
+                host.rate = -400_000;
+            }
+        }
         let state = State {
-            strict: random.percent(20),
             random,
+            settings,
             hosts,
-            controller: None,
-            controller_rests_until: 0,
+            controllers,
             store: StoreDisk::default(),
             network: Network::default(),
             proxy: Proxy::default(),
             ledger: Ledger::default(),
             trace: Vec::new(),
+            stormy: false,
+            faults: 0,
             violation: None,
             now: 0,
         };
@@ -266,11 +279,15 @@ impl State {
     /// A host's own clock.
     pub fn clock(&self, host: usize) -> Moment {
         let host = &self.hosts[host];
-        let since = i64::try_from(self.now.saturating_sub(host.booted_at)).expect("short");
-        let skewed = since + since * host.rate / 1_000_000;
         // The hosts had run for long when it all began; after a crash they are up in two seconds.
         let before = if host.boots == 1 { 100_000_000 } else { 2_000_000 };
-        Moment(u64::try_from(skewed).expect("rates are small") + before)
+        Moment(self.skewed(host.booted_at, host.rate) + before)
+    }
+
+    /// Microseconds since `from` on a clock that is wrong by `rate` millionths.
+    pub fn skewed(&self, from: u64, rate: i64) -> u64 {
+        let since = i64::try_from(self.now.saturating_sub(from)).expect("short");
+        u64::try_from(since + since * rate / 1_000_000).expect("rates are small")
     }
 
     pub fn boot(&self, host: usize) -> BootId {
@@ -281,14 +298,6 @@ impl State {
         self.hosts[host].agent_rests_until = self.now + rests_micros;
         if let Some(agent) = self.hosts[host].agent.take() {
             agent.life.send_replace(Life::Dead);
-        }
-    }
-
-    pub fn kill_controller(&mut self, rests_micros: u64) {
-        self.controller_rests_until = self.now + rests_micros;
-        if let Some(controller) = self.controller.take() {
-            controller.life.send_replace(Life::Dead);
-            controller.shutdown.send_replace(true);
         }
     }
 
