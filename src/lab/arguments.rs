@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::network::Direction;
+
 /// `stormglass lab …`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum LabCommand {
@@ -13,6 +15,12 @@ pub enum LabCommand {
         /// Where its files go; a short path, for Unix sockets
         #[arg(long, value_name = "DIR")]
         directory: Option<PathBuf>,
+        /// Every host is a network namespace; root only
+        #[arg(long)]
+        namespaces: bool,
+        /// `failover.rto` of the cluster, such as 2s
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        rto: Option<Duration>,
     },
     /// Stop everything of the lab and remove it, also after a crash
     Down {
@@ -28,6 +36,8 @@ pub enum LabCommand {
     },
     /// Build a lab, break something while a client writes, measure, remove the lab
     Run(RunArguments),
+    /// Break everything that can be broken, one after the other, while clients write; then at random
+    Chaos(ChaosArguments),
     /// Break the links of a host in a running lab, or heal them
     Link(LinkArguments),
     /// Carry the links of a lab (started by the lab itself)
@@ -47,8 +57,14 @@ pub struct LinkArguments {
     /// Only the links to this host; `database` is whoever connects to a node's PostgreSQL
     pub peer: Option<String>,
     /// Nothing passes, and nobody is told
-    #[arg(long, conflicts_with_all = ["delay", "loss"])]
+    #[arg(long, conflicts_with_all = ["delay", "jitter", "loss"])]
     pub cut: bool,
+    /// Hold it back for up to so much more, at random
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub jitter: Option<Duration>,
+    /// Which way, seen from the host; one way alone only between namespaces
+    #[arg(long, value_enum, default_value_t = Direction::Both)]
+    pub direction: Direction,
     /// Hold everything back for so long, such as 200ms
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub delay: Option<Duration>,
@@ -58,6 +74,38 @@ pub struct LinkArguments {
     /// Where the lab is
     #[arg(long, value_name = "DIR")]
     pub directory: Option<PathBuf>,
+}
+
+/// `stormglass lab chaos …`.
+#[derive(Debug, Clone, Args)]
+pub struct ChaosArguments {
+    /// Faults drawn at random, after every fault was there once
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub faults: u32,
+    /// Repeats what was drawn
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Only this fault; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub only: Vec<String>,
+    /// Leave the named faults out and begin with the random ones
+    #[arg(long, conflicts_with = "only")]
+    pub random_only: bool,
+    /// List the faults
+    #[arg(long)]
+    pub list: bool,
+    /// How long `starvation` lasts
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub duration: Duration,
+    /// How often `flapping` goes down and comes up, 10 s each
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub flaps: u32,
+    /// `failover.rto` of the cluster, such as 2s
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub rto: Option<Duration>,
+    /// Also write the JSON report to this file
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
 }
 
 /// `stormglass lab run …`.
@@ -78,6 +126,12 @@ pub struct RunArguments {
     /// Leave the lab running afterwards, where `lab status` and `lab down` find it
     #[arg(long)]
     pub keep: bool,
+    /// Every host is a network namespace; root only
+    #[arg(long)]
+    pub namespaces: bool,
+    /// `failover.rto` of the cluster, such as 2s
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub rto: Option<Duration>,
     /// switchover: a client holds a transaction open
     #[arg(long)]
     pub held: bool,
@@ -109,6 +163,8 @@ pub enum Scenario {
     PartitionPrimary,
     /// The volume of the primary's PostgreSQL fills up; then there is space again
     DiskFull,
+    /// The primary's host loses its line and its power at once; then it is switched on again
+    HostLost,
 }
 
 impl Scenario {
@@ -122,6 +178,7 @@ impl Scenario {
             Scenario::ControllerCrash => "controller-crash",
             Scenario::PartitionPrimary => "partition-primary",
             Scenario::DiskFull => "disk-full",
+            Scenario::HostLost => "host-lost",
         }
     }
 }
@@ -151,6 +208,9 @@ impl LabCommand {
     /// Options that do not belong to the scenario, which would be ignored silently.
     pub fn contradiction(&self) -> Option<String> {
         let LabCommand::Run(run) = self else { return None };
+        if run.namespaces && run.scenario == Scenario::DiskFull {
+            return Some("--namespaces: disk-full has namespaces of another kind".to_owned());
+        }
         if run.keep && run.scenario == Scenario::DiskFull {
             return Some("--keep: the volumes of disk-full end with the run".to_owned());
         }
@@ -192,6 +252,7 @@ mod tests {
             "controller-crash",
             "partition-primary",
             "disk-full",
+            "host-lost",
         ] {
             let LabCommand::Run(run) = parse(&["run", name]).expect("parsed") else { panic!("not a run") };
             assert_eq!(run.scenario.label(), name);

@@ -29,7 +29,8 @@ pub const TOKENS: [(&str, Role); 4] =
 pub const SECRETS: [&str; 7] = ["agent", "viewer", "backup", "operator", "admin", "replicator", "exporter"];
 
 /// Settings of the controller.
-pub fn controller(layout: &Layout) -> anyhow::Result<ControllerConfig> {
+pub fn controller(layout: &Layout, rto: Option<Duration>) -> anyhow::Result<ControllerConfig> {
+    let defaults = FailoverSection::default();
     Ok(ControllerConfig {
         controller: ControllerSection {
             name: "lab".to_owned(),
@@ -42,7 +43,7 @@ pub fn controller(layout: &Layout) -> anyhow::Result<ControllerConfig> {
             max_lag_bytes: 1024 * 1024,
             rejoin_automatically: true,
         },
-        failover: FailoverSection::default(),
+        failover: FailoverSection { rto: rto.unwrap_or(defaults.rto), ..defaults },
         authentication: AuthenticationSection {
             agent_token: SecretReference::File(layout.secret("agent")),
             tokens: TOKENS
@@ -217,7 +218,7 @@ pg_standby:
 ";
 
 /// Writes every configuration file and every secret of the lab.
-pub fn write_all(layout: &Layout, programs: &Programs) -> anyhow::Result<()> {
+pub fn write_all(layout: &Layout, programs: &Programs, rto: Option<Duration>) -> anyhow::Result<()> {
     let mut folders = vec![
         layout.log_directory(),
         layout.directory.join("secrets"),
@@ -234,7 +235,7 @@ pub fn write_all(layout: &Layout, programs: &Programs) -> anyhow::Result<()> {
         write(&layout.secret(name), &secret())?;
     }
     let file = layout.controller_directory().join("controller.toml");
-    write(&file, &toml::to_string(&controller(layout)?).context("write the controller's settings as TOML")?)?;
+    write(&file, &toml::to_string(&controller(layout, rto)?).context("write the controller's settings as TOML")?)?;
     for node in &layout.nodes {
         let settings = node_agent(layout, node, programs)?;
         write(&node.agent_config(), &toml::to_string(&settings).context("write the agent's settings as TOML")?)?;
@@ -282,12 +283,13 @@ mod tests {
     fn what_is_written_is_what_controller_and_agents_read() {
         let temporary = tempfile::tempdir().expect("directory");
         let layout = Layout::find(temporary.path(), &mut Random::new(11)).expect("layout");
-        write_all(&layout, &programs()).expect("written");
+        write_all(&layout, &programs(), Some(Duration::from_secs(2))).expect("written");
         let read = |file: std::path::PathBuf| fs::read_to_string(file).expect("readable");
 
         let text = read(layout.controller_directory().join("controller.toml"));
         let settings: ControllerConfig = toml::from_str(&text).expect("understood");
-        assert_eq!(settings, controller(&layout).expect("settings"));
+        assert_eq!(settings, controller(&layout, Some(Duration::from_secs(2))).expect("settings"));
+        assert_eq!(settings.failover.rto, Duration::from_secs(2));
         assert_eq!(settings.nodes.len(), 3);
         assert_eq!(settings.proxies.len(), 2);
         for token in &settings.authentication.tokens {

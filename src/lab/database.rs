@@ -9,18 +9,20 @@ use anyhow::{Context as _, bail};
 
 use super::configuration::write;
 use super::layout::{APPLICATION_ROLE, DATABASE, Layout, NodeLayout};
+use super::namespaces;
 use super::programs::Programs;
 
 /// Who may connect. The superuser only through the agent's private socket; the client's role without a password, so
 /// that no key derivation is measured along with a failover.
-fn access_rules() -> String {
+fn access_rules(layout: &Layout) -> String {
+    let network = if layout.has_namespaces { namespaces::NETWORK } else { "127.0.0.0/8" };
     format!(
         "# TYPE  DATABASE     USER        ADDRESS       METHOD\n\
          local   all          all                       trust\n\
-         host    {DATABASE}          {APPLICATION_ROLE}         127.0.0.0/8   trust\n\
-         host    all          replicator  127.0.0.0/8   scram-sha-256\n\
-         host    replication  replicator  127.0.0.0/8   scram-sha-256\n\
-         host    postgres     exporter    127.0.0.0/8   scram-sha-256\n"
+         host    {DATABASE}          {APPLICATION_ROLE}         {network}   trust\n\
+         host    all          replicator  {network}   scram-sha-256\n\
+         host    replication  replicator  {network}   scram-sha-256\n\
+         host    postgres     exporter    {network}   scram-sha-256\n"
     )
 }
 
@@ -64,7 +66,7 @@ pub fn initialise(layout: &Layout, node: &NodeLayout, programs: &Programs) -> an
     single.args(["--single", "-D"]).arg(&data).args(["-c", "exit_on_error=on", "postgres"]);
     run(single, &statements(&read("replicator")?, &read("exporter")?), &log)?;
 
-    write(&data.join("pg_hba.conf"), &access_rules())?;
+    write(&data.join("pg_hba.conf"), &access_rules(layout))?;
     // Started by hand, without the agent, the node cannot be reached.
     let settings = data.join("postgresql.conf");
     fs::OpenOptions::new()
@@ -104,10 +106,11 @@ mod tests {
 
     #[test]
     fn nobody_reaches_the_superuser_over_the_network() {
-        for line in access_rules().lines().filter(|line| line.starts_with("host")) {
+        let layout = Layout::in_namespaces(Path::new("/tmp/lab")).expect("layout");
+        for line in access_rules(&layout).lines().filter(|line| line.starts_with("host")) {
             let fields: Vec<&str> = line.split_whitespace().collect();
             assert!(["app", "replicator", "exporter"].contains(&fields[2]), "{line}");
-            assert_eq!(fields[3], "127.0.0.0/8", "{line}");
+            assert_eq!(fields[3], namespaces::NETWORK, "{line}");
         }
     }
 

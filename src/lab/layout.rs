@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use super::namespaces;
 use super::random::Random;
 use crate::domain::ids::{Address, ClusterName, NodeName, ProxyName, SiteName};
 
@@ -25,6 +26,9 @@ pub const NODE_NAMES: [&str; 3] = ["n1", "n2", "n3"];
 
 /// Where each of them stands.
 const NODE_SITES: [&str; 3] = ["a", "a", "b"];
+
+/// Ports of a lab in namespaces follow this one.
+const PORT_FIRST: u16 = 7400;
 
 /// One lab.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +48,9 @@ pub struct Layout {
     /// Links between hosts that can be broken; empty where everything is connected directly.
     #[serde(default)]
     pub links: Vec<LinkLayout>,
+    /// True where every host is a network namespace of its own; false where all share the loopback.
+    #[serde(default)]
+    pub has_namespaces: bool,
 }
 
 /// One way from a host to a server on another one.
@@ -61,6 +68,9 @@ pub struct LinkLayout {
 
 /// The controller's name as a host.
 pub const CONTROLLER_HOST: &str = "controller";
+
+/// Prometheus' name as a host.
+pub const PROMETHEUS_HOST: &str = "prometheus";
 
 /// Whoever connects to a PostgreSQL: HAProxy, standbys, clients. A node has one address for all of them.
 pub const ANY_DATABASE_CLIENT: &str = "database";
@@ -130,8 +140,16 @@ impl Layout {
     pub fn find(directory: &Path, random: &mut Random) -> anyhow::Result<Self> {
         // One /24 of 127/8 for each lab: two labs on one host do not meet even before the ports are looked at.
         let (second, third) = (10 + random.below(240) as u8, random.below(256) as u8);
-        let host = |last: u8| Ipv4Addr::new(127, second, third, last);
-        let mut ports = Ports::default();
+        Self::of(directory, |last| Ipv4Addr::new(127, second, third, last), &mut Ports::default())
+    }
+
+    /// Addresses for a lab whose hosts are network namespaces: nobody else is in them, so that nothing is looked for.
+    pub fn in_namespaces(directory: &Path) -> anyhow::Result<Self> {
+        let mut ports = Ports { next: Some(PORT_FIRST), ..Ports::default() };
+        Ok(Self { has_namespaces: true, ..Self::of(directory, namespaces::address, &mut ports)? })
+    }
+
+    fn of(directory: &Path, host: impl Fn(u8) -> Ipv4Addr, ports: &mut Ports) -> anyhow::Result<Self> {
         let mut nodes = Vec::new();
         for (number, (name, site)) in NODE_NAMES.into_iter().zip(NODE_SITES).enumerate() {
             let address = host(101 + number as u8);
@@ -167,6 +185,7 @@ impl Layout {
             nodes,
             proxies,
             links: Vec::new(),
+            has_namespaces: false,
         })
     }
 
@@ -265,6 +284,8 @@ pub fn socket(address: &Address) -> anyhow::Result<SocketAddr> {
 #[derive(Default)]
 struct Ports {
     held: Vec<TcpListener>,
+    /// The next one where all are free.
+    next: Option<u16>,
 }
 
 impl Ports {
@@ -274,6 +295,10 @@ impl Ports {
 
     /// Port 0: any.
     fn find(&mut self, host: Ipv4Addr, port: u16) -> anyhow::Result<Address> {
+        if let Some(next) = &mut self.next {
+            *next += 1;
+            return Ok(Address::new(host.to_string(), *next));
+        }
         let listener = TcpListener::bind((host, port))
             .with_context(|| format!("find a free port on {host}; the lab needs all of 127.0.0.0/8 on the loopback"))?;
         let port = listener.local_addr().context("read the port that was found")?.port();
@@ -304,6 +329,21 @@ mod tests {
         }
         let hosts: BTreeSet<&str> = seen.iter().map(|address| address.host.as_str()).collect();
         assert_eq!(hosts.len(), 7, "one address for each host: {hosts:?}");
+    }
+
+    #[test]
+    fn in_namespaces_every_host_has_the_address_that_the_switch_knows() {
+        let layout = Layout::in_namespaces(Path::new("/tmp/lab")).expect("layout");
+        for (name, address) in [
+            ("n1", &layout.nodes[0].postgres),
+            ("n3", &layout.nodes[2].exporter),
+            ("p2", &layout.proxies[1].write),
+            (CONTROLLER_HOST, &layout.controller),
+            (PROMETHEUS_HOST, &layout.prometheus),
+        ] {
+            let last = namespaces::number(name).expect("a host of the lab");
+            assert_eq!(address.host, namespaces::address(last).to_string(), "{name}");
+        }
     }
 
     #[test]

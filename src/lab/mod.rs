@@ -4,6 +4,7 @@
 //! Invariant: whatever a lab started is stopped, and nothing else is.
 
 pub mod arguments;
+pub mod chaos;
 pub mod client;
 pub mod clock;
 pub mod configuration;
@@ -13,6 +14,7 @@ pub mod down;
 pub mod layout;
 pub mod ledger;
 pub mod manifest;
+pub mod namespaces;
 pub mod network;
 pub mod phases;
 pub mod place;
@@ -27,6 +29,7 @@ pub mod status;
 pub mod unprivileged;
 pub mod up;
 pub mod volume;
+pub mod wall_clock;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -66,8 +69,35 @@ pub async fn execute(command: LabCommand, output: OutputFormat) -> anyhow::Resul
         LabCommand::Down { directory } => down(directory, user.uid, output),
         LabCommand::Status { directory } => show_status(directory, user.uid, output).await,
         LabCommand::Link(arguments) => link(&arguments, user.uid).await,
-        command if unprivileged::is_root() => unprivileged::run_as(&user, &command).await,
-        LabCommand::Up { directory } => up(directory, user.uid, output).await,
+        LabCommand::Chaos(arguments) if arguments.list => {
+            print(output, &chaos::catalogue(), chaos::listed).map(|()| exit::DONE)
+        }
+        command if unprivileged::is_root() => as_user(&user, &command).await,
+        LabCommand::Up { namespaces: true, .. } | LabCommand::Run(RunArguments { namespaces: true, .. })
+            if !namespaces::is_inside() =>
+        {
+            say("--namespaces: only root can make a network namespace for each host; run the command with sudo");
+            Ok(exit::USAGE)
+        }
+        LabCommand::Up { directory, namespaces, rto } => {
+            let kind = Kind { has_links: true, has_namespaces: namespaces, rto, ..Kind::default() };
+            up(directory, user.uid, kind, output).await
+        }
+        LabCommand::Chaos(arguments) => {
+            let progress = Progress::new();
+            sweep(user.uid, progress);
+            let report = chaos::run(&arguments, user.uid, progress).await?;
+            let Some(report) = report else { return Ok(exit::USAGE) };
+            store(arguments.report.as_deref(), serde_json::to_string_pretty(&report)? + "\n")?;
+            print(output, &report, || report.table())?;
+            Ok(if report.interrupted {
+                exit::ABORTED
+            } else if report.succeeded {
+                exit::DONE
+            } else {
+                exit::FAILED
+            })
+        }
         LabCommand::Run(arguments) if arguments.scenario == Scenario::DiskFull && arguments.prepared.is_none() => {
             volume::run_with_volumes(&user).await
         }
@@ -76,7 +106,32 @@ pub async fn execute(command: LabCommand, output: OutputFormat) -> anyhow::Resul
     }
 }
 
-async fn up(directory: Option<PathBuf>, uid: u32, output: OutputFormat) -> anyhow::Result<u8> {
+/// Root hands over to the lab's user. What was left behind when that one was killed in its tracks is removed after it.
+async fn as_user(user: &place::User, command: &LabCommand) -> anyhow::Result<u8> {
+    let wants_namespaces = match command {
+        LabCommand::Up { namespaces, .. } => *namespaces,
+        LabCommand::Run(run) => run.namespaces,
+        LabCommand::Chaos(_) => true,
+        _ => false,
+    };
+    if wants_namespaces && let Some(missing) = namespaces::missing() {
+        say(&missing);
+        return Ok(exit::USAGE);
+    }
+    let code = unprivileged::run_as(user, command, wants_namespaces).await;
+    if wants_namespaces {
+        sweep(user.uid, Progress::new());
+    }
+    code
+}
+
+fn sweep(uid: u32, progress: Progress) {
+    for abandoned in down::sweep(uid) {
+        progress.line(&format!("removed what a broken lab run had left in {}", abandoned.display()));
+    }
+}
+
+async fn up(directory: Option<PathBuf>, uid: u32, kind: Kind, output: OutputFormat) -> anyhow::Result<u8> {
     let directory = absolute(directory, uid)?;
     let progress = Progress::new();
     clear(&directory, uid, progress)?;
@@ -88,7 +143,7 @@ async fn up(directory: Option<PathBuf>, uid: u32, output: OutputFormat) -> anyho
             down::take_down(&directory, uid)?;
             Ok(exit::ABORTED)
         }
-        built = Lab::build(&directory, uid, Kind { has_links: true, has_volumes: false }, progress) => match built {
+        built = Lab::build(&directory, uid, kind, progress) => match built {
             Ok(mut lab) => {
                 lab.manifest.runner = None;
                 lab.manifest.write()?;
@@ -133,6 +188,9 @@ async fn show_status(directory: Option<PathBuf>, uid: u32, output: OutputFormat)
         say(&format!("there is no lab in {}: start one with stormglass lab up", directory.display()));
         return Ok(exit::NOT_FOUND);
     };
+    if manifest.layout.has_namespaces && !namespaces::is_inside() {
+        return namespaces::again_outside(&manifest);
+    }
     let status = status::read(&manifest).await?;
     print(output, &status, || status.table())?;
     Ok(exit::DONE)
@@ -145,12 +203,17 @@ async fn link(arguments: &LinkArguments, uid: u32) -> anyhow::Result<u8> {
         say(&format!("there is no lab in {}: start one with stormglass lab up", directory.display()));
         return Ok(exit::NOT_FOUND);
     };
+    if manifest.layout.has_namespaces && !namespaces::is_inside() {
+        return namespaces::again_outside(&manifest);
+    }
     let state = LinkState {
         cut: arguments.cut,
+        jitter: arguments.jitter.unwrap_or_default(),
         delay: arguments.delay.unwrap_or_default(),
         loss_percent: arguments.loss.unwrap_or(0),
     };
-    let order = Order { host: arguments.host.clone(), peer: arguments.peer.clone(), state };
+    let order =
+        Order { host: arguments.host.clone(), peer: arguments.peer.clone(), state, direction: arguments.direction };
     let count = network::order(&manifest.layout, &order).await?;
     say(&format!("{count} links changed"));
     Ok(exit::DONE)
@@ -158,9 +221,7 @@ async fn link(arguments: &LinkArguments, uid: u32) -> anyhow::Result<u8> {
 
 async fn run(arguments: &RunArguments, uid: u32, output: OutputFormat) -> anyhow::Result<u8> {
     let progress = Progress::new();
-    for abandoned in down::sweep(uid) {
-        progress.line(&format!("removed what a broken lab run had left in {}", abandoned.display()));
-    }
+    sweep(uid, progress);
     let directory = match &arguments.prepared {
         Some(prepared) => prepared.clone(),
         None if arguments.keep => absolute(None, uid)?,
@@ -200,9 +261,13 @@ async fn run_in(
     uid: u32,
     progress: Progress,
 ) -> anyhow::Result<Vec<Report>> {
+    let needs_links = matches!(arguments.scenario, Scenario::PartitionPrimary | Scenario::HostLost);
     let kind = Kind {
-        has_links: arguments.scenario == Scenario::PartitionPrimary || arguments.keep,
+        has_links: needs_links || arguments.keep,
         has_volumes: arguments.prepared.is_some(),
+        has_namespaces: arguments.namespaces,
+        rto: arguments.rto,
+        ..Kind::default()
     };
     let mut lab = Lab::build(directory, uid, kind, progress).await?;
     let seed = arguments.seed.unwrap_or_else(|| u64::from(uuid::Uuid::now_v7().as_u128() as u32));
@@ -228,13 +293,7 @@ async fn run_in(
 
 /// Prints and stores what was found. True if all is well.
 fn finish(arguments: &RunArguments, mut reports: Vec<Report>, output: OutputFormat) -> anyhow::Result<bool> {
-    let store = |document: String| -> anyhow::Result<()> {
-        let Some(file) = &arguments.report else { return Ok(()) };
-        if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).with_context(|| format!("make the directory {}", folder.display()))?;
-        }
-        std::fs::write(file, document).with_context(|| format!("write the report to {}", file.display()))
-    };
+    let store = |document| store(arguments.report.as_deref(), document);
     if arguments.runs > 1 {
         let series = Series::of(arguments.scenario.label(), reports);
         store(serde_json::to_string_pretty(&series)? + "\n")?;
@@ -248,6 +307,14 @@ fn finish(arguments: &RunArguments, mut reports: Vec<Report>, output: OutputForm
         say(&report.table());
     }
     Ok(report.succeeded)
+}
+
+fn store(file: Option<&Path>, document: String) -> anyhow::Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).with_context(|| format!("make the directory {}", folder.display()))?;
+    }
+    std::fs::write(file, document).with_context(|| format!("write the report to {}", file.display()))
 }
 
 /// Makes room for a lab: clears a dead one away, and refuses where one lives.

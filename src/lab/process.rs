@@ -142,6 +142,21 @@ pub fn postgres_family(uid: u32, data_directory: &Path) -> Vec<Process> {
     family
 }
 
+/// Every process of a host: those that work below its directory, or name a path below it.
+pub fn of_host(uid: u32, directory: &Path) -> Vec<Process> {
+    all_of(uid).into_iter().filter(|process| process.belongs_to(directory)).collect()
+}
+
+/// Kills every process of a host, as a power cut does. Whoever replaces another one dies in the next round.
+pub fn kill_all_of(uid: u32, directory: &Path) {
+    // Everything stops first, so that nobody can replace anybody.
+    for signal in [Signal::STOP, Signal::STOP, Signal::KILL, Signal::KILL] {
+        for process in of_host(uid, directory) {
+            process.identity.signal(signal);
+        }
+    }
+}
+
 struct Stat {
     name: String,
     state: char,

@@ -29,7 +29,11 @@ pub struct Rescue {
 impl Rescue {
     /// Watches over the lab that is going to be in `directory`.
     pub fn arm(directory: &Path, uid: u32, runs: u32) -> Self {
-        let patience = SCENARIO_PATIENCE + FURTHER_RUN_PATIENCE * runs.saturating_sub(1);
+        Self::arm_for(directory, uid, SCENARIO_PATIENCE + FURTHER_RUN_PATIENCE * runs.saturating_sub(1))
+    }
+
+    /// The same, for whoever knows how long it may take.
+    pub fn arm_for(directory: &Path, uid: u32, patience: Duration) -> Self {
         *at_risk().lock().unwrap_or_else(PoisonError::into_inner) = Some((directory.to_owned(), uid));
         let former = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {

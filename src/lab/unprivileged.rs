@@ -13,6 +13,7 @@ use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::arguments::LabCommand;
+use super::namespaces;
 use super::place::{self, User};
 use super::up::own_program;
 
@@ -35,20 +36,34 @@ pub fn lab_user() -> anyhow::Result<User> {
         .context("PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody: run the lab as an ordinary user")
 }
 
-/// Runs the same command as `user` and returns its exit code.
-pub async fn run_as(user: &User, command: &LabCommand) -> anyhow::Result<u8> {
+/// Runs the same command as `user`, in the middle of namespaces if asked to, and returns its exit code.
+pub async fn run_as(user: &User, command: &LabCommand, in_namespaces: bool) -> anyhow::Result<u8> {
     // Both signals are for the child, which cleans up; this process only waits for it. From a terminal the child gets
     // Ctrl-C by itself.
     let mut interrupts = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
     let mut terminations = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let stay = Stay::make(user)?;
-    let mut child = Command::new(stay.program());
+    let mut child = if in_namespaces {
+        let (program, arguments) = namespaces::around(user, &stay.program());
+        let mut child = Command::new(program);
+        child.args(arguments);
+        child
+    } else {
+        let mut child = Command::new(stay.program());
+        child.uid(user.uid).gid(user.gid);
+        child
+    };
     let given: Vec<OsString> = std::env::args_os().skip(1).collect();
     let mut results = None;
+    let report = match command {
+        LabCommand::Run(run) => Some(&run.report),
+        LabCommand::Chaos(chaos) => Some(&chaos.report),
+        _ => None,
+    };
     match command {
-        LabCommand::Run(run) => {
+        LabCommand::Run(_) | LabCommand::Chaos(_) => {
             child.args(without_option(given, "--report"));
-            if let Some(wanted) = &run.report {
+            if let Some(wanted) = report.and_then(Option::as_ref) {
                 let inside = stay.directory.join("report.json");
                 child.arg("--report").arg(&inside);
                 results = Some((inside, std::path::absolute(wanted).context("find the report's place")?));
@@ -58,7 +73,7 @@ pub async fn run_as(user: &User, command: &LabCommand) -> anyhow::Result<u8> {
         LabCommand::Link(_) | LabCommand::Network { .. } => {
             child.args(given);
         }
-        LabCommand::Up { directory } | LabCommand::Down { directory } | LabCommand::Status { directory } => {
+        LabCommand::Up { directory, .. } | LabCommand::Down { directory } | LabCommand::Status { directory } => {
             child.args(without_option(given, "--directory"));
             if let Some(directory) = directory {
                 child.arg("--directory").arg(std::path::absolute(directory).context("find the lab's directory")?);
@@ -66,8 +81,6 @@ pub async fn run_as(user: &User, command: &LabCommand) -> anyhow::Result<u8> {
         }
     }
     child
-        .uid(user.uid)
-        .gid(user.gid)
         // Where the caller stands may be closed to the user.
         .current_dir("/")
         .env("HOME", &stay.directory)

@@ -12,12 +12,14 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use super::control::{self, Controller};
-use super::layout::{Layout, NodeLayout, ProxyLayout, url};
+use super::layout::{CONTROLLER_HOST, Layout, NodeLayout, PROMETHEUS_HOST, ProxyLayout, url};
 use super::manifest::{Manifest, ProcessEntry};
+use super::namespaces::{self, SWITCH};
 use super::process::ProcessIdentity;
 use super::programs::Programs;
 use super::progress::Progress;
 use super::random::Random;
+use super::wall_clock::{Clocks, Environment};
 use super::{clock, configuration, database, log_tail, place, volume};
 use crate::api::wire::{ClusterStatus, Health};
 
@@ -34,6 +36,12 @@ pub struct Kind {
     pub has_links: bool,
     /// A volume of limited size for each node, mounted before.
     pub has_volumes: bool,
+    /// Every host is a network namespace.
+    pub has_namespaces: bool,
+    /// The wall clock of each node can be moved.
+    pub has_clocks: bool,
+    /// `failover.rto`, where it is not the default.
+    pub rto: Option<Duration>,
 }
 
 /// A lab whose processes this process started.
@@ -43,6 +51,7 @@ pub struct Lab {
     /// Its controller.
     pub controller: Controller,
     programs: Programs,
+    clocks: Option<Clocks>,
     children: BTreeMap<String, Child>,
 }
 
@@ -55,8 +64,12 @@ impl Lab {
             place::create(directory)?;
         }
         let directory = directory.canonicalize().with_context(|| format!("resolve {}", directory.display()))?;
-        let mut layout = Layout::find(&directory, &mut Random::new(uuid::Uuid::now_v7().as_u128() as u64))?;
-        if kind.has_links {
+        let mut layout = if kind.has_namespaces {
+            Layout::in_namespaces(&directory)?
+        } else {
+            Layout::find(&directory, &mut Random::new(uuid::Uuid::now_v7().as_u128() as u64))?
+        };
+        if kind.has_links && !kind.has_namespaces {
             layout.lay_links()?;
         }
         if kind.has_volumes {
@@ -67,13 +80,14 @@ impl Lab {
         manifest.write()?;
 
         let step = progress.step("files and the first database");
-        configuration::write_all(&manifest.layout, &programs)?;
+        configuration::write_all(&manifest.layout, &programs, kind.rto)?;
         install(&manifest.layout.program())?;
         database::initialise(&manifest.layout, &manifest.layout.nodes[0], &programs)?;
         step.done();
 
         let controller = Controller::of(&manifest.layout)?;
-        let mut lab = Self { manifest, controller, programs, children: BTreeMap::new() };
+        let clocks = if kind.has_clocks { Some(Clocks::find()?) } else { None };
+        let mut lab = Self { manifest, controller, programs, clocks, children: BTreeMap::new() };
         let step = progress.step("controller, agents, exporters, Prometheus");
         lab.start_everything()?;
         step.done();
@@ -90,17 +104,17 @@ impl Lab {
 
     fn start_everything(&mut self) -> anyhow::Result<()> {
         let layout = self.layout().clone();
-        if !layout.links.is_empty() {
+        if !layout.links.is_empty() || layout.has_namespaces {
             let mut network = Command::new(layout.program());
             network.args(["lab", "network", "--directory"]).arg(&layout.directory);
-            self.start("network", network, &layout.directory)?;
+            self.start("network", SWITCH, network, &layout.directory)?;
         }
         self.start_controller()?;
         for node in &layout.nodes {
-            self.start_agent(&format!("agent-{}", node.name), &node.agent_config(), &node.directory)?;
+            self.start_node_agent(node)?;
         }
         for proxy in &layout.proxies {
-            self.start_agent(&format!("agent-{}", proxy.name), &proxy.agent_config(), &proxy.directory)?;
+            self.start_agent(proxy.name.as_str(), &proxy.agent_config(), &proxy.directory, None)?;
         }
         for node in &layout.nodes {
             self.start_exporter(node)?;
@@ -112,7 +126,7 @@ impl Lab {
             .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
             .arg(format!("--web.listen-address={}", layout.prometheus))
             .args(["--storage.tsdb.retention.time=6h", "--log.level=warn"]);
-        self.start("prometheus", prometheus, &directory)
+        self.start("prometheus", PROMETHEUS_HOST, prometheus, &directory)
     }
 
     /// Starts the controller; again, after a scenario killed it.
@@ -120,13 +134,30 @@ impl Lab {
         let directory = self.layout().controller_directory();
         let mut command = Command::new(self.layout().program());
         command.args(["controller", "--config"]).arg(directory.join("controller.toml"));
-        self.start("controller", command, &directory)
+        self.start("controller", CONTROLLER_HOST, command, &directory)
     }
 
-    fn start_agent(&mut self, name: &str, config: &Path, directory: &Path) -> anyhow::Result<()> {
+    /// Starts what runs on a database host; again, after a scenario killed all of it.
+    pub fn start_node(&mut self, node: &NodeLayout) -> anyhow::Result<()> {
+        self.start_node_agent(node)?;
+        self.start_exporter(node)
+    }
+
+    fn start_node_agent(&mut self, node: &NodeLayout) -> anyhow::Result<()> {
+        let clock = self.clocks.as_ref().map(|clocks| clocks.of(node)).transpose()?;
+        self.start_agent(node.name.as_str(), &node.agent_config(), &node.directory, clock)
+    }
+
+    fn start_agent(
+        &mut self,
+        host: &str,
+        config: &Path,
+        directory: &Path,
+        environment: Option<Environment>,
+    ) -> anyhow::Result<()> {
         let mut command = Command::new(self.layout().program());
-        command.args(["agent", "--config"]).arg(config);
-        self.start(name, command, directory)
+        command.args(["agent", "--config"]).arg(config).envs(environment.into_iter().flatten());
+        self.start(&format!("agent-{host}"), host, command, directory)
     }
 
     fn start_exporter(&mut self, node: &NodeLayout) -> anyhow::Result<()> {
@@ -137,11 +168,12 @@ impl Lab {
             .env("DATA_SOURCE_URI", format!("{}/postgres?sslmode=disable", node.postgres))
             .env("DATA_SOURCE_USER", "exporter")
             .env("DATA_SOURCE_PASS_FILE", self.layout().secret("exporter"));
-        self.start(&format!("exporter-{}", node.name), command, &node.directory.clone())
+        self.start(&format!("exporter-{}", node.name), node.name.as_str(), command, &node.directory)
     }
 
     /// Starts a process in a group of its own (Ctrl-C in the terminal is for the lab, not for it), listed first.
-    fn start(&mut self, name: &str, mut command: Command, directory: &Path) -> anyhow::Result<()> {
+    fn start(&mut self, name: &str, host: &str, command: Command, directory: &Path) -> anyhow::Result<()> {
+        let mut command = if self.layout().has_namespaces { namespaces::enter(host, &command) } else { command };
         let log = self.layout().log_directory().join(format!("{name}.log"));
         let line = std::iter::once(command.get_program()).chain(command.get_args());
         self.manifest.processes.push(ProcessEntry {

@@ -93,6 +93,19 @@ pub async fn run_with_volumes(user: &User) -> anyhow::Result<u8> {
     Ok(unprivileged::code_of(status))
 }
 
+/// Mounts a volume for each node of a lab in `directory`. Only in the middle of a lab's namespaces may its user do that;
+/// they go with the last process inside.
+pub fn mount_all(directory: &Path) -> anyhow::Result<()> {
+    for node in NODE_NAMES {
+        let volume = of_node(directory, node);
+        fs::create_dir_all(&volume).with_context(|| format!("make the directory {}", volume.display()))?;
+        let options = std::ffi::CString::new(format!("size={SIZE_MEBIBYTES}m,mode=0700")).expect("no zero byte in it");
+        rustix::mount::mount("stormglass", &volume, "tmpfs", rustix::mount::MountFlags::empty(), options.as_c_str())
+            .with_context(|| format!("mount a volume on {}", volume.display()))?;
+    }
+    Ok(())
+}
+
 /// Tries the very thing that is needed.
 async fn possible() -> anyhow::Result<()> {
     let tried = Command::new("unshare")

@@ -13,6 +13,8 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, watch};
 
+use crate::lab::random::Random;
+
 /// Connections that may wait to be accepted, as PostgreSQL and HAProxy have it.
 const BACKLOG: u32 = 1024;
 
@@ -28,15 +30,35 @@ const RETRANSMISSION: Duration = Duration::from_millis(200);
 /// What is read at once.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// What a link does to what passes, in both directions.
+/// What a link does to what passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LinkState {
     /// Nothing passes, no connection comes about, and nobody is told.
     pub cut: bool,
     /// What passes is held back for this long. Each chunk waits for the one before it.
     pub delay: Duration,
-    /// Share of chunks, in per cent, that stand still for one retransmission: what loss is to whoever uses TCP.
+    /// Up to so much more, at random.
+    #[serde(default)]
+    pub jitter: Duration,
+    /// Share in per cent of what is lost: of packets between namespaces; else of chunks, each of which stands still for
+    /// one retransmission, which is what loss is to whoever uses TCP.
     pub loss_percent: u8,
+}
+
+impl LinkState {
+    /// Nothing passes.
+    pub const CUT: Self = Self { cut: true, delay: Duration::ZERO, jitter: Duration::ZERO, loss_percent: 0 };
+
+    /// Whether the next packet is lost.
+    pub(super) fn loses(&self, random: &mut Random) -> bool {
+        self.cut || random.below(100) < u64::from(self.loss_percent)
+    }
+
+    /// How long the next packet is held back.
+    pub(super) fn held_back(&self, random: &mut Random) -> Duration {
+        let jitter = u64::try_from(self.jitter.as_micros()).unwrap_or(u64::MAX);
+        self.delay + Duration::from_micros(if jitter == 0 { 0 } else { random.below(jitter) })
+    }
 }
 
 /// Serves a link for as long as the process lives.
@@ -175,8 +197,8 @@ async fn uncut(state: &mut watch::Receiver<LinkState>) {
 
 async fn slow_down(state: &watch::Receiver<LinkState>) {
     let now = *state.borrow();
-    let is_lost = now.loss_percent > 0 && (uuid::Uuid::now_v7().as_u128() % 100) < u128::from(now.loss_percent);
-    let wait = now.delay + if is_lost { RETRANSMISSION } else { Duration::ZERO };
+    let mut random = Random::new(uuid::Uuid::now_v7().as_u128() as u64);
+    let wait = now.held_back(&mut random) + if now.loses(&mut random) { RETRANSMISSION } else { Duration::ZERO };
     if !wait.is_zero() {
         tokio::time::sleep(wait).await;
     }

@@ -1,9 +1,11 @@
-//! The lab's network: a process of its own that carries every link between hosts, and how it is told to break one.
+//! The lab's network: a process of its own that carries what hosts say to each other, and how it is told to break that.
 //!
 //! Orders come over a Unix socket, one a line, so that a lab that was left running can be broken too. Which links there
 //! are is the layout's; what never passes here is what a host says to itself.
 
+mod frame;
 mod link;
+mod switch;
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,6 +17,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 pub use link::LinkState;
+use switch::Switch;
 
 use super::layout::{Layout, LinkLayout, socket};
 use super::manifest::Manifest;
@@ -27,10 +30,27 @@ const ORDER_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Order {
     /// One of them.
     pub host: String,
-    /// The other; every other one if not given.
+    /// The other; every other one if not given, but between namespaces not [`OUTSIDE`](super::namespaces::OUTSIDE): the
+    /// client that bypasses HAProxy stands on the cut-off host's side, where it does the most harm.
     pub peer: Option<String>,
-    /// What to do to the links between them, in both directions.
+    /// What to do to the links between them.
     pub state: LinkState,
+    /// Which way; one way alone only between namespaces.
+    #[serde(default)]
+    pub direction: Direction,
+}
+
+/// Which way a fault lies, seen from the order's host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Both.
+    #[default]
+    Both,
+    /// What the host sends; it still hears.
+    Out,
+    /// What the host would hear; it still sends.
+    In,
 }
 
 impl Order {
@@ -49,12 +69,22 @@ pub async fn serve(directory: &Path) -> anyhow::Result<()> {
     let file = layout.network_socket();
     let _ = std::fs::remove_file(&file);
     let orders = UnixListener::bind(&file).with_context(|| format!("listen on {}", file.display()))?;
+    if layout.has_namespaces {
+        let switch = Switch::open().await?;
+        let rules = switch.rules();
+        tokio::spawn(switch.serve());
+        return take_orders(&orders, |order| rules.obey(order)).await;
+    }
     let mut links = Vec::new();
     for link in &layout.links {
         let (state, seen) = watch::channel(LinkState::default());
         tokio::spawn(link::serve(socket(&link.listen)?, socket(&link.target)?, seen));
         links.push((link, state));
     }
+    take_orders(&orders, |order| obey(order, &links)).await
+}
+
+async fn take_orders(orders: &UnixListener, obey: impl Fn(&Order) -> usize) -> anyhow::Result<()> {
     loop {
         let (connection, _) = orders.accept().await.context("accept an order")?;
         let mut connection = BufReader::new(connection);
@@ -63,7 +93,7 @@ pub async fn serve(directory: &Path) -> anyhow::Result<()> {
             continue;
         }
         let answer = match serde_json::from_str::<Order>(&line) {
-            Ok(order) => obey(&order, &links),
+            Ok(order) => obey(&order),
             Err(error) => {
                 tracing::warn!(%error, "an order that nobody understands");
                 0
@@ -75,6 +105,9 @@ pub async fn serve(directory: &Path) -> anyhow::Result<()> {
 
 /// Returns to how many links it applied.
 fn obey(order: &Order, links: &[(&LinkLayout, watch::Sender<LinkState>)]) -> usize {
+    if order.direction != Direction::Both {
+        return 0;
+    }
     let named = links.iter().filter(|(link, _)| order.names(link));
     named.fold(0, |count, (_, state)| {
         state.send_replace(order.state);
@@ -84,6 +117,9 @@ fn obey(order: &Order, links: &[(&LinkLayout, watch::Sender<LinkState>)]) -> usi
 
 /// Gives an order to the network of `layout` and returns to how many links it applied.
 pub async fn order(layout: &Layout, order: &Order) -> anyhow::Result<usize> {
+    if order.direction != Direction::Both && !layout.has_namespaces {
+        bail!("one direction alone breaks only between namespaces: start the lab as root, with --namespaces");
+    }
     let file = layout.network_socket();
     let exchange = async {
         let mut connection = BufReader::new(UnixStream::connect(&file).await?);
@@ -112,7 +148,12 @@ mod tests {
     fn targets(host: &str, peer: Option<&str>) -> Vec<String> {
         let mut layout = Layout::find(Path::new("/tmp/lab"), &mut Random::new(4)).expect("layout");
         layout.lay_links().expect("laid");
-        let order = Order { host: host.into(), peer: peer.map(str::to_owned), state: LinkState::default() };
+        let order = Order {
+            host: host.into(),
+            peer: peer.map(str::to_owned),
+            state: LinkState::default(),
+            direction: Direction::Both,
+        };
         let mut found: Vec<String> = layout
             .links
             .iter()

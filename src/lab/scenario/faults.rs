@@ -14,8 +14,9 @@ use crate::domain::clock::Moment;
 use crate::lab::client::{self, Client, Session};
 use crate::lab::clock;
 use crate::lab::layout::NodeLayout;
-use crate::lab::network::{self, LinkState, Order};
-use crate::lab::process::{Process, ProcessIdentity, postgres_family};
+use crate::lab::namespaces::OUTSIDE;
+use crate::lab::network::{self, Direction, LinkState, Order};
+use crate::lab::process::{self, Process, ProcessIdentity, postgres_family};
 use crate::lab::progress::Step;
 use crate::lab::up::{Lab, agent_family};
 use crate::lab::volume;
@@ -54,6 +55,7 @@ pub(super) enum Fault {
     KillPrimaryAndController { delay: Duration },
     PartitionPrimary,
     FillDisk,
+    LoseHost,
 }
 
 impl Fault {
@@ -71,6 +73,7 @@ impl Fault {
             Fault::KillPrimaryAndController { .. } => "kill-primary-and-controller",
             Fault::PartitionPrimary => "partition-primary",
             Fault::FillDisk => "fill-disk",
+            Fault::LoseHost => "lose-host",
         }
     }
 
@@ -88,6 +91,7 @@ impl Fault {
             Fault::KillPrimaryAndController { .. } => "SIGKILL for the primary's PostgreSQL and for the controller",
             Fault::PartitionPrimary => "the primary's host is cut off from every other one",
             Fault::FillDisk => "the volume of the primary's PostgreSQL is full",
+            Fault::LoseHost => "the primary's host loses its line and its power",
         }
     }
 
@@ -128,6 +132,7 @@ pub(super) async fn inject(
         Fault::KillPrimaryAndController { delay } => kill_both(lab, &node, delay, &mut at).await,
         Fault::PartitionPrimary => partition(lab, &node, &before, &mut at).await,
         Fault::FillDisk => fill_disk(lab, &node, &before, &mut at).await,
+        Fault::LoseHost => lose_host(lab, &node, &before, &mut at).await,
     };
     let mut injected = Injected { fault, at, healed: None, before, after: None };
     if let Err(error) = outcome {
@@ -220,15 +225,45 @@ async fn hang(
 
 /// Cuts every link of the host, waits for the failover, and heals: the former primary finds a world that has moved on.
 async fn partition(lab: &mut Lab, node: &NodeLayout, before: &ClusterStatus, at: &mut Moment) -> anyhow::Result<()> {
-    let cut = LinkState { cut: true, ..LinkState::default() };
-    let order = |state| Order { host: node.name.to_string(), peer: None, state };
+    let order = |state| Order { host: node.name.to_string(), peer: None, state, direction: Direction::Both };
     *at = clock::now();
-    network::order(lab.layout(), &order(cut)).await?;
+    network::order(lab.layout(), &order(LinkState::CUT)).await?;
     let promoted = wait_until_promoted(lab, before.epoch, clock::now().plus(RECOVERY_TIMEOUT)).await;
     if promoted.is_ok() {
         tokio::time::sleep(THAW_AFTER).await;
     }
     network::order(lab.layout(), &order(LinkState::default())).await?;
+    promoted.map(|_| ())
+}
+
+/// The line goes first, so that nobody hears anything end. Then the host is switched on again.
+async fn lose_host(lab: &mut Lab, node: &NodeLayout, before: &ClusterStatus, at: &mut Moment) -> anyhow::Result<()> {
+    let mut peers = vec![None];
+    if lab.layout().has_namespaces {
+        peers.push(Some(OUTSIDE.to_owned()));
+    }
+    let orders = |state| -> Vec<Order> {
+        let order = |peer: &Option<String>| Order {
+            host: node.name.to_string(),
+            peer: peer.clone(),
+            state,
+            direction: Direction::Both,
+        };
+        peers.iter().map(order).collect()
+    };
+    *at = clock::now();
+    for order in orders(LinkState::CUT) {
+        network::order(lab.layout(), &order).await?;
+    }
+    process::kill_all_of(lab.manifest.uid, &node.directory);
+    let promoted = wait_until_promoted(lab, before.epoch, clock::now().plus(RECOVERY_TIMEOUT)).await;
+    if promoted.is_ok() {
+        tokio::time::sleep(THAW_AFTER).await;
+    }
+    for order in orders(LinkState::default()) {
+        network::order(lab.layout(), &order).await?;
+    }
+    lab.start_node(node)?;
     promoted.map(|_| ())
 }
 
@@ -323,7 +358,7 @@ async fn wait_for_halves(
 
 /// Tells agent and guard apart: the agent that a guard started carries a mark in its arguments; without one, the guard
 /// is the parent.
-fn halves(family: &[Process]) -> Option<[ProcessIdentity; 2]> {
+pub(in crate::lab) fn halves(family: &[Process]) -> Option<[ProcessIdentity; 2]> {
     let [one, other] = family else { return None };
     let is_agent = |process: &Process| process.arguments.iter().any(|argument| argument == UNDER_GUARD);
     let one_is_agent = match (is_agent(one), is_agent(other)) {

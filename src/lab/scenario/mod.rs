@@ -23,6 +23,8 @@ use crate::domain::clock::Moment;
 use crate::domain::ids::NodeName;
 use crate::domain::operation::{Operation, OperationKind};
 use faults::Fault;
+pub(in crate::lab) use faults::halves;
+pub(in crate::lab) use recovery::wait as wait_until;
 
 /// Steady writes before the first fault, and after the last.
 const STEADY: Duration = Duration::from_secs(3);
@@ -37,10 +39,10 @@ const STEADY_TIMEOUT: Duration = Duration::from_secs(30);
 const FAULT_WINDOW_MILLISECONDS: u64 = 1000;
 
 /// The load that the client promises, in commits a second.
-const LOAD_MIN: f64 = 100.0;
+pub(in crate::lab) const LOAD_MIN: f64 = 100.0;
 
 /// Clients may notice nothing longer than this where nothing may happen to them.
-const UNDISTURBED: Duration = Duration::from_secs(1);
+pub(in crate::lab) const UNDISTURBED: Duration = Duration::from_secs(1);
 
 /// What one fault did.
 struct Injected {
@@ -123,6 +125,7 @@ fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {
         Scenario::ControllerCrash => vec![Fault::KillController],
         Scenario::PartitionPrimary => vec![Fault::PartitionPrimary],
         Scenario::DiskFull => vec![Fault::FillDisk],
+        Scenario::HostLost => vec![Fault::LoseHost],
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) async fn wait_until_promoted(lab: &mut Lab, epoch: u64, deadline: Mom
 }
 
 /// Waits until `question` has no objection to the controller's status.
-async fn wait(
+pub(in crate::lab) async fn wait(
     lab: &mut Lab,
     deadline: Moment,
     question: impl Fn(&ClusterStatus) -> Result<(), String>,
