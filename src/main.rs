@@ -23,7 +23,7 @@ use stormglass::adapters::peer_link::HttpPeerLink;
 use stormglass::adapters::postgres::{Password, Postgres, PostgresSettings};
 use stormglass::adapters::store::SqliteStore;
 use stormglass::adapters::system::SystemClock;
-use stormglass::adapters::system::family::{self, Family};
+use stormglass::adapters::system::family::Family;
 use stormglass::agent::guard::link::{GuardClient, GuardReplacement};
 use stormglass::agent::guard::{self, GuardSettings};
 use stormglass::agent::proxy::ProxyParts;
@@ -234,9 +234,7 @@ fn guard_parts(
         listen: config.agent.listen,
         adopt,
     };
-    let family = family(postgresql)?;
-    let killer = move |timeout| family::kill_until_gone(&family, timeout).map_err(|left| left.to_string());
-    Ok((settings, SystemClock::new()?, Box::new(killer)))
+    Ok((settings, SystemClock::new()?, Box::new(family(postgresql)?)))
 }
 
 /// Who PostgreSQL's processes are, found before it is needed: a fence must not touch the disk.

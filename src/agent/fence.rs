@@ -110,12 +110,15 @@ impl Agent {
         if self.local().postmaster.is_some()
             && !self.ends_by(began.plus(window * FAST_SHARE / 100), self.postgres.stop_fast(window)).await
         {
-            self.postgres.stop_immediate().await;
             let by = began.plus(window * (FAST_SHARE + IMMEDIATE_SHARE) / 100);
             let postmaster = self.local().postmaster;
-            if let Some(postmaster) = postmaster {
-                self.ends_by(by, self.postgres.wait_for_exit(postmaster)).await;
-            }
+            let stopped = async {
+                self.postgres.stop_immediate().await;
+                if let Some(postmaster) = postmaster {
+                    self.postgres.wait_for_exit(postmaster).await;
+                }
+            };
+            self.ends_by(by, stopped).await;
         }
         self.fence_until_done(lease.epoch, "its lease was not renewed").await;
     }
@@ -191,8 +194,8 @@ impl Agent {
         tracing::info!("the service is stopped on a primary: fencing PostgreSQL and giving the lease back");
         self.local().stopping = true;
         let window = self.timers().stop_budget;
-        if let Err(error) = self.postgres.stop_fast(window).await {
-            tracing::warn!(%error, "fast shutdown did not end in time");
+        if !self.ends_by(self.now().plus(window), self.postgres.stop_fast(window)).await {
+            tracing::warn!("fast shutdown did not end in time");
         }
         self.fence_until_done(lease.map_or(highest, |lease| lease.epoch), "the service was stopped").await;
         self.send_last_heartbeat().await;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::errors::failed;
@@ -29,13 +30,20 @@ pub(super) struct Control {
 }
 
 /// `None` without data.
-pub(super) async fn read(setup: &Setup) -> Result<Option<Control>, PostgresError> {
+pub(super) async fn read(setup: &Arc<Setup>) -> Result<Option<Control>, PostgresError> {
+    let here = setup.clone();
+    setup.lanes.control.run(TIMEOUT, ACTION, move || read_now(&here)).await
+}
+
+/// Returns when the disk has answered, whenever that is.
+fn read_now(setup: &Setup) -> Result<Option<Control>, PostgresError> {
     if !setup.has_data() {
         return Ok(None);
     }
-    let mut command = programs::command(setup, ACTION, "pg_controldata")?;
-    command.arg("-D").arg(&setup.data);
-    let text = programs::run(command, ACTION, TIMEOUT).await?.stdout;
+    let mut command = programs::command(setup, ACTION, "pg_controldata")?.into_std();
+    command.arg("-D").arg(&setup.data).env("LC_ALL", "C");
+    let output = command.output().map_err(|error| failed(ACTION, error))?;
+    let text = programs::said(ACTION, &output)?.stdout;
     let version = fs::read_to_string(setup.data.join("PG_VERSION")).map_err(|error| failed(ACTION, error))?;
     parse(&text, &version).map(Some).map_err(|problem| failed(ACTION, problem))
 }

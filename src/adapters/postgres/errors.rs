@@ -7,6 +7,12 @@ use tokio_postgres::error::SqlState;
 
 use crate::ports::postgres::PostgresError;
 
+/// How the error begins where not even a thread can be had.
+pub(super) const NO_THREAD: &str = "no thread for it";
+
+/// What the kernel shows of a thread's name.
+const THREAD_NAME_MAX: usize = 15;
+
 pub(super) fn failed(action: &'static str, problem: impl Display) -> PostgresError {
     PostgresError::Failed { action, problem: problem.to_string() }
 }
@@ -49,13 +55,20 @@ pub(super) async fn within<T>(
     tokio::time::timeout(timeout, work).await.unwrap_or(Err(PostgresError::NoAnswer { action, timeout }))
 }
 
-/// Runs file work away from the event loop.
+/// Runs file work on a thread of its own: one that hangs with a disk takes no thread from anybody else, least of all from a fence.
 pub(super) async fn blocking<T: Send + 'static>(
     action: &'static str,
     work: impl FnOnce() -> Result<T, PostgresError> + Send + 'static,
 ) -> Result<T, PostgresError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(failed(action, format!("the worker ended: {error}"))),
-    }
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let worker = move || {
+        // Who asked may have stopped waiting.
+        let _ = sender.send(work());
+    };
+    let name: String = action.chars().take(THREAD_NAME_MAX).collect();
+    std::thread::Builder::new()
+        .name(name)
+        .spawn(worker)
+        .map_err(|error| failed(action, format!("{NO_THREAD}: {error}; see the limits of processes and memory")))?;
+    receiver.await.unwrap_or_else(|_| Err(failed(action, "the worker ended")))
 }

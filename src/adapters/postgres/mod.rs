@@ -7,6 +7,7 @@ mod configuration;
 mod control_data;
 mod errors;
 mod files;
+mod lane;
 mod observe;
 mod parameters;
 mod process;
@@ -29,7 +30,7 @@ use tokio_postgres::error::SqlState;
 
 pub use settings::{Password, PostgresSettings, discover_bin_directory};
 
-use self::errors::{blocking, from_client, within};
+use self::errors::{from_client, within};
 use self::session::{Held, Session};
 use self::settings::Setup;
 use crate::adapters::system::{Family, wait_for_exit};
@@ -42,6 +43,9 @@ use crate::ports::postgres::{PostgresError, Presence, RewindOutcome, StartMode, 
 
 /// A healthy filesystem says in microseconds how full it is; a stalled one is not waited for.
 const DISK_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// A few small files are read, and rarely one is written and flushed; only a stalled disk takes longer.
+const CONFIGURATION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The write probe: takes a transaction id and flushes WAL at commit, and changes no table. WAL segments are made in
 /// advance, so that it succeeds on a full disk for a long time: room for data is asked for beside it.
@@ -102,10 +106,11 @@ impl LocalPostgres for Postgres {
     async fn secure_configuration(&self) -> Result<(), PostgresError> {
         let _changing = self.changing.lock().await;
         let setup = self.setup.clone();
-        blocking("secure the configuration", move || {
-            if setup.has_data() { configuration::secure(&setup, &setup.data, None) } else { Ok(()) }
-        })
-        .await
+        let secure = {
+            let setup = setup.clone();
+            move || if setup.has_data() { configuration::secure(&setup, &setup.data, None) } else { Ok(()) }
+        };
+        setup.lanes.configuration.run(CONFIGURATION_TIMEOUT, "secure the configuration", secure).await
     }
 
     async fn start(&self, mode: &StartMode) -> Result<i32, PostgresError> {
@@ -184,8 +189,8 @@ impl LocalPostgres for Postgres {
         const ACTION: &str = "probe with a write";
         within(timeout, ACTION, async {
             let setup = self.setup.clone();
-            let room =
-                blocking(ACTION, move || files::take_room(&setup.data).map_err(|error| errors::failed(ACTION, error)));
+            let take_room = move || files::take_room(&setup.data).map_err(|error| errors::failed(ACTION, error));
+            let room = self.setup.lanes.room.run(timeout, ACTION, take_room);
             tokio::try_join!(self.writer.ask(&self.setup, ACTION, WRITE_PROBE), room).map(drop)
         })
         .await
@@ -278,14 +283,14 @@ impl LocalPostgres for Postgres {
     async fn disk(&self) -> Option<DiskReport> {
         const ACTION: &str = "ask for free space";
         let setup = self.setup.clone();
-        let ask = blocking(ACTION, move || {
+        let ask = move || {
             let free = |path: &Path| {
                 let found = rustix::fs::statvfs(path).map_err(|error| errors::failed(ACTION, error))?;
                 Ok(found.f_bavail.saturating_mul(found.f_frsize))
             };
             Ok(DiskReport { data_free_bytes: free(&setup.data)?, wal_free_bytes: free(&setup.data.join("pg_wal"))? })
-        });
-        within(DISK_TIMEOUT, ACTION, ask).await.ok()
+        };
+        self.setup.lanes.space.run(DISK_TIMEOUT, ACTION, ask).await.ok()
     }
 }
 

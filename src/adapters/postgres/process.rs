@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use super::admission;
 use super::configuration::{self, Managed, close_postmaster_options, set_signal_files};
-use super::errors::{blocking, failed, within};
+use super::errors::{NO_THREAD, blocking, failed, within};
 use super::files;
 use super::parameters::quote_shell;
 use super::programs::{self, last_lines};
@@ -36,17 +36,18 @@ pub(super) async fn presence(setup: &Arc<Setup>) -> Presence {
     let here = setup.clone();
     let look = blocking("look for PostgreSQL", move || {
         let members = family::scan(&here.family).map_err(|error| failed("look for PostgreSQL", error))?;
-        let postmasters = family::postmasters(&members);
-        Ok(match postmasters[..] {
-            [postmaster] => Some(Presence::Running { postmaster }),
-            [first, ..] => Some(Presence::Running { postmaster: choose(&here, &postmasters).unwrap_or(first) }),
-            [] if members.is_empty() => None,
-            [] => Some(Presence::Orphans),
-        })
+        Ok((family::postmasters(&members), members.is_empty()))
     });
     match look.await {
-        Ok(Some(found)) => return found,
-        Ok(None) => {}
+        Ok((postmasters, is_empty)) => match postmasters[..] {
+            [postmaster] => return Presence::Running { postmaster },
+            [first, ..] => {
+                let postmaster = choose(setup, postmasters).await.unwrap_or(first);
+                return Presence::Running { postmaster };
+            }
+            [] if is_empty => {}
+            [] => return Presence::Orphans,
+        },
         Err(error) => {
             // Nothing seen is not nothing there.
             tracing::error!(%error, "cannot look for PostgreSQL's processes");
@@ -54,8 +55,7 @@ pub(super) async fn presence(setup: &Arc<Setup>) -> Presence {
         }
     }
     let here = setup.clone();
-    let has_data = blocking("look for data", move || Ok(here.has_data()));
-    match within(FILES_TIMEOUT, "look for data", has_data).await {
+    match setup.lanes.presence.run(FILES_TIMEOUT, "look for data", move || Ok(here.has_data())).await {
         Ok(false) => Presence::NoData,
         // A stalled disk does not make the data go away.
         Ok(true) | Err(_) => Presence::Stopped,
@@ -63,8 +63,11 @@ pub(super) async fn presence(setup: &Arc<Setup>) -> Presence {
 }
 
 /// For the moment in which a child of a killed postmaster has not renamed itself yet.
-fn choose(setup: &Setup, postmasters: &[i32]) -> Option<i32> {
-    read_postmaster_pid(setup).filter(|pid| postmasters.contains(pid))
+async fn choose(setup: &Arc<Setup>, postmasters: Vec<i32>) -> Option<i32> {
+    let here = setup.clone();
+    let read = move || Ok(read_postmaster_pid(&here));
+    let found = setup.lanes.presence.run(FILES_TIMEOUT, "read postmaster.pid", read).await;
+    found.ok().flatten().filter(|pid| postmasters.contains(pid))
 }
 
 fn read_postmaster_pid(setup: &Setup) -> Option<i32> {
@@ -107,7 +110,7 @@ pub(super) async fn start(setup: &Arc<Setup>, mode: &StartMode) -> Result<i32, P
         }
     };
     let here = setup.clone();
-    let prepare = blocking(START, move || {
+    let prepare = move || {
         configuration::secure(&here, &here.data, Some(&managed))?;
         set_signal_files(&here, &here.data, is_standby)?;
         let at = |error: std::io::Error| failed(START, format!("{}: {error}", here.data.display()));
@@ -121,8 +124,8 @@ pub(super) async fn start(setup: &Arc<Setup>, mode: &StartMode) -> Result<i32, P
             admission::forget(&here).map_err(at)?
         }
         prepare_log(&here).map_err(|error| failed(START, format!("{}: {error}", here.settings.log_file.display())))
-    });
-    let log_begin = within(START_TIMEOUT, START, prepare).await?;
+    };
+    let log_begin = setup.lanes.start.run(START_TIMEOUT, START, prepare).await?;
     launch(setup, is_closed).await?;
     within(START_TIMEOUT, START, wait_until_bound(setup, log_begin)).await
 }
@@ -186,20 +189,24 @@ async fn launch(setup: &Setup, is_closed: bool) -> Result<(), PostgresError> {
 async fn wait_until_bound(setup: &Arc<Setup>, log_begin: u64) -> Result<i32, PostgresError> {
     loop {
         let found = presence(setup).await;
-        let options = fs::read_to_string(setup.data.join("postmaster.opts")).unwrap_or_default();
-        match found {
-            Presence::Running { postmaster }
-                if options.ends_with('\n') && read_postmaster_pid(setup) == Some(postmaster) =>
-            {
-                let here = setup.clone();
-                let close = move || close_postmaster_options(&here, &here.data).map_err(|error| failed(START, error));
-                blocking(START, close).await?;
-                return Ok(postmaster);
+        let here = setup.clone();
+        let look = move || {
+            let options = fs::read_to_string(here.data.join("postmaster.opts")).unwrap_or_default();
+            match found {
+                Presence::Running { postmaster }
+                    if options.ends_with('\n') && read_postmaster_pid(&here) == Some(postmaster) =>
+                {
+                    close_postmaster_options(&here, &here.data).map_err(|error| failed(START, error))?;
+                    Ok(Some(postmaster))
+                }
+                Presence::Stopped | Presence::NoData => {
+                    Err(failed(START, format!("it ended at once: {}", read_log(&here, log_begin))))
+                }
+                Presence::Running { .. } | Presence::Orphans => Ok(None),
             }
-            Presence::Stopped | Presence::NoData => {
-                return Err(failed(START, format!("it ended at once: {}", read_log(setup, log_begin))));
-            }
-            Presence::Running { .. } | Presence::Orphans => {}
+        };
+        if let Some(postmaster) = setup.lanes.start.run(START_TIMEOUT, START, look).await? {
+            return Ok(postmaster);
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -241,5 +248,10 @@ pub(super) async fn stop_fast(setup: &Arc<Setup>, timeout: Duration) -> Result<(
 pub(super) async fn kill_family(setup: &Arc<Setup>, timeout: Duration) -> Result<Duration, PostgresError> {
     const ACTION: &str = "kill PostgreSQL";
     let here = setup.clone();
-    blocking(ACTION, move || family::kill_until_gone(&here.family, timeout).map_err(|left| failed(ACTION, left))).await
+    let kill = move || family::kill_until_gone(&here.family, timeout).map_err(|left| failed(ACTION, left));
+    match blocking(ACTION, kill.clone()).await {
+        // A host without a thread to spare needs its fence all the more: this one waits for it.
+        Err(PostgresError::Failed { problem, .. }) if problem.starts_with(NO_THREAD) => kill(),
+        done => done,
+    }
 }

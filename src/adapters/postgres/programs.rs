@@ -34,6 +34,11 @@ pub(super) async fn run(mut command: Command, action: &'static str, timeout: Dur
     command.env("LC_ALL", "C");
     let output =
         within(timeout, action, async { command.output().await.map_err(|error| failed(action, error)) }).await?;
+    said(action, &output)
+}
+
+/// What a program that ended has printed, or that it failed.
+pub(super) fn said(action: &'static str, output: &std::process::Output) -> Result<Said, PostgresError> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let said = Said { stdout: text(&output.stdout), stderr: text(&output.stderr) };
     if output.status.success() {

@@ -41,7 +41,8 @@ pub(super) async fn rewind(setup: &Arc<Setup>, upstream: &Upstream) -> Result<Re
     let primary = upstream::identify(setup, upstream).await?;
     check_identity(&control, &primary, upstream)?;
 
-    let local = local_history(setup, &control)?;
+    let (here, known) = (setup.clone(), control.clone());
+    let local = blocking(ACTION, move || local_history(&here, &known)).await?;
     let last = last_record(setup, &control, &local).await;
     match divergence(&local, last.or(clean_end(&control)), &primary.history) {
         Divergence::None => {

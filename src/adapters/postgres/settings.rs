@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::errors::failed;
+use super::lane::Lanes;
 use super::parameters::{FIXED, is_parameter_name};
 use crate::adapters::system::Family;
 use crate::domain::ids::{Address, NodeName};
@@ -95,6 +96,7 @@ pub(super) struct Setup {
     pub data: PathBuf,
     pub owner: Owner,
     pub family: Family,
+    pub lanes: Lanes,
 }
 
 impl Setup {
@@ -104,7 +106,7 @@ impl Setup {
         let owner =
             find_owner(&settings, &data).map_err(|problem| failed("find the owner of the data directory", problem))?;
         let family = Family::new(owner.uid, data.clone());
-        Ok(Self { settings, data, owner, family })
+        Ok(Self { settings, data, owner, family, lanes: Lanes::default() })
     }
 
     /// Directory of `postgresql.conf` for a data directory at `data` (the real one, or a backup about to replace it).

@@ -8,11 +8,14 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::clock::boot_time;
+use crate::ports::agent::KillFamily;
 
 /// Pause between two scans. A scan of a busy host costs one or two milliseconds itself.
 const SCAN_PAUSE: Duration = Duration::from_millis(1);
@@ -24,11 +27,19 @@ const DELETED_SUFFIX: &[u8] = b" (deleted)";
 ///
 /// Every process of PostgreSQL works in its data directory, and so do the programs that it starts (`archive_command`).
 /// A shell of the same user in that directory counts too: rather kill a shell than overlook a backend.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// A directory that is renamed, or whose filesystem is detached, under a running PostgreSQL takes the path along and not the
+/// processes: they go on, and commit. So the directory that members were found in by its path is known by its inode from then on.
+/// Clones share what they learn.
+#[derive(Debug, Clone)]
 pub struct Family {
     user: u32,
     data_directory: PathBuf,
+    home: Arc<Mutex<Option<Inode>>>,
 }
+
+/// Device and number.
+type Inode = (u32, u32, u64);
 
 /// Processes that were still able to run when the time was over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +54,7 @@ pub struct Left {
 impl Family {
     /// The family of the PostgreSQL whose processes run as `user` (a uid) in `data_directory`, a canonical path.
     pub fn new(user: u32, data_directory: PathBuf) -> Self {
-        Self { user, data_directory }
+        Self { user, data_directory, home: Arc::default() }
     }
 
     /// Resolves `data_directory` and takes its owner as the user, as PostgreSQL itself insists on.
@@ -66,16 +77,35 @@ impl Family {
         let process = PathBuf::from(format!("/proc/{pid}"));
         // A zombie has no working directory any more, so it ends here: it is gone.
         let Ok(directory) = fs::read_link(process.join("cwd")) else { return false };
-        if !self.is_own_directory(&directory) {
+        let is_here = self.is_own_directory(&directory);
+        let home = self.home();
+        if !is_here && home.is_none() {
             return false;
         }
-        match fs::read_to_string(process.join("status")) {
+        let inode = inode_of(&process.join("cwd"));
+        if !is_here && (inode.is_none() || inode != home) {
+            return false;
+        }
+        let is_member = match fs::read_to_string(process.join("status")) {
             Ok(text) => {
                 let status = Status::parse(&text);
                 status.effective_user == Some(self.user) && !status.can_never_run_again()
             }
             Err(error) => !is_gone(&error),
+        };
+        if is_member && is_here {
+            *self.home.lock().unwrap_or_else(PoisonError::into_inner) = inode;
         }
+        is_member
+    }
+
+    fn home(&self) -> Option<Inode> {
+        *self.home.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nobody is left: the number may be given to a stranger's directory from now on.
+    fn forget_home(&self) {
+        *self.home.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn is_own_directory(&self, directory: &Path) -> bool {
@@ -83,6 +113,13 @@ impl Family {
         let own = self.data_directory.as_os_str().as_bytes();
         found.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest == DELETED_SUFFIX)
     }
+}
+
+/// What a working directory is, whatever it is called now. The kernel has it in memory, so no disk is asked.
+fn inode_of(link: &Path) -> Option<Inode> {
+    let flags = AtFlags::STATX_DONT_SYNC;
+    let found = statx(CWD, link, flags, StatxFlags::INO).ok()?;
+    Some((found.stx_dev_major, found.stx_dev_minor, found.stx_ino))
 }
 
 /// What `/proc/PID/status` says, as far as it matters here.
@@ -142,6 +179,18 @@ pub fn scan(family: &Family) -> io::Result<Vec<i32>> {
     Ok(members)
 }
 
+impl KillFamily for Family {
+    fn kill_family(&self, timeout: Duration) -> Result<Duration, String> {
+        kill_until_gone(self, timeout).map_err(|left| left.to_string())
+    }
+
+    fn look(&self) {
+        if let Err(error) = scan(self) {
+            tracing::warn!(%error, "cannot look for PostgreSQL's processes");
+        }
+    }
+}
+
 /// SIGKILL to the family until two scans in a row find nobody. Returns how long it took.
 ///
 /// Two scans, because a process forked during the first may have got a number that the first had passed already.
@@ -152,6 +201,7 @@ pub fn kill_until_gone(family: &Family, timeout: Duration) -> Result<Duration, L
         let members = scan(family);
         let is_empty = members.as_ref().is_ok_and(Vec::is_empty);
         if is_empty && was_empty {
+            family.forget_home();
             return Ok(boot_time().saturating_sub(begin));
         }
         was_empty = is_empty;

@@ -80,3 +80,23 @@ fn uninterruptible_sleep_counts_as_gone_only_with_sigkill_pending() {
     assert!(status("Z (zombie)", none, none).can_never_run_again());
     assert_eq!(status("S (sleeping)", none, none).effective_user, Some(104));
 }
+
+#[test]
+fn a_directory_that_is_renamed_does_not_hide_its_processes() {
+    let place = tempfile::tempdir().expect("temp");
+    let (home, moved) = (place.path().join("data"), place.path().join("data.old"));
+    fs::create_dir(&home).expect("create");
+    let family = Family::of_directory(&home).expect("exists");
+    let mut own = sleeper(&home);
+    // The guard's copy learns with the agent's.
+    assert_eq!(scan(&family.clone()).expect("/proc"), vec![pid(&own)]);
+    fs::rename(&home, &moved).expect("renamed");
+    fs::create_dir(&home).expect("create");
+    assert_eq!(scan(&family).expect("/proc"), vec![pid(&own)], "it goes on under another name");
+    kill_until_gone(&family, Duration::from_secs(10)).expect("killed");
+    assert!(own.wait().expect("own child").code().is_none(), "ended by a signal");
+    let mut stranger = sleeper(&moved);
+    assert_eq!(scan(&family).expect("/proc"), Vec::<i32>::new(), "once nobody is left, the directory is a stranger's");
+    stranger.kill().expect("own child");
+    stranger.wait().expect("own child");
+}

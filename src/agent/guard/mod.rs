@@ -384,6 +384,10 @@ impl Guard {
                     held.epoch > before.epoch || held.epoch == before.epoch && held.deadline >= before.deadline
                 });
                 if is_later {
+                    // Not at the kill: a directory that was moved or detached by then leads to nobody.
+                    if self.held.is_none_or(|before| held.epoch > before.epoch) {
+                        self.killer.look();
+                    }
                     self.held = Some(held);
                 }
                 self.tell(&ToAgent::Held { sequence });
