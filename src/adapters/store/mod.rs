@@ -1,9 +1,11 @@
-//! The embedded store: one SQLite file, for one controller.
+//! The stores: one SQLite file for one controller, here; etcd for several, in `etcd`.
 //!
-//! `ports::Store` is implemented here. One thread owns the connection; callers wait for it without blocking a runtime.
-//! Invariant: a call returns `Ok` only after its commit was flushed (write-ahead log, `synchronous = FULL`).
+//! `ports::Store` is implemented here. One thread owns the file's connection; callers wait for it without blocking a runtime.
+//! Invariant: a call returns `Ok` only after its commit was flushed (write-ahead log, `synchronous = FULL`; etcd: by its majority).
 
+pub mod etcd;
 mod file;
+mod format;
 mod queue;
 mod rows;
 mod schema;

@@ -157,12 +157,7 @@ fn bodies<T: DeserializeOwned>(
 }
 
 fn check_format(what: &str, format: u32, known: u32) -> Result<(), Failure> {
-    if format == known {
-        return Ok(());
-    }
-    Err(Failure::Rule(format!(
-        "{what} has format {format}, and this version of stormglass knows format {known} only: start the version that wrote it"
-    )))
+    super::format::check(what, format, known).map_err(Failure::Rule)
 }
 
 fn body<T: Serialize>(value: &T) -> Result<String, Failure> {
@@ -170,9 +165,7 @@ fn body<T: Serialize>(value: &T) -> Result<String, Failure> {
 }
 
 fn parse<T: DeserializeOwned>(what: &str, body: &str) -> Result<T, Failure> {
-    serde_json::from_str(body).map_err(|error| {
-        Failure::Rule(format!("{what} is not understood ({error}): start the version of stormglass that wrote it"))
-    })
+    serde_json::from_str(body).map_err(|error| Failure::Rule(super::format::not_understood(what, &error)))
 }
 
 fn to_integer(number: RecordNumber) -> Result<i64, Failure> {
