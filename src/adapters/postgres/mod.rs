@@ -122,11 +122,12 @@ impl LocalPostgres for Postgres {
     async fn ended_after_crash(&self) -> bool {
         let setup = self.setup.clone();
         // A postmaster that was killed leaves its lock file; one that ends because a child crashed removes it last.
-        let look = blocking("look at how PostgreSQL ended", move || {
+        let look = move || {
             let is_locked = setup.data.join("postmaster.pid").try_exists();
             is_locked.map(|is_locked| !is_locked && setup.has_data()).map_err(|error| errors::failed("look", error))
-        });
-        let is_orderly = within(DISK_TIMEOUT, "look at how PostgreSQL ended", look).await.unwrap_or(false);
+        };
+        let lane = &self.setup.lanes.presence;
+        let is_orderly = lane.run(DISK_TIMEOUT, "look at how PostgreSQL ended", look).await.unwrap_or(false);
         is_orderly && self.presence().await == Presence::Stopped
     }
 
