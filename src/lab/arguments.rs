@@ -81,7 +81,7 @@ pub struct RunArguments {
     /// switchover: a client holds a transaction open
     #[arg(long)]
     pub held: bool,
-    /// controller-crash: together with the primary
+    /// controller-crash: together with the primary, then in the middle of a failover
     #[arg(long)]
     pub during_failover: bool,
     /// hang-primary: which processes stop; both faults one after the other if not given
@@ -103,12 +103,22 @@ pub enum Scenario {
     Switchover,
     /// kill -9 of the primary's agent, then of its guard: nothing may happen to clients
     AgentCrash,
-    /// kill -9 of the controller: nothing may happen to clients
+    /// kill -9 of the controller, away for more than two leases: nothing may happen to clients
     ControllerCrash,
+    /// The primary, then every host, is cut off from the controller for more than two leases: nothing may happen to clients
+    PartitionController,
     /// The primary's host is cut off from everything but a client of its own; then the line is back
     PartitionPrimary,
     /// The volume of the primary's PostgreSQL fills up; then there is space again
     DiskFull,
+}
+
+impl RunArguments {
+    /// Whether a link is cut or slowed down, or may be by hand.
+    pub fn needs_links(&self) -> bool {
+        let cuts = matches!(self.scenario, Scenario::PartitionPrimary | Scenario::PartitionController);
+        cuts || self.during_failover || self.keep
+    }
 }
 
 impl Scenario {
@@ -120,6 +130,7 @@ impl Scenario {
             Scenario::Switchover => "switchover",
             Scenario::AgentCrash => "agent-crash",
             Scenario::ControllerCrash => "controller-crash",
+            Scenario::PartitionController => "partition-controller",
             Scenario::PartitionPrimary => "partition-primary",
             Scenario::DiskFull => "disk-full",
         }
@@ -190,6 +201,7 @@ mod tests {
             "switchover",
             "agent-crash",
             "controller-crash",
+            "partition-controller",
             "partition-primary",
             "disk-full",
         ] {

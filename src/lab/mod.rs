@@ -200,10 +200,7 @@ async fn run_in(
     uid: u32,
     progress: Progress,
 ) -> anyhow::Result<Vec<Report>> {
-    let kind = Kind {
-        has_links: arguments.scenario == Scenario::PartitionPrimary || arguments.keep,
-        has_volumes: arguments.prepared.is_some(),
-    };
+    let kind = Kind { has_links: arguments.needs_links(), has_volumes: arguments.prepared.is_some() };
     let mut lab = Lab::build(directory, uid, kind, progress).await?;
     let seed = arguments.seed.unwrap_or_else(|| u64::from(uuid::Uuid::now_v7().as_u128() as u32));
     let mut reports = Vec::new();
