@@ -105,7 +105,8 @@ pub enum Scenario {
     AgentCrash,
     /// kill -9 of the controller, away for more than two leases: nothing may happen to clients
     ControllerCrash,
-    /// The primary, then every host, is cut off from the controller for more than two leases: nothing may happen to clients
+    /// The primary, then every host, is cut off from the controller for more than two leases, and the primary's agent is
+    /// killed meanwhile: nothing may happen to clients
     PartitionController,
     /// The primary's host is cut off from everything but a client of its own; then the line is back
     PartitionPrimary,

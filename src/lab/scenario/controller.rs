@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use rustix::process::Signal;
 
-use super::faults::{RECOVERY_TIMEOUT, REPLACEMENT_TIMEOUT, kill_primary};
+use super::faults::{Half, RECOVERY_TIMEOUT, REPLACEMENT_TIMEOUT, kill_half, kill_primary};
 use super::recovery::{wait_until_out_of_reach, wait_until_redundant};
 use crate::api::wire::ClusterStatus;
 use crate::domain::clock::Moment;
@@ -25,7 +25,7 @@ const AWAY_WITH_PRIMARY: Duration = Duration::from_secs(1);
 /// Beyond two leases: this long no controller is there.
 const AWAY_BEYOND: Duration = Duration::from_secs(2);
 
-/// A leases' renewals are many; fewer than this many a lease, and chance kept the primary alive.
+/// A lease is renewed six times while it would run; fewer than so many show that something is wrong.
 const RENEWALS_A_LEASE_MIN: u64 = 2;
 
 /// What is said between the controller and everybody else takes so long each way, so that a failover is seen under way.
@@ -72,7 +72,8 @@ pub(super) async fn cut_from_primary(
     counted
 }
 
-/// Cuts every link of the controller's host.
+/// Cuts every link of the controller's host, and after two leases kills the primary's agent: the next one finds the lease with
+/// the guard, and has no controller to ask.
 pub(super) async fn cut_from_all(
     lab: &mut Lab,
     node: &NodeLayout,
@@ -80,9 +81,17 @@ pub(super) async fn cut_from_all(
     at: &mut Moment,
 ) -> anyhow::Result<u64> {
     let earlier = renewals(node).await?;
-    *at = clock::now();
+    let mut killed_at = clock::now();
+    *at = killed_at;
     order(lab, None, LinkState { cut: true, ..LinkState::default() }).await?;
-    let counted = outlast(node, before, earlier).await;
+    let counted = match outlast(node, before, earlier).await {
+        Ok(counted) => match kill_half(lab, node, Half::Agent, &mut killed_at).await {
+            // The next agent counts from nothing.
+            Ok(()) => enough(renewals(node).await?, 1).map(|more| counted + more),
+            Err(error) => Err(error),
+        },
+        Err(error) => Err(error),
+    };
     order(lab, None, LinkState::default()).await?;
     counted
 }
@@ -150,8 +159,11 @@ async fn wait_for_step(lab: &mut Lab, step: StepName) -> anyhow::Result<Operatio
 async fn outlast(node: &NodeLayout, before: &ClusterStatus, earlier: u64) -> anyhow::Result<u64> {
     let lease = Duration::from_secs_f64(before.timers.lease_seconds);
     tokio::time::sleep(lease * 2 + AWAY_BEYOND).await;
-    let counted = renewals(node).await?.saturating_sub(earlier);
-    if counted < 2 * RENEWALS_A_LEASE_MIN {
+    enough(renewals(node).await?.saturating_sub(earlier), 2)
+}
+
+fn enough(counted: u64, leases: u64) -> anyhow::Result<u64> {
+    if counted < leases * RENEWALS_A_LEASE_MIN {
         bail!("the standbys renewed the primary's lease only {counted} times while no controller answered");
     }
     Ok(counted)

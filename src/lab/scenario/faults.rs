@@ -72,7 +72,7 @@ impl Fault {
             Fault::KillPrimaryAndController => "kill-primary-and-controller",
             Fault::KillControllerDuringFailover { .. } => "kill-controller-during-failover",
             Fault::CutPrimaryFromController => "cut-primary-from-controller",
-            Fault::CutController => "cut-controller",
+            Fault::CutController => "cut-controller-and-kill-agent",
             Fault::PartitionPrimary => "partition-primary",
             Fault::FillDisk => "fill-disk",
         }
@@ -92,7 +92,7 @@ impl Fault {
             Fault::KillPrimaryAndController => "SIGKILL for the controller and for the primary's PostgreSQL",
             Fault::KillControllerDuringFailover { .. } => "SIGKILL for the controller in the middle of a failover",
             Fault::CutPrimaryFromController => "the primary cut off from the controller for more than two leases",
-            Fault::CutController => "the controller cut off from every host for more than two leases",
+            Fault::CutController => "the controller cut off from every host, then SIGKILL for the primary's agent",
             Fault::PartitionPrimary => "the primary's host is cut off from every other one",
             Fault::FillDisk => "the volume of the primary's PostgreSQL is full",
         }
@@ -305,12 +305,12 @@ async fn hold(lab: &Lab, run: &str) -> anyhow::Result<Session> {
 
 /// One of the two processes of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Half {
+pub(super) enum Half {
     Agent,
     Guard,
 }
 
-async fn kill_half(lab: &mut Lab, node: &NodeLayout, half: Half, at: &mut Moment) -> anyhow::Result<()> {
+pub(super) async fn kill_half(lab: &mut Lab, node: &NodeLayout, half: Half, at: &mut Moment) -> anyhow::Result<()> {
     let victim = wait_for_halves(lab, node, &[]).await?.1[usize::from(half == Half::Guard)];
     *at = clock::now();
     victim.signal(Signal::KILL);
