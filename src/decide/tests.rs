@@ -24,15 +24,15 @@ use crate::operate::{self, Next};
 
 const NOW: Moment = Moment(1_000_000_000);
 
-fn node(name: &str) -> NodeName {
+pub(super) fn node(name: &str) -> NodeName {
     NodeName::new(name).expect("valid")
 }
 
-fn policy() -> Policy {
+pub(super) fn policy() -> Policy {
     Policy::for_rto(Duration::from_secs(5))
 }
 
-fn record() -> ClusterRecord {
+pub(super) fn record() -> ClusterRecord {
     ClusterRecord {
         format: 1,
         cluster: ClusterName::new("main").expect("valid"),
@@ -122,7 +122,7 @@ fn holder() -> Report {
 }
 
 /// n1 writes, n2 confirms every commit, n3 only follows.
-fn view(record: &ClusterRecord) -> View {
+pub(super) fn view(record: &ClusterRecord) -> View {
     let nodes = [holder(), report("n2", Some(live(true, 500))), report("n3", Some(live(true, 490)))];
     let nodes = nodes.map(|report| {
         let view = NodeView {
@@ -146,7 +146,7 @@ fn view(record: &ClusterRecord) -> View {
     }
 }
 
-fn edit(view: &mut View, name: &str, change: impl FnOnce(&mut Report)) {
+pub(super) fn edit(view: &mut View, name: &str, change: impl FnOnce(&mut Report)) {
     if let Some(NodeView { report: Fact::Known { value, .. }, .. }) = view.nodes.get_mut(&node(name)) {
         change(value);
     }
