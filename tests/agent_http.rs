@@ -9,15 +9,21 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use stormglass::adapters::controller_link::HttpControllerLink;
-use stormglass::api::agent::{AgentToken, ProxyHandler, proxy_router, serve};
+use stormglass::adapters::peer_link::HttpPeerLink;
+use stormglass::api::agent::health::NodeSnapshot;
+use stormglass::api::agent::{
+    AgentHandler, AgentToken, AssignmentRefused, ProxyHandler, node_router, proxy_router, serve,
+};
 use stormglass::domain::command::{
-    Command, CommandEnvelope, CommandOutput, CommandReply, CommandState, ProxyAssignment, ProxyReply,
+    Assignment, Command, CommandEnvelope, CommandOutput, CommandReply, CommandState, PromiseReply, PromiseRequest,
+    ProxyAssignment, ProxyReply,
 };
 use stormglass::domain::epoch::{Epoch, RecordNumber};
-use stormglass::domain::ids::{Address, ClusterName, OperationId, ProxyName, SiteName};
+use stormglass::domain::ids::{Address, ClusterName, NodeName, OperationId, ProxyName, SiteName, SystemIdentifier};
+use stormglass::domain::lease::LeaseTimers;
 use stormglass::domain::operation::StepName;
 use stormglass::domain::report::ProxyReport;
-use stormglass::ports::agent::ControllerLink;
+use stormglass::ports::agent::{ControllerLink, PeerLink};
 
 struct Proxy;
 
@@ -140,4 +146,93 @@ async fn the_first_controller_with_authority_counts() {
     let link = HttpControllerLink::new(&[dead, follower], "secret").expect("client");
     let error = link.proxy_heartbeat(&report(), timeout).await.expect_err("nobody leads").to_string();
     assert!(error.contains("503") && error.contains("refused"), "{error}");
+}
+
+/// A standby that promises what it is asked for by its own name.
+struct Standby;
+
+#[async_trait]
+impl AgentHandler for Standby {
+    async fn command(&self, _envelope: CommandEnvelope, _wait: Duration) -> CommandReply {
+        unreachable!("nobody commands it")
+    }
+    async fn assign(&self, _assignment: Assignment) -> Result<(), AssignmentRefused> {
+        unreachable!("nobody assigns it")
+    }
+    async fn promise(&self, request: PromiseRequest) -> PromiseReply {
+        if request.standby == node("n2") {
+            PromiseReply::Promised
+        } else {
+            PromiseReply::Refused { reason: "this is n2".to_owned() }
+        }
+    }
+    fn snapshot(&self) -> NodeSnapshot {
+        unreachable!("nobody asks for its health")
+    }
+    fn metrics(&self) -> String {
+        String::new()
+    }
+}
+
+fn node(name: &str) -> NodeName {
+    NodeName::new(name).expect("valid")
+}
+
+fn promise_request(standby: &str) -> PromiseRequest {
+    PromiseRequest {
+        cluster: ClusterName::new("main").expect("valid"),
+        system_identifier: SystemIdentifier(7),
+        epoch: Epoch(3),
+        holder: node("n1"),
+        standby: node(standby),
+        timers: LeaseTimers::for_rto(Duration::from_secs(5)),
+    }
+}
+
+#[tokio::test]
+async fn a_promise_needs_the_token() {
+    let url = serving(node_router(Arc::new(Standby), AgentToken::new("secret"))).await;
+    let client = reqwest::Client::builder().no_proxy().build().expect("client");
+    for token in [None, Some("wrong")] {
+        let mut request = client.post(format!("{url}/v1/promise")).json(&promise_request("n2"));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        assert_eq!(request.send().await.expect("answer").status(), StatusCode::UNAUTHORIZED, "{token:?}");
+    }
+    let request = client.post(format!("{url}/v1/promise")).bearer_auth("secret");
+    assert_eq!(request.body("{}").send().await.expect("answer").status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_holder_asks_the_agents_of_its_standbys() {
+    let url = serving(node_router(Arc::new(Standby), AgentToken::new("secret"))).await;
+    let dead = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        format!("http://{}", listener.local_addr().expect("bound"))
+    };
+    let timeout = Duration::from_secs(5);
+    let link = HttpPeerLink::new([(node("n3"), format!("{url}/"))].into(), "secret").expect("client");
+    let ask = async |standby: &str, agent: &str| {
+        link.promise(&node(standby), agent, &promise_request(standby), timeout).await
+    };
+    assert_eq!(ask("n2", &url).await, Ok(PromiseReply::Promised));
+    let elsewhere = ask("n3", &dead).await.expect("this host reaches n3 at another address than the controllers do");
+    assert!(matches!(elsewhere, PromiseReply::Refused { .. }), "{elsewhere:?}");
+    let error = ask("n2", &dead).await.expect_err("nobody is there").to_string();
+    assert!(error.contains("n2") && error.contains(&dead), "{error}");
+    let stranger = HttpPeerLink::new(Default::default(), "wrong").expect("client");
+    let refused = stranger.promise(&node("n2"), &url, &promise_request("n2"), timeout).await;
+    assert!(refused.expect_err("another token").to_string().contains("401"));
+}
+
+#[tokio::test]
+async fn a_standby_that_never_answers_is_given_up_in_time() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", silent.local_addr().expect("bound"));
+    let link = HttpPeerLink::new(Default::default(), "secret").expect("client");
+    let answer = tokio::time::timeout(Duration::from_secs(10), async {
+        link.promise(&node("n2"), &url, &promise_request("n2"), Duration::from_millis(100)).await
+    });
+    assert!(answer.await.expect("given up").is_err());
 }

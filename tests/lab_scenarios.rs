@@ -132,17 +132,37 @@ fn agent_crash() {
     assert_eq!(report["faults"].as_array().map(Vec::len), Some(2), "the agent, then its guard");
 }
 
+/// The primary went on where no controller could be asked, because its standbys renewed its lease.
+fn assert_renewed(report: &Value, faults: usize) {
+    assert_eq!(report["old_primary"], report["new_primary"]);
+    assert_eq!(report["epoch"], 1, "{report:#}");
+    assert_eq!(report["failed_commits"], 0, "clients noticed: {report:#}");
+    let listed = report["faults"].as_array().expect("list of faults");
+    assert_eq!(listed.len(), faults, "{report:#}");
+    for fault in listed {
+        assert!(fault["lease_renewals_by_standbys"].as_u64().is_some_and(|count| count > 0), "{fault:#}");
+    }
+}
+
 #[test]
 fn controller_crash() {
-    let report = run(&["controller-crash"]);
-    assert_eq!(report["old_primary"], report["new_primary"]);
-    assert_eq!(report["failed_commits"], 0, "clients noticed: {report:#}");
+    assert_renewed(&run(&["controller-crash"]), 1);
 }
 
 #[test]
 fn controller_crash_during_failover() {
     let report = run(&["controller-crash", "--during-failover"]);
-    assert!(report["epoch"].as_u64().is_some_and(|epoch| epoch >= 2), "{report:#}");
+    assert_eq!(
+        report["faults"].as_array().map(Vec::len),
+        Some(2),
+        "with the primary, then in the middle of a failover"
+    );
+    assert!(report["epoch"].as_u64().is_some_and(|epoch| epoch >= 3), "{report:#}");
+}
+
+#[test]
+fn partition_controller() {
+    assert_renewed(&run(&["partition-controller"]), 2);
 }
 
 #[test]

@@ -18,8 +18,6 @@ pub mod promises;
 pub mod proxy;
 mod rejoin;
 mod renewal;
-#[cfg(test)]
-mod renewal_tests;
 mod restart;
 pub mod start;
 mod tasks;

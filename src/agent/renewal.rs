@@ -189,3 +189,6 @@ impl Agent {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

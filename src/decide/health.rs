@@ -74,3 +74,33 @@ pub fn health(view: &View, policy: &Policy) -> (Health, Vec<Reason>) {
     }
     (if wrong.is_empty() { Health::Healthy } else { Health::Degraded }, wrong)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::decide::tests::{edit, node, policy, record, view};
+    use crate::domain::epoch::Epoch;
+    use crate::domain::report::Promised;
+    use crate::domain::view::Fact;
+
+    #[test]
+    fn a_primary_that_only_its_standbys_hear_is_degraded_and_not_unknown() {
+        let mut view = view(&record());
+        let holder = view.nodes.get_mut(&node("n1")).expect("there");
+        let last = holder.report.last_heard().cloned();
+        holder.report = Fact::Unknown { last, for_duration: Duration::from_secs(2) };
+        let promise = |epoch| Some(Promised { epoch: Epoch(epoch), remaining: Duration::from_secs(2) });
+        for (standby, epoch, expected) in
+            [("n3", 3, Health::Unknown), ("n2", 2, Health::Unknown), ("n2", 3, Health::Degraded)]
+        {
+            edit(&mut view, standby, |report| report.standing.promised = promise(epoch));
+            let (health, reasons) = health(&view, &policy());
+            assert_eq!(health, expected, "{standby} promised in epoch {epoch}");
+            assert!(reasons.iter().any(|reason| reason.code == ReasonCode::AgentSilent), "{reasons:?}");
+        }
+        view.now = view.now.plus(Duration::from_secs(60));
+        assert_eq!(health(&view, &policy()).0, Health::Degraded, "however long it lasts");
+    }
+}

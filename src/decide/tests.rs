@@ -151,7 +151,7 @@ pub(super) fn view(record: &ClusterRecord) -> View {
     }
 }
 
-fn edit(view: &mut View, name: &str, change: impl FnOnce(&mut Report)) {
+pub(super) fn edit(view: &mut View, name: &str, change: impl FnOnce(&mut Report)) {
     if let Some(NodeView { report: Fact::Known { value, .. }, .. }) = view.nodes.get_mut(&node(name)) {
         change(value);
     }

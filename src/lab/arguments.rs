@@ -135,7 +135,7 @@ pub struct RunArguments {
     /// switchover: a client holds a transaction open
     #[arg(long)]
     pub held: bool,
-    /// controller-crash: together with the primary
+    /// controller-crash: together with the primary, then in the middle of a failover
     #[arg(long)]
     pub during_failover: bool,
     /// hang-primary: which processes stop; both faults one after the other if not given
@@ -157,14 +157,26 @@ pub enum Scenario {
     Switchover,
     /// kill -9 of the primary's agent, then of its guard: nothing may happen to clients
     AgentCrash,
-    /// kill -9 of the controller: nothing may happen to clients
+    /// kill -9 of the controller, away for more than two leases: nothing may happen to clients
     ControllerCrash,
+    /// The primary, then every host, is cut off from the controller for more than two leases, and the primary's agent is
+    /// killed meanwhile: nothing may happen to clients
+    PartitionController,
     /// The primary's host is cut off from everything but a client of its own; then the line is back
     PartitionPrimary,
     /// The volume of the primary's PostgreSQL fills up; then there is space again
     DiskFull,
     /// The primary's host loses its line and its power at once; then it is switched on again
     HostLost,
+}
+
+impl RunArguments {
+    /// Whether a link is cut or slowed down, or may be by hand.
+    pub fn needs_links(&self) -> bool {
+        let cuts =
+            matches!(self.scenario, Scenario::PartitionPrimary | Scenario::PartitionController | Scenario::HostLost);
+        cuts || self.during_failover || self.keep
+    }
 }
 
 impl Scenario {
@@ -176,6 +188,7 @@ impl Scenario {
             Scenario::Switchover => "switchover",
             Scenario::AgentCrash => "agent-crash",
             Scenario::ControllerCrash => "controller-crash",
+            Scenario::PartitionController => "partition-controller",
             Scenario::PartitionPrimary => "partition-primary",
             Scenario::DiskFull => "disk-full",
             Scenario::HostLost => "host-lost",
@@ -250,6 +263,7 @@ mod tests {
             "switchover",
             "agent-crash",
             "controller-crash",
+            "partition-controller",
             "partition-primary",
             "disk-full",
             "host-lost",

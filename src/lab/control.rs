@@ -92,6 +92,14 @@ impl Controller {
     }
 }
 
+/// What `GET url` is answered with.
+pub async fn text(url: &str) -> anyhow::Result<String> {
+    let client =
+        reqwest::Client::builder().no_proxy().timeout(REQUEST_TIMEOUT).build().context("make the HTTP client")?;
+    let response = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
+    response.with_context(|| format!("ask {url}"))?.text().await.with_context(|| format!("read the answer of {url}"))
+}
+
 /// True if `GET url` is answered with success in time.
 pub async fn answers(url: &str) -> bool {
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(1)).build();

@@ -261,9 +261,8 @@ async fn run_in(
     uid: u32,
     progress: Progress,
 ) -> anyhow::Result<Vec<Report>> {
-    let needs_links = matches!(arguments.scenario, Scenario::PartitionPrimary | Scenario::HostLost);
     let kind = Kind {
-        has_links: needs_links || arguments.keep,
+        has_links: arguments.needs_links(),
         has_volumes: arguments.prepared.is_some(),
         has_namespaces: arguments.namespaces,
         rto: arguments.rto,

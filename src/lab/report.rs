@@ -87,6 +87,8 @@ pub struct FaultReport {
     pub new_primary: Option<NodeName>,
     /// Epoch after it.
     pub epoch: Option<u64>,
+    /// How often the standbys renewed the primary's lease while no controller answered; `null` where one did.
+    pub lease_renewals_by_standbys: Option<u64>,
 }
 
 /// Several runs of one scenario.
@@ -245,6 +247,9 @@ impl FaultReport {
             if seconds.is_some() {
                 let _ = writeln!(text, "  {phase:<14}{}", shown(seconds));
             }
+        }
+        if let Some(renewals) = self.lease_renewals_by_standbys {
+            let _ = writeln!(text, "  {:<14}{renewals:>9} times by the standbys", "lease renewed");
         }
         let _ = writeln!(text, "  {:<14}{}", "write outage", shown(self.write_outage_seconds));
         let _ = writeln!(text, "  {:<14}{}\n", "redundant", shown(self.redundant_after_seconds));

@@ -7,10 +7,11 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use rustix::process::Signal;
 
-use super::Injected;
 use super::recovery::{wait_until_moved, wait_until_promoted, wait_until_redundant};
+use super::{Injected, controller};
 use crate::api::wire::ClusterStatus;
 use crate::domain::clock::Moment;
+use crate::domain::operation::StepName;
 use crate::lab::client::{self, Client, Session};
 use crate::lab::clock;
 use crate::lab::layout::NodeLayout;
@@ -22,16 +23,13 @@ use crate::lab::up::{Lab, agent_family};
 use crate::lab::volume;
 
 /// The way back to redundancy, with a rewind or a new clone of a small database, is over by then.
-const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How long a dead controller stays dead.
-const CONTROLLER_AWAY: Duration = Duration::from_secs(1);
+pub(super) const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// After the failover, before stopped processes go on: they find a world that has moved on.
 const THAW_AFTER: Duration = Duration::from_secs(1);
 
 /// A killed agent or guard is replaced by its other half by then.
-const REPLACEMENT_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const REPLACEMENT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What is watched after a crash that nobody may notice: long enough for a lease to run out.
 const WATCH_AFTER_CRASH: Duration = Duration::from_secs(4);
@@ -52,7 +50,10 @@ pub(super) enum Fault {
     KillAgent,
     KillGuard,
     KillController,
-    KillPrimaryAndController { delay: Duration },
+    KillPrimaryAndController,
+    KillControllerDuringFailover { step: StepName },
+    CutPrimaryFromController,
+    CutController,
     PartitionPrimary,
     FillDisk,
     LoseHost,
@@ -70,7 +71,10 @@ impl Fault {
             Fault::KillAgent => "kill-agent",
             Fault::KillGuard => "kill-guard",
             Fault::KillController => "kill-controller",
-            Fault::KillPrimaryAndController { .. } => "kill-primary-and-controller",
+            Fault::KillPrimaryAndController => "kill-primary-and-controller",
+            Fault::KillControllerDuringFailover { .. } => "kill-controller-during-failover",
+            Fault::CutPrimaryFromController => "cut-primary-from-controller",
+            Fault::CutController => "cut-controller-and-kill-agent",
             Fault::PartitionPrimary => "partition-primary",
             Fault::FillDisk => "fill-disk",
             Fault::LoseHost => "lose-host",
@@ -87,8 +91,11 @@ impl Fault {
             Fault::Switchover { held: true } => "switchover while a client holds a transaction open",
             Fault::KillAgent => "SIGKILL for the primary's agent",
             Fault::KillGuard => "SIGKILL for the guard of the primary's agent",
-            Fault::KillController => "SIGKILL for the controller",
-            Fault::KillPrimaryAndController { .. } => "SIGKILL for the primary's PostgreSQL and for the controller",
+            Fault::KillController => "SIGKILL for the controller, away for more than two leases",
+            Fault::KillPrimaryAndController => "SIGKILL for the controller and for the primary's PostgreSQL",
+            Fault::KillControllerDuringFailover { .. } => "SIGKILL for the controller in the middle of a failover",
+            Fault::CutPrimaryFromController => "the primary cut off from the controller for more than two leases",
+            Fault::CutController => "the controller cut off from every host, then SIGKILL for the primary's agent",
             Fault::PartitionPrimary => "the primary's host is cut off from every other one",
             Fault::FillDisk => "the volume of the primary's PostgreSQL is full",
             Fault::LoseHost => "the primary's host loses its line and its power",
@@ -97,7 +104,14 @@ impl Fault {
 
     /// True if another epoch must follow; false if nothing may change.
     pub(super) fn moves_primary(self) -> bool {
-        !matches!(self, Fault::KillAgent | Fault::KillGuard | Fault::KillController)
+        !matches!(
+            self,
+            Fault::KillAgent
+                | Fault::KillGuard
+                | Fault::KillController
+                | Fault::CutPrimaryFromController
+                | Fault::CutController
+        )
     }
 }
 
@@ -121,6 +135,8 @@ pub(super) async fn inject(
     let primary = before.primary.clone().context("a redundant cluster has a primary")?;
     let node = lab.layout().node(&primary)?.clone();
     let mut at = clock::now();
+    let mut renewals = None;
+    let count = |counted| renewals = Some(counted);
     let outcome = match fault {
         Fault::KillPrimary => kill_primary(lab, &node, &mut at).map(|_| ()),
         Fault::HangAll => hang(lab, &node, &before, false, &mut at).await,
@@ -128,13 +144,18 @@ pub(super) async fn inject(
         Fault::Switchover { held } => switchover(lab, &before, held, client, &mut at).await,
         Fault::KillAgent => kill_half(lab, &node, Half::Agent, &mut at).await,
         Fault::KillGuard => kill_half(lab, &node, Half::Guard, &mut at).await,
-        Fault::KillController => kill_controller(lab, &mut at).await,
-        Fault::KillPrimaryAndController { delay } => kill_both(lab, &node, delay, &mut at).await,
+        Fault::KillController => controller::kill(lab, &node, &before, &mut at).await.map(count),
+        Fault::CutPrimaryFromController => controller::cut_from_primary(lab, &node, &before, &mut at).await.map(count),
+        Fault::CutController => controller::cut_from_all(lab, &node, &before, &mut at).await.map(count),
+        Fault::KillPrimaryAndController => controller::kill_with_primary(lab, &node, &mut at).await,
+        Fault::KillControllerDuringFailover { step } => {
+            controller::kill_during_failover(lab, &node, step, &mut at).await
+        }
         Fault::PartitionPrimary => partition(lab, &node, &before, &mut at).await,
         Fault::FillDisk => fill_disk(lab, &node, &before, &mut at).await,
         Fault::LoseHost => lose_host(lab, &node, &before, &mut at).await,
     };
-    let mut injected = Injected { fault, at, healed: None, before, after: None };
+    let mut injected = Injected { fault, at, healed: None, before, after: None, renewals };
     if let Err(error) = outcome {
         return Ok((injected, Some(format!("{}: {error:#}", fault.label()))));
     }
@@ -193,7 +214,7 @@ fn newest(identities: &[ProcessIdentity]) -> u64 {
     identities.iter().map(|identity| identity.started_ticks).max().unwrap_or(0)
 }
 
-fn kill_primary(lab: &Lab, node: &NodeLayout, at: &mut Moment) -> anyhow::Result<Vec<ProcessIdentity>> {
+pub(super) fn kill_primary(lab: &Lab, node: &NodeLayout, at: &mut Moment) -> anyhow::Result<Vec<ProcessIdentity>> {
     hit_family(lab, node, Signal::KILL, at)
 }
 
@@ -319,12 +340,12 @@ async fn hold(lab: &Lab, run: &str) -> anyhow::Result<Session> {
 
 /// One of the two processes of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Half {
+pub(super) enum Half {
     Agent,
     Guard,
 }
 
-async fn kill_half(lab: &mut Lab, node: &NodeLayout, half: Half, at: &mut Moment) -> anyhow::Result<()> {
+pub(super) async fn kill_half(lab: &mut Lab, node: &NodeLayout, half: Half, at: &mut Moment) -> anyhow::Result<()> {
     let victim = wait_for_halves(lab, node, &[]).await?.1[usize::from(half == Half::Guard)];
     *at = clock::now();
     victim.signal(Signal::KILL);
@@ -369,45 +390,6 @@ pub(in crate::lab) fn halves(family: &[Process]) -> Option<[ProcessIdentity; 2]>
     Some(if one_is_agent { [one.identity, other.identity] } else { [other.identity, one.identity] })
 }
 
-fn controller_process(lab: &Lab) -> anyhow::Result<ProcessIdentity> {
-    lab.manifest.process("controller").and_then(|entry| entry.identity).context("no controller was started")
-}
-
-async fn kill_controller(lab: &mut Lab, at: &mut Moment) -> anyhow::Result<()> {
-    let controller = controller_process(lab)?;
-    *at = clock::now();
-    controller.signal(Signal::KILL);
-    restart_controller(lab, controller).await?;
-    tokio::time::sleep(WATCH_AFTER_CRASH).await;
-    Ok(())
-}
-
-async fn kill_both(lab: &mut Lab, node: &NodeLayout, delay: Duration, at: &mut Moment) -> anyhow::Result<()> {
-    let controller = controller_process(lab)?;
-    if delay.is_zero() {
-        // The controller first: it shall not have heard.
-        controller.signal(Signal::KILL);
-        kill_primary(lab, node, at)?;
-    } else {
-        kill_primary(lab, node, at)?;
-        tokio::time::sleep(delay).await;
-        controller.signal(Signal::KILL);
-    }
-    restart_controller(lab, controller).await
-}
-
-async fn restart_controller(lab: &mut Lab, former: ProcessIdentity) -> anyhow::Result<()> {
-    tokio::time::sleep(CONTROLLER_AWAY).await;
-    let deadline = clock::now().plus(REPLACEMENT_TIMEOUT);
-    while former.is_alive() {
-        if clock::now() > deadline {
-            bail!("the controller survives SIGKILL");
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    lab.start_controller()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -444,6 +426,9 @@ mod tests {
     fn only_crashes_of_our_own_processes_must_change_nothing() {
         assert!(Fault::KillPrimary.moves_primary() && Fault::Switchover { held: true }.moves_primary());
         assert!(!Fault::KillAgent.moves_primary() && !Fault::KillGuard.moves_primary());
-        assert!(!Fault::KillController.moves_primary());
+        for fault in [Fault::KillController, Fault::CutPrimaryFromController, Fault::CutController] {
+            assert!(!fault.moves_primary(), "{fault:?}");
+        }
+        assert!(Fault::KillControllerDuringFailover { step: StepName::Promote }.moves_primary());
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A scenario that does not end well still ends with a report: what was seen is worth most then.
 
+mod controller;
 mod faults;
 mod recovery;
 
@@ -52,6 +53,8 @@ struct Injected {
     healed: Option<Moment>,
     before: ClusterStatus,
     after: Option<ClusterStatus>,
+    /// How often the standbys renewed the primary's lease while no controller answered; `None` where one did.
+    renewals: Option<u64>,
 }
 
 /// Runs `arguments.scenario` with `seed`.
@@ -118,12 +121,12 @@ fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {
         Scenario::Switchover => vec![Fault::Switchover { held: arguments.held }],
         Scenario::AgentCrash => vec![Fault::KillAgent, Fault::KillGuard],
         Scenario::ControllerCrash if arguments.during_failover => {
-            // At once, or so late that the failover is under way.
-            let delay = Duration::from_millis([0, 100][random.below(2) as usize]);
-            vec![Fault::KillPrimaryAndController { delay }]
+            let step = controller::STEPS[random.below(controller::STEPS.len() as u64) as usize];
+            vec![Fault::KillPrimaryAndController, Fault::KillControllerDuringFailover { step }]
         }
         Scenario::ControllerCrash => vec![Fault::KillController],
         Scenario::PartitionPrimary => vec![Fault::PartitionPrimary],
+        Scenario::PartitionController => vec![Fault::CutPrimaryFromController, Fault::CutController],
         Scenario::DiskFull => vec![Fault::FillDisk],
         Scenario::HostLost => vec![Fault::LoseHost],
     }
@@ -196,6 +199,7 @@ fn describe(one: &Injected, record: &Record, history: &[Operation], stopped_at: 
         old_primary: one.before.primary.clone(),
         new_primary: one.after.as_ref().and_then(|status| status.primary.clone()),
         epoch: one.after.as_ref().map(|status| status.epoch),
+        lease_renewals_by_standbys: one.renewals,
     }
 }
 

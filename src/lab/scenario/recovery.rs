@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 
-use crate::api::wire::ClusterStatus;
+use crate::api::wire::{ClusterStatus, Health};
 use crate::domain::clock::Moment;
 use crate::domain::ids::NodeName;
 use crate::lab::clock;
@@ -35,6 +35,22 @@ pub(super) async fn wait_until_promoted(lab: &mut Lab, epoch: u64, deadline: Mom
     wait(lab, deadline, move |status| match (&status.primary, status.epoch > epoch) {
         (Some(_), true) => Ok(()),
         _ => Err(format!("still no primary after epoch {epoch}")),
+    })
+    .await
+}
+
+/// Waits until the controller calls `primary` the primary that it cannot reach: only the standbys' word says that it lives.
+pub(super) async fn wait_until_out_of_reach(
+    lab: &mut Lab,
+    primary: &NodeName,
+    deadline: Moment,
+) -> anyhow::Result<ClusterStatus> {
+    wait(lab, deadline, |status| {
+        let state = status.nodes.iter().find(|node| node.name == *primary).map(|node| node.state.as_str());
+        match (status.primary.as_ref() == Some(primary), state, status.health) {
+            (true, Some("unreachable"), Health::Degraded) => Ok(()),
+            (_, state, health) => Err(format!("{primary} is {}, the cluster {}", state.unwrap_or("?"), health.words())),
+        }
     })
     .await
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::Agent;
-use super::testing::{
+use crate::agent::Agent;
+use crate::agent::testing::{
     Bench, FakePostgres, HostClock, Peer, assignment, cluster, envelope, eventually, grant, memory, node, primary_role,
     renewed_by, standby_of, timers,
 };
@@ -22,7 +22,7 @@ fn own(lease: HeldLease) -> OwnLease {
 /// n1, the primary of epoch 3, under a lease that a controller granted, with these renewers.
 async fn leading(renewers: Option<&[&str]>) -> Bench {
     let mut remembered = memory(3);
-    let lease = super::tests::held(3, timers().lease);
+    let lease = crate::agent::tests::held(3, timers().lease);
     remembered.lease = Some(own(lease));
     remembered.consented = Some(Epoch(3));
     let bench = Bench::begin(FakePostgres::running(false), remembered, Some(lease)).await;
