@@ -13,6 +13,8 @@
 mod lease;
 #[path = "model/ledger.rs"]
 mod ledger;
+#[path = "model/renewal.rs"]
+mod renewal;
 #[path = "model/search.rs"]
 mod search;
 #[path = "model/words.rs"]
@@ -50,10 +52,14 @@ fn states_max() -> usize {
 
 /// With the rule: nothing is found. Without it: a violation.
 fn check<M: Model>(trace: &str, rule: &str, whole: &M, weakened: Option<&M>) {
-    let found = weakened.map(|weakened| explore(weakened, states_max().max(4_000_000)));
+    let found = weakened.map(|weakened| explore(weakened, states_max().max(600_000)));
+    if let Some(found) = &found {
+        eprintln!("{trace}: found {:?} after {} states {} steps {:?}", found.violation.as_ref().map(|v| v.0), found.states, found.steps, found.took);
+    }
     // What holds is explored at least as far as what does not.
     let reach = found.as_ref().map_or(0, |found| found.states);
     let clean = explore(whole, states_max().max(reach));
+    eprintln!("{trace}: clean {:?} after {} states {} steps {:?} all={}", clean.violation.as_ref().map(|v| v.0), clean.states, clean.steps, clean.took, clean.exhausted);
     assert!(clean.violation.is_none(), "{trace}: the protocol itself: {}", clean.trace());
     let extent = if clean.exhausted { "all" } else { "first" };
     let mut row = format!(
@@ -227,4 +233,139 @@ fn stale_eligible_write() {
 fn late_shrink_after_regrowth() {
     let bounds = ledger::Bounds { numbers: 2, breaks: 0, ..LEDGER };
     ledgers("late_shrink_after_regrowth", ledger::Removed::OlderNumberIgnored, Begins::OldAssignmentOnItsWay, bounds);
+}
+
+use renewal::{Begins as Start, Removed, Renewal};
+use stormglass::domain::DurabilityMode;
+
+const RENEWAL: renewal::Bounds = renewal::Bounds {
+    nodes: 2,
+    mode: DurabilityMode::Sync,
+    epochs: 3,
+    numbers: 1,
+    failovers: 1,
+    losses: 0,
+    switchovers: 0,
+    leader_changes: 0,
+    ttl: 0,
+    restarts: 0,
+    reboots: 0,
+    wipes: false,
+    timeouts: 0,
+    late: 0,
+    slow: false,
+    delays: false,
+    rounds: false,
+    stalls: false,
+};
+
+fn renewals(trace: &str, rule: &str, removed: Removed, begins: Start, bounds: renewal::Bounds) {
+    let whole = Renewal::new(Removed::Nothing, begins, bounds);
+    let weakened = Renewal::new(removed, begins, bounds);
+    check(trace, rule, &whole, (removed != Removed::Nothing).then_some(&weakened));
+}
+
+const GROWTH: renewal::Bounds = renewal::Bounds { numbers: 3, mode: DurabilityMode::Async, ..RENEWAL };
+
+#[test]
+fn consent_while_a_promise_binds() {
+    renewals("consent_while_a_promise_binds", "2,4c", Removed::PromiseBinds, Start::With(2), RENEWAL);
+}
+
+#[test]
+fn a_spent_epochs_fence_frees_no_older_promise() {
+    let bounds = renewal::Bounds { failovers: 2, timeouts: 1, ..RENEWAL };
+    renewals("a_spent_epochs_fence_frees_no_older_promise", "3,4a", Removed::Nothing, Start::With(2), bounds);
+}
+
+#[test]
+fn growth_ack_while_solo_lease_runs() {
+    let bounds = renewal::Bounds { numbers: 3, ttl: 3, stalls: true, ..GROWTH };
+    renewals("growth_ack_while_solo_lease_runs", "2", Removed::ReportedLeaseCounts, Start::With(0), bounds);
+}
+
+#[test]
+fn new_epoch_starts_with_empty_membership() {
+    let bounds = renewal::Bounds { failovers: 2, ..RENEWAL };
+    renewals("new_epoch_starts_with_empty_membership", "4c", Removed::EmptiedAtPromotion, Start::Fenced(2), bounds);
+}
+
+#[test]
+fn late_acknowledgement_after_shrink() {
+    let bounds = GROWTH;
+    renewals("late_acknowledgement_after_shrink", "2", Removed::AcknowledgementNamesNumber, Start::With(0), bounds);
+}
+
+#[test]
+fn restart_reverts_membership() {
+    let bounds = renewal::Bounds { restarts: 1, ..GROWTH };
+    renewals("restart_reverts_membership", "4", Removed::MembershipIsStored, Start::With(0), bounds);
+}
+
+#[test]
+fn restart_forgets_a_promise() {
+    let bounds = renewal::Bounds { restarts: 1, ..RENEWAL };
+    renewals("restart_forgets_a_promise", "4", Removed::PromiseIsStored, Start::With(2), bounds);
+}
+
+#[test]
+fn any_one_candidate_renews() {
+    let bounds = renewal::Bounds { nodes: 3, mode: DurabilityMode::Async, ..RENEWAL };
+    renewals("any_one_candidate_renews", "2", Removed::AllPromise, Start::With(6), bounds);
+}
+
+#[test]
+fn peer_round_begun_under_old_membership() {
+    let bounds = renewal::Bounds { rounds: true, ..GROWTH };
+    renewals("peer_round_begun_under_old_membership", "2", Removed::RoundKeepsMembership, Start::With(0), bounds);
+}
+
+#[test]
+fn round_counts_from_its_end() {
+    let bounds = renewal::Bounds { rounds: true, ..GROWTH };
+    renewals("round_counts_from_its_end", "1,2", Removed::RoundCountsFromItsBeginning, Start::With(0), bounds);
+}
+
+#[test]
+fn rounds_are_timeless() {
+    let bounds = renewal::Bounds { rounds: true, ..GROWTH };
+    renewals("rounds_are_timeless", "2", Removed::RoundsAreTimeless, Start::With(0), bounds);
+}
+
+const DEPOSED: renewal::Bounds = renewal::Bounds { leader_changes: 1, ttl: 3, ..RENEWAL };
+
+#[test]
+fn revoked_leader_grants_until_its_ttl() {
+    renewals("revoked_leader_grants_until_its_ttl", "4", Removed::WaitCoversLeadership, Start::With(2), DEPOSED);
+}
+
+#[test]
+fn grant_outlives_the_leadership() {
+    let bounds = renewal::Bounds { slow: true, ..DEPOSED };
+    renewals("grant_outlives_the_leadership", "4", Removed::GrantEndsWithLeadership, Start::With(2), bounds);
+}
+
+#[test]
+fn slow_clock_outlasts_the_promise() {
+    let bounds = renewal::Bounds { slow: true, ..RENEWAL };
+    renewals("slow_clock_outlasts_the_promise", "3", Removed::DriftInPromise, Start::With(2), bounds);
+}
+
+#[test]
+fn slow_clock_outlasts_the_wait() {
+    let bounds = renewal::Bounds { slow: true, ..RENEWAL };
+    renewals("slow_clock_outlasts_the_wait", "3", Removed::DriftInWait, Start::With(2), bounds);
+}
+
+#[test]
+fn expired_lease_promotes_a_node_that_promised_nothing() {
+    let bounds = renewal::Bounds { nodes: 3, failovers: 0, losses: 1, ..RENEWAL };
+    let trace = "expired_lease_promotes_a_node_that_promised_nothing";
+    renewals(trace, "2,4a", Removed::ExpiryBindsEligible, Start::With(2), bounds);
+}
+
+#[test]
+fn lone_holder_counts_as_expired() {
+    let bounds = renewal::Bounds { failovers: 0, losses: 1, ..RENEWAL };
+    renewals("lone_holder_counts_as_expired", "2", Removed::LoneHolderNeverExpires, Start::With(0), bounds);
 }
