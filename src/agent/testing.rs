@@ -1,7 +1,7 @@
 //! Fakes of our own ports, for tests of the shell. What talks to real servers is tested on real servers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::domain::lease::{Grant, LeaseTimers};
 use crate::domain::lsn::{History, Lsn, Timeline};
 use crate::domain::operation::StepName;
 use crate::domain::report::{
-    ControlData, DiskReport, LiveReport, ProxyReport, ReceiverReport, Report, SynchronousReport,
+    ControlData, DiskReport, LiveReport, ProxyReport, ReceiverReport, Report, StandbyRow, SynchronousReport,
 };
 use crate::ports::agent::{
     AgentMemory, ControllerLink, GuardError, GuardEvent, GuardLink, HeldLease, LinkError, Memory, PeerLink,
@@ -67,6 +67,10 @@ pub(super) struct FakePostgres {
     /// Commands that begin wait here while it is set.
     pub held_back: Notify,
     pub holds_back: AtomicBool,
+    /// It ends as it does when one of its processes crashed.
+    pub crashes_in_order: AtomicBool,
+    /// How far the standby n2 has flushed; 0: it does not stream.
+    pub standby_flushed: AtomicU64,
 }
 
 impl FakePostgres {
@@ -86,6 +90,8 @@ impl FakePostgres {
             calls: Mutex::default(),
             held_back: Notify::new(),
             holds_back: AtomicBool::new(false),
+            crashes_in_order: AtomicBool::new(false),
+            standby_flushed: AtomicU64::new(0),
         })
     }
 
@@ -99,6 +105,18 @@ impl FakePostgres {
 
     pub(super) fn count(&self, call: &str) -> usize {
         self.calls.lock().unwrap().iter().filter(|made| made.starts_with(call)).count()
+    }
+
+    fn standbys(&self) -> Vec<StandbyRow> {
+        let flushed = self.standby_flushed.load(Ordering::SeqCst);
+        let row = StandbyRow {
+            node: "n2".to_owned(),
+            state: "streaming".to_owned(),
+            sync_state: "sync".to_owned(),
+            flush_lsn: Some(Lsn(flushed)),
+            replay_lsn: None,
+        };
+        if flushed == 0 { Vec::new() } else { vec![row] }
     }
 
     fn call(&self, call: impl Into<String>) {
@@ -180,10 +198,17 @@ impl LocalPostgres for FakePostgres {
             replay_lsn: Lsn(1_000),
             replay_paused: false,
             receiver: in_recovery.then_some(receiver),
-            standbys: Vec::new(),
+            standbys: self.standbys(),
             synchronous: None,
             connections: None,
         })
+    }
+    async fn ended_after_crash(&self) -> bool {
+        self.crashes_in_order.load(Ordering::SeqCst)
+    }
+    async fn open_to_clients(&self, _timeout: Duration) -> Result<(), PostgresError> {
+        self.call("open_to_clients");
+        Ok(())
     }
     async fn probe_connect(&self, _timeout: Duration) -> Result<(), PostgresError> {
         if self.is_running() { Ok(()) } else { Err(not_accepting()) }
