@@ -29,7 +29,7 @@ use crate::ports::agent::{
     StampedMoment,
 };
 use crate::ports::clock::Clock;
-use crate::ports::postgres::{LocalPostgres, PostgresError, Presence, RewindOutcome, StartMode, Upstream};
+use crate::ports::postgres::{DataChange, LocalPostgres, PostgresError, Presence, RewindOutcome, StartMode, Upstream};
 
 /// The host's real clock.
 pub(super) struct HostClock;
@@ -69,6 +69,8 @@ pub(super) struct FakePostgres {
     pub holds_back: AtomicBool,
     /// It ends as it does when one of its processes crashed.
     pub crashes_in_order: AtomicBool,
+    /// No primary can be asked.
+    pub is_cut_off: AtomicBool,
     /// How far the standby n2 has flushed; 0: it does not stream.
     pub standby_flushed: AtomicU64,
 }
@@ -91,6 +93,7 @@ impl FakePostgres {
             held_back: Notify::new(),
             holds_back: AtomicBool::new(false),
             crashes_in_order: AtomicBool::new(false),
+            is_cut_off: AtomicBool::new(false),
             standby_flushed: AtomicU64::new(0),
         })
     }
@@ -201,6 +204,7 @@ impl LocalPostgres for FakePostgres {
             standbys: self.standbys(),
             synchronous: None,
             connections: None,
+            clock: Default::default(),
         })
     }
     async fn ended_after_crash(&self) -> bool {
@@ -244,8 +248,12 @@ impl LocalPostgres for FakePostgres {
     async fn tend_slots(&self, _peers: &BTreeSet<NodeName>, _timeout: Duration) -> Result<(), PostgresError> {
         Ok(())
     }
-    async fn rewind(&self, _upstream: &Upstream) -> Result<RewindOutcome, PostgresError> {
+    async fn rewind(&self, _upstream: &Upstream, change: &dyn DataChange) -> Result<RewindOutcome, PostgresError> {
         self.call("rewind");
+        if self.is_cut_off.load(Ordering::SeqCst) {
+            return Err(PostgresError::Failed { action: "rewind", problem: "nobody answers".to_owned() });
+        }
+        change.begins().await?;
         if self.hangs.load(Ordering::SeqCst) {
             return Err(PostgresError::Failed { action: "rewind", problem: "killed".to_owned() });
         }
@@ -255,9 +263,11 @@ impl LocalPostgres for FakePostgres {
     async fn reclone(
         &self,
         _upstream: &Upstream,
+        change: &dyn DataChange,
         progress: &(dyn Fn(String) + Send + Sync),
     ) -> Result<(), PostgresError> {
         self.call("reclone");
+        change.begins().await?;
         progress("copying".to_owned());
         *self.cluster_state.lock().unwrap() = "in archive recovery";
         Ok(())

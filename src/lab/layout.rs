@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::random::Random;
 use crate::domain::ids::{Address, ClusterName, NodeName, ProxyName, SiteName};
+use crate::domain::policy::DurabilityMode;
 
 /// The lab's only cluster.
 pub const CLUSTER: &str = "main";
@@ -44,6 +45,9 @@ pub struct Layout {
     /// Links between hosts that can be broken; empty where everything is connected directly.
     #[serde(default)]
     pub links: Vec<LinkLayout>,
+    /// The cluster's durability mode; the product's default if not given.
+    #[serde(default)]
+    pub durability: Option<DurabilityMode>,
 }
 
 /// One way from a host to a server on another one.
@@ -167,6 +171,7 @@ impl Layout {
             nodes,
             proxies,
             links: Vec::new(),
+            durability: None,
         })
     }
 

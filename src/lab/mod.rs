@@ -88,7 +88,7 @@ async fn up(directory: Option<PathBuf>, uid: u32, output: OutputFormat) -> anyho
             down::take_down(&directory, uid)?;
             Ok(exit::ABORTED)
         }
-        built = Lab::build(&directory, uid, Kind { has_links: true, has_volumes: false }, progress) => match built {
+        built = Lab::build(&directory, uid, Kind { has_links: true, has_volumes: false, durability: None }, progress) => match built {
             Ok(mut lab) => {
                 lab.manifest.runner = None;
                 lab.manifest.write()?;
@@ -203,6 +203,7 @@ async fn run_in(
     let kind = Kind {
         has_links: arguments.scenario == Scenario::PartitionPrimary || arguments.keep,
         has_volumes: arguments.prepared.is_some(),
+        durability: arguments.durability,
     };
     let mut lab = Lab::build(directory, uid, kind, progress).await?;
     let seed = arguments.seed.unwrap_or_else(|| u64::from(uuid::Uuid::now_v7().as_u128() as u32));

@@ -20,6 +20,7 @@ use super::progress::Progress;
 use super::random::Random;
 use super::{clock, configuration, database, log_tail, place, volume};
 use crate::api::wire::{ClusterStatus, Health};
+use crate::domain::policy::DurabilityMode;
 
 /// A lab that is not ready by then will not be.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
@@ -34,6 +35,8 @@ pub struct Kind {
     pub has_links: bool,
     /// A volume of limited size for each node, mounted before.
     pub has_volumes: bool,
+    /// Durability mode; the product's default if not given.
+    pub durability: Option<DurabilityMode>,
 }
 
 /// A lab whose processes this process started.
@@ -56,6 +59,7 @@ impl Lab {
         }
         let directory = directory.canonicalize().with_context(|| format!("resolve {}", directory.display()))?;
         let mut layout = Layout::find(&directory, &mut Random::new(uuid::Uuid::now_v7().as_u128() as u64))?;
+        layout.durability = kind.durability;
         if kind.has_links {
             layout.lay_links()?;
         }
