@@ -12,7 +12,7 @@ use stormglass::domain::epoch::RecordNumber;
 use stormglass::domain::lsn::Timeline;
 use stormglass::ports::LocalPostgres;
 use stormglass::ports::postgres::{PostgresError, Presence, RewindOutcome, StartMode};
-use support::{Node, PATIENCE, Place, names};
+use support::{Node, Noted, PATIENCE, Place, names};
 
 #[tokio::test]
 async fn only_the_agent_opens_postgresql() {
@@ -195,7 +195,7 @@ async fn a_former_primary_comes_back() {
     first.postgres.kill_family(PATIENCE).await.expect("killed");
     second.sql("insert into t values (-1)").await;
     second.postgres.tend_slots(&names(&[&first]), PATIENCE).await.expect("slots");
-    let outcome = first.postgres.rewind(&second.upstream()).await.expect("rewound");
+    let outcome = first.postgres.rewind(&second.upstream(), &Noted::default()).await.expect("rewound");
     assert_eq!(outcome, RewindOutcome::Rewound);
     let kept: Vec<_> = std::fs::read_dir(&first.settings.divergent_directory).expect("made").flatten().collect();
     assert_eq!(kept.len(), 1, "{kept:?}");
@@ -215,7 +215,7 @@ async fn a_former_primary_comes_back() {
         .await;
     first.postgres.promote(false, PATIENCE).await.expect("promoted");
     first.postgres.tend_slots(&names(&[&second]), PATIENCE).await.expect("slots");
-    assert_eq!(second.postgres.rewind(&first.upstream()).await.expect("checked"), RewindOutcome::NotNeeded);
+    assert_eq!(second.postgres.rewind(&first.upstream(), &Noted::default()).await.expect("checked"), RewindOutcome::NotNeeded);
     second.start_standby(Some(&first)).await;
     first.sql("insert into t values (-2)").await;
     second.caught_up(&first).await;
@@ -224,7 +224,7 @@ async fn a_former_primary_comes_back() {
     first.postgres.kill_family(PATIENCE).await.expect("killed");
     second.postgres.promote(false, PATIENCE).await.expect("promoted");
     second.postgres.tend_slots(&names(&[&first]), PATIENCE).await.expect("slots");
-    assert_eq!(first.postgres.rewind(&second.upstream()).await.expect("checked"), RewindOutcome::NotNeeded);
+    assert_eq!(first.postgres.rewind(&second.upstream(), &Noted::default()).await.expect("checked"), RewindOutcome::NotNeeded);
     first.start_standby(Some(&second)).await;
     second.sql("insert into t values (-3)").await;
     first.caught_up(&second).await;
@@ -239,8 +239,8 @@ async fn another_clusters_data_is_never_touched() {
     theirs.init_primary().await;
     ours.postgres.stop_fast(PATIENCE).await.expect("stops");
     for error in [
-        ours.postgres.rewind(&theirs.upstream()).await.expect_err("another cluster"),
-        ours.postgres.reclone(&theirs.upstream(), &|_| {}).await.expect_err("another cluster"),
+        ours.postgres.rewind(&theirs.upstream(), &Noted::default()).await.expect_err("another cluster"),
+        ours.postgres.reclone(&theirs.upstream(), &Noted::default(), &|_| {}).await.expect_err("another cluster"),
     ] {
         assert!(error.to_string().contains("another cluster"), "{error}");
     }
@@ -259,14 +259,14 @@ async fn a_reclone_replaces_broken_data_and_survives_an_earlier_attempt() {
     std::fs::write(second.data().with_file_name("data.stormglass-new/junk"), "x").expect("write");
     let told = std::sync::Mutex::new(Vec::new());
     let tell = |what: String| told.lock().expect("not poisoned").push(what);
-    second.postgres.reclone(&first.upstream(), &tell).await.expect("cloned");
+    second.postgres.reclone(&first.upstream(), &Noted::default(), &tell).await.expect("cloned");
     assert!(told.lock().expect("not poisoned").iter().any(|what| what.contains("100%")), "{told:?}");
     second.start_standby(Some(&first)).await;
     second.caught_up(&first).await;
 
     second.postgres.stop_fast(PATIENCE).await.expect("stops");
     first.postgres.kill_family(PATIENCE).await.expect("killed");
-    let error = second.postgres.reclone(&first.upstream(), &|_| {}).await.expect_err("nobody to clone");
+    let error = second.postgres.reclone(&first.upstream(), &Noted::default(), &|_| {}).await.expect_err("nobody to clone");
     assert!(error.to_string().contains("refused"), "{error}");
     second.start_standby(None).await;
 }

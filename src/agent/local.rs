@@ -157,6 +157,13 @@ impl Local {
         self.down_because = None;
     }
 
+    /// Clients are let in again: that they were kept out says nothing about how PostgreSQL answers now.
+    pub(super) fn opened(&mut self) {
+        self.closed = false;
+        self.connect = ProbeHistory::default();
+        self.write = ProbeHistory::default();
+    }
+
     /// The postmaster is gone, and with it everything that was known of its run.
     pub(super) fn ended(&mut self) {
         self.forget_run();

@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use super::Agent;
 use super::assignment::CHANGE_TIMEOUT;
 use super::commands::{Outcome, Trouble};
@@ -13,7 +15,7 @@ use super::tasks::Progress;
 use crate::domain::command::CommandOutput;
 use crate::domain::epoch::Epoch;
 use crate::domain::ids::{Address, NodeName};
-use crate::ports::postgres::{PostgresError, Presence, RewindOutcome, StartMode, Upstream};
+use crate::ports::postgres::{DataChange, PostgresError, Presence, RewindOutcome, StartMode, Upstream};
 
 /// A standby that has not streamed by then has lost WAL or its primary: the step is told so.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(60);
@@ -24,12 +26,27 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two looks at the WAL receiver.
 const LOOK: Duration = Duration::from_millis(20);
 
+#[async_trait]
+impl DataChange for Agent {
+    async fn begins(&self) -> Result<(), PostgresError> {
+        let stored = self.keeper.change(|memory| memory.half_rejoined = true).await;
+        stored.map_err(|error| PostgresError::Failed {
+            action: "remember that the data directory changes",
+            problem: error.to_string(),
+        })
+    }
+}
+
 impl Agent {
     pub(super) async fn rewind(self: &Arc<Self>, primary: &NodeName, address: &Address) -> Outcome {
         let upstream = self.upstream_for_rejoin(primary, address)?;
+        if self.keeper.read(|memory| memory.half_rejoined) {
+            // Half of it may look whole: nothing that is read from it can be trusted.
+            let why = "a rewind or reclone of the node did not finish: reclone it";
+            return Err(Trouble::Refused(why.to_owned()));
+        }
         self.stop_for_rejoin().await?;
-        self.keeper.change(|memory| memory.half_rejoined = true).await?;
-        let outcome = self.postgres.rewind(&upstream).await?;
+        let outcome = self.postgres.rewind(&upstream, self.as_ref()).await?;
         self.keeper.change(|memory| memory.half_rejoined = false).await?;
         self.refresh_control().await;
         let note = match outcome {
@@ -47,9 +64,8 @@ impl Agent {
     ) -> Outcome {
         let upstream = self.upstream_for_rejoin(primary, address)?;
         self.stop_for_rejoin().await?;
-        self.keeper.change(|memory| memory.half_rejoined = true).await?;
         progress.tell("taking a base backup");
-        self.postgres.reclone(&upstream, &move |text| progress.tell(text)).await?;
+        self.postgres.reclone(&upstream, self.as_ref(), &move |text| progress.tell(text)).await?;
         self.keeper.change(|memory| memory.half_rejoined = false).await?;
         self.local().is_empty = false;
         self.refresh_control().await;

@@ -18,6 +18,9 @@ use crate::domain::lsn::Lsn;
 use crate::domain::report::LiveReport;
 use crate::ports::postgres::{PostgresError, StartMode};
 
+/// How long another change may hold up the start.
+const BUSY: Duration = Duration::from_millis(300);
+
 /// Between two looks at the standbys.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -30,7 +33,8 @@ impl Agent {
     ) -> Result<(), String> {
         let fence = || "PostgreSQL ended by itself".to_owned();
         let names = names.filter(|_| self.local().closed).ok_or_else(fence)?;
-        let _one_at_a_time = self.operating.try_lock().map_err(|_busy| fence())?;
+        // Whatever changes this PostgreSQL at the moment finds it gone; one that takes longer is not worth waiting for.
+        let _one_at_a_time = tokio::time::timeout(BUSY, self.operating.lock()).await.map_err(|_busy| fence())?;
         if !self.postgres.ended_after_crash().await {
             return Err(fence());
         }
@@ -103,7 +107,7 @@ impl Agent {
             tokio::time::sleep(LOOK).await;
         }
         self.postgres.open_to_clients(CHANGE_TIMEOUT).await?;
-        self.local().closed = false;
+        self.local().opened();
         tracing::warn!("the standbys have what was recovered after the crash: open to clients again");
         self.observe_wanted.notify_one();
         self.heartbeat_wanted.notify_one();

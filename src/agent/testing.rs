@@ -1,7 +1,7 @@
 //! Fakes of our own ports, for tests of the shell. What talks to real servers is tested on real servers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,14 +22,14 @@ use crate::domain::lease::{Grant, LeaseTimers};
 use crate::domain::lsn::{History, Lsn, Timeline};
 use crate::domain::operation::StepName;
 use crate::domain::report::{
-    ControlData, DiskReport, LiveReport, ProxyReport, ReceiverReport, Report, SynchronousReport,
+    ControlData, DiskReport, LiveReport, ProxyReport, ReceiverReport, Report, StandbyRow, SynchronousReport,
 };
 use crate::ports::agent::{
     AgentMemory, ControllerLink, GuardError, GuardEvent, GuardLink, HeldLease, LinkError, Memory, PeerLink,
     StampedMoment,
 };
 use crate::ports::clock::Clock;
-use crate::ports::postgres::{LocalPostgres, PostgresError, Presence, RewindOutcome, StartMode, Upstream};
+use crate::ports::postgres::{DataChange, LocalPostgres, PostgresError, Presence, RewindOutcome, StartMode, Upstream};
 
 /// The host's real clock.
 pub(super) struct HostClock;
@@ -67,6 +67,12 @@ pub(super) struct FakePostgres {
     /// Commands that begin wait here while it is set.
     pub held_back: Notify,
     pub holds_back: AtomicBool,
+    /// It ends as it does when one of its processes crashed.
+    pub crashes_in_order: AtomicBool,
+    /// No primary can be asked.
+    pub is_cut_off: AtomicBool,
+    /// How far the standby n2 has flushed; 0: it does not stream.
+    pub standby_flushed: AtomicU64,
 }
 
 impl FakePostgres {
@@ -86,6 +92,9 @@ impl FakePostgres {
             calls: Mutex::default(),
             held_back: Notify::new(),
             holds_back: AtomicBool::new(false),
+            crashes_in_order: AtomicBool::new(false),
+            is_cut_off: AtomicBool::new(false),
+            standby_flushed: AtomicU64::new(0),
         })
     }
 
@@ -99,6 +108,18 @@ impl FakePostgres {
 
     pub(super) fn count(&self, call: &str) -> usize {
         self.calls.lock().unwrap().iter().filter(|made| made.starts_with(call)).count()
+    }
+
+    fn standbys(&self) -> Vec<StandbyRow> {
+        let flushed = self.standby_flushed.load(Ordering::SeqCst);
+        let row = StandbyRow {
+            node: "n2".to_owned(),
+            state: "streaming".to_owned(),
+            sync_state: "sync".to_owned(),
+            flush_lsn: Some(Lsn(flushed)),
+            replay_lsn: None,
+        };
+        if flushed == 0 { Vec::new() } else { vec![row] }
     }
 
     fn call(&self, call: impl Into<String>) {
@@ -180,10 +201,18 @@ impl LocalPostgres for FakePostgres {
             replay_lsn: Lsn(1_000),
             replay_paused: false,
             receiver: in_recovery.then_some(receiver),
-            standbys: Vec::new(),
+            standbys: self.standbys(),
             synchronous: None,
             connections: None,
+            clock: Default::default(),
         })
+    }
+    async fn ended_after_crash(&self) -> bool {
+        self.crashes_in_order.load(Ordering::SeqCst)
+    }
+    async fn open_to_clients(&self, _timeout: Duration) -> Result<(), PostgresError> {
+        self.call("open_to_clients");
+        Ok(())
     }
     async fn probe_connect(&self, _timeout: Duration) -> Result<(), PostgresError> {
         if self.is_running() { Ok(()) } else { Err(not_accepting()) }
@@ -219,8 +248,12 @@ impl LocalPostgres for FakePostgres {
     async fn tend_slots(&self, _peers: &BTreeSet<NodeName>, _timeout: Duration) -> Result<(), PostgresError> {
         Ok(())
     }
-    async fn rewind(&self, _upstream: &Upstream) -> Result<RewindOutcome, PostgresError> {
+    async fn rewind(&self, _upstream: &Upstream, change: &dyn DataChange) -> Result<RewindOutcome, PostgresError> {
         self.call("rewind");
+        if self.is_cut_off.load(Ordering::SeqCst) {
+            return Err(PostgresError::Failed { action: "rewind", problem: "nobody answers".to_owned() });
+        }
+        change.begins().await?;
         if self.hangs.load(Ordering::SeqCst) {
             return Err(PostgresError::Failed { action: "rewind", problem: "killed".to_owned() });
         }
@@ -230,9 +263,11 @@ impl LocalPostgres for FakePostgres {
     async fn reclone(
         &self,
         _upstream: &Upstream,
+        change: &dyn DataChange,
         progress: &(dyn Fn(String) + Send + Sync),
     ) -> Result<(), PostgresError> {
         self.call("reclone");
+        change.begins().await?;
         progress("copying".to_owned());
         *self.cluster_state.lock().unwrap() = "in archive recovery";
         Ok(())

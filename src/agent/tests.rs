@@ -63,6 +63,51 @@ async fn a_crashed_primary_is_fenced_and_told_of_at_once() {
 }
 
 #[tokio::test]
+async fn after_a_crash_of_a_process_the_primary_lets_clients_in_once_its_standby_has_everything() {
+    let bench = leading().await;
+    eventually("assigned", || bench.stored().assignment.is_some()).await;
+    bench.postgres.crashes_in_order.store(true, Ordering::SeqCst);
+    bench.postgres.standby_flushed.store(999, Ordering::SeqCst);
+    bench.postgres.crash();
+    let is_back = || bench.postgres.count("start Recovering") == 1 && bench.agent.local().postmaster == Some(200);
+    eventually("started again", is_back).await;
+    let heard = bench.controllers.heard.lock().unwrap().len();
+    eventually("more heartbeats", || bench.controllers.heard.lock().unwrap().len() > heard + 2).await;
+    let report = bench.agent.report();
+    assert_eq!((report.postgres.state, report.postgres.live), (PostgresState::Starting, None), "to others it starts");
+    assert_eq!(bench.postgres.count("open_to_clients"), 0, "the standby lacks a byte");
+    bench.postgres.standby_flushed.store(1_000, Ordering::SeqCst);
+    eventually("opened", || bench.postgres.count("open_to_clients") == 1).await;
+    eventually("writable", || bench.agent.report().postgres.probes.write.last_success_age.is_some()).await;
+    assert_eq!(bench.postgres.count("kill_family"), 0);
+    assert_eq!(bench.stored().fence_confirmed, None, "it goes on in its epoch");
+}
+
+#[tokio::test]
+async fn a_crashed_primary_whose_standby_does_not_come_fences_itself() {
+    let bench = leading().await;
+    eventually("assigned", || bench.stored().assignment.is_some()).await;
+    bench.postgres.crashes_in_order.store(true, Ordering::SeqCst);
+    bench.postgres.crash();
+    eventually("fenced", || bench.stored().fence_confirmed == Some(Epoch(3))).await;
+    assert!(bench.postgres.count("start Recovering") == 1 && bench.postgres.count("open_to_clients") == 0);
+    assert!(!bench.postgres.is_running());
+}
+
+#[tokio::test]
+async fn a_primary_that_ends_again_while_it_recovers_is_fenced() {
+    let bench = leading().await;
+    eventually("assigned", || bench.stored().assignment.is_some()).await;
+    bench.postgres.crashes_in_order.store(true, Ordering::SeqCst);
+    bench.postgres.crash();
+    let is_back = || bench.postgres.count("start Recovering") == 1 && bench.agent.local().postmaster == Some(200);
+    eventually("started again", is_back).await;
+    bench.postgres.crash();
+    eventually("fenced", || bench.stored().fence_confirmed == Some(Epoch(3))).await;
+    assert_eq!(bench.postgres.count("start Recovering"), 1);
+}
+
+#[tokio::test]
 async fn silence_of_the_controllers_ends_in_a_fence_before_the_lease_does() {
     let bench = leading().await;
     *bench.controllers.reply.lock().unwrap() = None;

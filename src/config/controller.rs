@@ -56,6 +56,10 @@ pub struct ClusterSection {
     /// `sync`, `sync_strict` or `async`; `sync` where there are two nodes or more, else `async`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<DurabilityMode>,
+    /// How long commits wait for a synchronous standby that is gone, where no other streams; then, in `sync`, the primary goes on
+    /// alone. Three renewal intervals if not given.
+    #[serde(default, with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
+    pub sync_standby_patience: Option<Duration>,
     /// In `async`: more lag than this is not promoted automatically.
     #[serde(default = "default_max_lag_bytes")]
     pub max_lag_bytes: u64,

@@ -69,6 +69,7 @@ impl ControllerConfig {
         Ok(Policy {
             durability: self.cluster.durability.unwrap_or(fallback),
             timers,
+            sync_standby_patience: self.cluster.sync_standby_patience.unwrap_or(timers.renewal_interval * 3),
             max_lag_bytes: self.cluster.max_lag_bytes,
             gray_after: failover.gray_after.unwrap_or(derived.gray_after),
             report_stale_after: timers.renewal_interval * 3,

@@ -150,7 +150,7 @@ impl Controller {
             epoch: record.map_or_else(Default::default, |record| record.epoch),
             number: record.map_or_else(Default::default, |record| record.number),
             eligible: record.map_or(0, |record| record.eligible.len()),
-            is_confirming_alone: record.is_some_and(|record| record.alone_since.is_some()),
+            alone_for: record.and_then(|record| record.alone_since).map(|since| view.wall.since(since)),
             is_automation_enabled: record
                 .is_none_or(|record| record.paused_until.is_none_or(|until| until <= view.wall)),
         });

@@ -202,7 +202,12 @@ impl State {
             epoch: record.epoch,
             number: record.number,
             role,
-            eligible: record.eligible.clone(),
+            // In `async` the ledger names who is close; nobody is synchronous.
+            eligible: if record.durability == DurabilityMode::Async {
+                BTreeSet::new()
+            } else {
+                record.eligible.clone()
+            },
             renewers: Some(self.agents(&record.renewers())),
             peers: self.nodes.keys().filter(|other| *other != node).cloned().collect(),
         })

@@ -1,6 +1,6 @@
 //! Who may be promoted, in which order, and why not the others.
 //!
-//! Order: holds every confirmed commit, most WAL received, the lost primary's site, priority, name. The last makes it total,
+//! Order: holds every confirmed commit (in `async`, where nobody confirms, that does not count), most WAL received, the lost primary's site, priority, name. The last makes it total,
 //! so that two controllers that see the same never choose differently.
 
 use std::cmp::Reverse;
@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use super::primary::Condition;
 use crate::domain::ids::{NodeName, SiteName};
 use crate::domain::lsn::{Lsn, Timeline};
-use crate::domain::plan::{Reason, ReasonCode};
+use crate::domain::plan::{Loss, Reason, ReasonCode};
 use crate::domain::policy::{DurabilityMode, Policy};
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::{LiveReport, PostgresState, Report};
@@ -58,7 +58,7 @@ pub fn assess(view: &View, record: &ClusterRecord, policy: &Policy, demand: &Dem
     let mut refused = Vec::new();
     for node in view.nodes.values().filter(|node| node.node != record.holder) {
         match examine(view, record, policy, demand, &node.node) {
-            Ok((report, live)) => ranked.push((rank(view, record, report, live), report, live)),
+            Ok((report, live)) => ranked.push((rank(view, record, policy, report, live), report, live)),
             Err(reasons) => refused.push(Assessment { node: node.node.clone(), promotable: false, reasons }),
         }
     }
@@ -68,7 +68,7 @@ pub fn assess(view: &View, record: &ClusterRecord, policy: &Policy, demand: &Dem
         .map(|(_, report, live)| Assessment {
             node: report.node.clone(),
             promotable: true,
-            reasons: merits(view, record, report, live),
+            reasons: merits(view, record, policy, report, live),
         })
         .chain(refused)
         .collect()
@@ -92,6 +92,22 @@ pub fn best(view: &View, record: &ClusterRecord, policy: &Policy, demand: &Deman
 pub fn missing_bytes(view: &View, record: &ClusterRecord, live: &LiveReport) -> Option<u64> {
     let primary = view.last_live(&record.holder).filter(|primary| !primary.in_recovery)?;
     Some(primary.flush_lsn.bytes_after(live.flush_lsn))
+}
+
+/// What is lost if `to` is promoted, as far as anybody knows.
+pub fn loss_of(view: &View, record: &ClusterRecord, policy: &Policy, to: &NodeName) -> Option<Loss> {
+    let live = view.report(to)?.postgres.live.as_ref()?;
+    let primary = view.last_live(&record.holder).filter(|primary| !primary.in_recovery);
+    Some(Loss {
+        node: to.clone(),
+        missing_bytes: missing_bytes(view, record, live),
+        flush_lsn: live.flush_lsn,
+        last_commit_at: live.clock.last_commit_at,
+        primary: record.holder.clone(),
+        primary_flush_lsn: primary.map(|primary| primary.flush_lsn),
+        primary_seen_at: primary.and_then(|primary| primary.clock.answered_at),
+        holds_every_confirmed_commit: policy.durability != DurabilityMode::Async && record.eligible.contains(to),
+    })
 }
 
 /// Whether the old primary itself is the last resort: down, with all its data, and nobody else may take over.
@@ -187,9 +203,13 @@ fn diverged(view: &View, record: &ClusterRecord, live: &LiveReport) -> Option<St
 /// The newer history first: positions on an older timeline may lie beyond the point where it was left.
 type Rank = (Reverse<bool>, Reverse<(Timeline, Lsn)>, Reverse<bool>, Reverse<i32>, NodeName);
 
-fn rank(view: &View, record: &ClusterRecord, report: &Report, live: &LiveReport) -> Rank {
+fn rank(view: &View, record: &ClusterRecord, policy: &Policy, report: &Report, live: &LiveReport) -> Rank {
+    // In `async` the ledger says who was close, not who has most; it comes first only while nothing but the end of the lease, which
+    // binds its members alone, can prove that the primary stopped.
+    let decides =
+        policy.durability != DurabilityMode::Async || view.report(&record.holder).is_none() && !is_fenced(view, record);
     (
-        Reverse(record.eligible.contains(&report.node)),
+        Reverse(decides && record.eligible.contains(&report.node)),
         Reverse((live.history.timeline, live.flush_lsn)),
         Reverse(is_preferred_site(view, record, report)),
         Reverse(report.tags.failover_priority),
@@ -197,14 +217,18 @@ fn rank(view: &View, record: &ClusterRecord, report: &Report, live: &LiveReport)
     )
 }
 
+fn is_fenced(view: &View, record: &ClusterRecord) -> bool {
+    view.last_report(&record.holder).is_some_and(|report| report.standing.fence_confirmed == Some(record.epoch))
+}
+
 fn is_preferred_site(view: &View, record: &ClusterRecord, report: &Report) -> bool {
     view.nodes.get(&record.holder).is_some_and(|holder| holder.site == report.site)
 }
 
-fn merits(view: &View, record: &ClusterRecord, report: &Report, live: &LiveReport) -> Vec<Reason> {
+fn merits(view: &View, record: &ClusterRecord, policy: &Policy, report: &Report, live: &LiveReport) -> Vec<Reason> {
     let node = &report.node;
     let mut reasons = Vec::new();
-    if record.eligible.contains(node) {
+    if policy.durability != DurabilityMode::Async && record.eligible.contains(node) {
         reasons.push(Reason::about(node, ReasonCode::HoldsEveryConfirmedCommit, format!("record {}", record.number)));
     }
     reasons.push(Reason::about(node, ReasonCode::MostWalReceived, format!("received {}", live.flush_lsn)));

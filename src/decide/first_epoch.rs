@@ -10,7 +10,7 @@ use crate::domain::view::View;
 
 /// The plan without a record.
 pub fn plan(view: &View, operations: &[Operation]) -> Plan {
-    let hold = |blocked_by| Plan { intent: Intent::Hold, reasons: Vec::new(), blocked_by, based_on: None };
+    let hold = |blocked_by| Plan { intent: Intent::Hold, reasons: Vec::new(), blocked_by, based_on: None, loss: None };
     if let Some(running) = super::moving(operations) {
         return hold(vec![Reason::new(ReasonCode::OperationUnderWay, running.id.to_string())]);
     }
@@ -69,7 +69,7 @@ pub fn plan(view: &View, operations: &[Operation]) -> Plan {
         old_primary_is_off: false,
     };
     let why = Reason::about(&primary.node, ReasonCode::FirstEpoch, format!("epoch {}", highest_epoch(view).next()));
-    Plan { intent: Intent::Start { operation }, reasons: vec![why], blocked_by: Vec::new(), based_on: None }
+    Plan { intent: Intent::Start { operation }, reasons: vec![why], blocked_by: Vec::new(), based_on: None, loss: None }
 }
 
 /// The highest epoch that any agent stored: a new store goes on above it.

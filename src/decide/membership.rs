@@ -12,7 +12,7 @@ use crate::domain::ids::NodeName;
 use crate::domain::plan::{Reason, ReasonCode};
 use crate::domain::policy::{DurabilityMode, Policy};
 use crate::domain::record::{ClusterRecord, Member};
-use crate::domain::report::{LiveReport, PostgresState};
+use crate::domain::report::{LiveReport, PostgresState, Report};
 use crate::domain::view::View;
 
 /// What the ledger needs.
@@ -72,10 +72,12 @@ pub fn change(view: &View, record: &ClusterRecord, policy: &Policy) -> Change {
     let alone = wanted.is_empty() && policy.durability == DurabilityMode::Sync;
     if alone != record.alone_since.is_some() && (alone || record.eligible == record.synchronous) {
         let alone_since = alone.then_some(view.wall);
-        let reason = Reason::new(
-            ReasonCode::NotRedundant,
-            if alone { "the primary confirms commits alone" } else { "a standby confirms again" },
-        );
+        let words = match (alone, wanted.is_empty()) {
+            (true, _) => "the primary confirms commits alone",
+            (false, false) => "a standby confirms again",
+            (false, true) => "the primary no longer confirms commits alone",
+        };
+        let reason = Reason::new(ReasonCode::NotRedundant, words);
         return store(ClusterRecord { alone_since, ..record.changed() }, reason);
     }
     if let Some(reason) = acknowledgement_lost(view, record) {
@@ -90,7 +92,7 @@ pub fn change(view: &View, record: &ClusterRecord, policy: &Policy) -> Change {
         return store(next, Reason::about(node, ReasonCode::MembershipChange, "it does not stream any more"));
     }
     let members: Vec<&NodeName> = if asynchronous {
-        let streams = |node: &&NodeName| is_streaming(view, record, node) && !is_barred(view, record, node);
+        let streams = |node: &&NodeName| is_streaming(view, record, node) && !is_useless(view, record, node);
         view.nodes.keys().filter(|node| **node != record.holder).filter(streams).collect()
     } else {
         record.synchronous.iter().collect()
@@ -173,7 +175,7 @@ fn wanted(view: &View, record: &ClusterRecord, policy: &Policy) -> BTreeSet<Node
     }
     // Nobody streams. Writers wait for the present one for a moment: it may only be reconnecting.
     let gone_for = record.synchronous.iter().map(|node| gone_for(view, record, node)).min();
-    let patience = policy.report_stale_after;
+    let patience = policy.sync_standby_patience;
     match gone_for {
         // One that lost its data is dropped in strict mode too: while the ledger names it, it cannot be copied anew.
         Some(gone_for)
@@ -256,9 +258,9 @@ fn is_close(view: &View, record: &ClusterRecord, policy: &Policy, node: &NodeNam
     Ok(Reason::about(node, ReasonCode::MembershipChange, format!("streams, {missing} bytes behind")))
 }
 
-/// In `async` mode: whether a member was away for so long, or is barred, that the holder shall renew without it.
+/// In `async` mode: whether a member was away for so long, or is of so little use, that the holder shall renew without it.
 fn is_lost(view: &View, record: &ClusterRecord, policy: &Policy, node: &NodeName) -> bool {
-    is_barred(view, record, node) || gone_for(view, record, node) >= policy.report_stale_after
+    is_useless(view, record, node) || gone_for(view, record, node) >= policy.report_stale_after
 }
 
 /// The primary runs with other names than the ledger's: somebody changed them, and commits may have been confirmed by nobody.
@@ -289,6 +291,13 @@ fn is_streaming(view: &View, record: &ClusterRecord, node: &NodeName) -> bool {
             Some(report) => report.postgres.state == PostgresState::Running,
             None => record.synchronous.contains(node),
         }
+}
+
+/// In `async` mode: a node that may never be promoted. Its promise would be one more that the holder needs, for nothing; that it
+/// must not be named in `synchronous_standby_names` says nothing here.
+fn is_useless(view: &View, record: &ClusterRecord, node: &NodeName) -> bool {
+    let tagged = |report: &Report| report.tags.no_failover || report.tags.failover_priority <= 0;
+    record.fenced.contains(node) || view.last_report(node).is_some_and(tagged)
 }
 
 fn is_barred(view: &View, record: &ClusterRecord, node: &NodeName) -> bool {

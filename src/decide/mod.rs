@@ -32,6 +32,7 @@ pub fn decide(view: &View, policy: &Policy, operations: &[Operation]) -> Plan {
         reasons,
         blocked_by,
         based_on: Some((record.epoch, record.number)),
+        loss: None,
     };
 
     if let Some(reason) = store_outdated(view, record) {

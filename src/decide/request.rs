@@ -7,7 +7,7 @@ use super::primary::{self, Condition};
 use super::{moving, rejoin};
 use crate::domain::ids::{NodeName, SiteName};
 use crate::domain::operation::{Operation, OperationKind};
-use crate::domain::plan::{Intent, Plan, Reason, ReasonCode};
+use crate::domain::plan::{Intent, Loss, Plan, Reason, ReasonCode};
 use crate::domain::policy::{DurabilityMode, Policy};
 use crate::domain::proof;
 use crate::domain::record::ClusterRecord;
@@ -59,10 +59,10 @@ pub fn plan(view: &View, policy: &Policy, operations: &[Operation], request: &Re
     let Some(record) = &view.record else {
         let why =
             Reason::new(ReasonCode::WaitingForEveryNode, "the cluster has no first epoch yet: see stormglass explain");
-        return Plan { intent: Intent::Hold, reasons: Vec::new(), blocked_by: vec![why], based_on };
+        return Plan { intent: Intent::Hold, reasons: Vec::new(), blocked_by: vec![why], based_on, loss: None };
     };
     if let Some(reason) = super::store_outdated(view, record) {
-        return Plan { intent: Intent::Hold, reasons: Vec::new(), blocked_by: vec![reason], based_on };
+        return Plan { intent: Intent::Hold, reasons: Vec::new(), blocked_by: vec![reason], based_on, loss: None };
     }
     let answer = match request {
         Request::Switchover { to, site } => switchover(view, record, policy, operations, to.clone(), site.clone()),
@@ -77,9 +77,20 @@ pub fn plan(view: &View, policy: &Policy, operations: &[Operation], request: &Re
     match answer {
         Ok((intent, mut reasons)) => {
             reasons.insert(0, Reason::new(ReasonCode::OperatorRequest, ""));
-            Plan { intent, reasons, blocked_by: Vec::new(), based_on }
+            let loss = loss(view, record, policy, &intent);
+            Plan { intent, reasons, blocked_by: Vec::new(), based_on, loss }
         }
-        Err(blocked_by) => Plan { intent: Intent::Hold, reasons: Vec::new(), blocked_by, based_on },
+        Err(blocked_by) => Plan { intent: Intent::Hold, reasons: Vec::new(), blocked_by, based_on, loss: None },
+    }
+}
+
+/// What an operator who accepts loss must know first.
+fn loss(view: &View, record: &ClusterRecord, policy: &Policy, intent: &Intent) -> Option<Loss> {
+    match intent {
+        Intent::Start { operation: OperationKind::Failover { from, to, accept_data_loss: true, .. } } if from != to => {
+            candidate::loss_of(view, record, policy, to)
+        }
+        _ => None,
     }
 }
 
@@ -175,13 +186,23 @@ fn failover(
         (choice.node, choice.reasons)
     };
     let agent_can_fence = view.report(&record.holder).is_some();
-    if let Err(reason) = proof::proof(view, record, policy)
+    let suffices = match proof::proof(view, record, policy) {
+        Ok(proof) if proof.suffices_for(record, &to) => Ok(()),
+        Ok(_) => {
+            Err(Reason::about(&to, ReasonCode::NotEligible, "its promise was never needed for the lease to be renewed"))
+        }
+        // It runs out by itself for those whose promises could have renewed it, and for nobody else (rule 2).
+        Err(reason) if record.eligible.contains(&to) && !record.left_running => {
+            let _it_is_waited_for = reason;
+            Ok(())
+        }
+        Err(reason) => Err(reason),
+    };
+    if let Err(reason) = suffices
         && !agent_can_fence
         && !old_primary_is_off
-        && record.eligible.is_empty()
-        && policy.durability != DurabilityMode::Async
     {
-        // A lone holder's lease never counts as expired: acceptance of data loss alone never suffices (rule 2).
+        // Acceptance of data loss alone never suffices.
         return Err(vec![
             reason,
             Reason::about(
@@ -191,13 +212,10 @@ fn failover(
             ),
         ]);
     }
-    if accept_data_loss && to != record.holder {
-        let bytes = view
-            .report(&to)
-            .and_then(|report| report.postgres.live.as_ref())
-            .and_then(|live| candidate::missing_bytes(view, record, live));
-        let detail = bytes.map_or("an unknown amount of WAL".to_owned(), |bytes| format!("up to {bytes} bytes of WAL"));
-        reasons.push(Reason::about(&to, ReasonCode::WouldLoseCommits, detail));
+    if accept_data_loss
+        && let Some(loss) = candidate::loss_of(view, record, policy, &to).filter(|_| to != record.holder)
+    {
+        reasons.insert(0, Reason::about(&to, ReasonCode::WouldLoseCommits, loss.amount()));
     }
     let operation = OperationKind::Failover { from: record.holder.clone(), to, accept_data_loss, old_primary_is_off };
     Ok((Intent::Start { operation }, reasons))

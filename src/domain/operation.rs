@@ -15,6 +15,9 @@ use super::plan::Reason;
 /// never reinterpreted.
 pub const JOURNAL_FORMAT: u32 = 1;
 
+/// The oldest format that this version goes on with. One that is older, or newer than [`JOURNAL_FORMAT`], ends as stuck.
+pub const JOURNAL_FORMAT_OLDEST: u32 = 1;
+
 /// What is done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "operation", rename_all = "snake_case")]

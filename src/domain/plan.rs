@@ -4,8 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::clock::WallTime;
 use super::epoch::{Epoch, RecordNumber};
 use super::ids::NodeName;
+use super::lsn::Lsn;
 use super::operation::OperationKind;
 use super::record::ClusterRecord;
 
@@ -49,6 +51,62 @@ pub struct Plan {
     pub blocked_by: Vec<Reason>,
     /// The record that the decision was made on; stale plans are dropped.
     pub based_on: Option<(Epoch, RecordNumber)>,
+    /// What is lost by it, where an operator accepts that something is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
+}
+
+/// What a promotion loses, as far as anybody knows. What the primary wrote after it was last heard is not in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// Who would be promoted.
+    pub node: NodeName,
+    /// WAL that it lacks of what the primary was last known to have flushed; `None` if the primary was never heard.
+    pub missing_bytes: Option<u64>,
+    /// How far it has received and flushed.
+    pub flush_lsn: Lsn,
+    /// When the last commit that it has replayed was made, on the primary's clock.
+    pub last_commit_at: Option<WallTime>,
+    /// The lost primary.
+    pub primary: NodeName,
+    /// What that was last known to have flushed.
+    pub primary_flush_lsn: Option<Lsn>,
+    /// When it said so, on its own clock.
+    pub primary_seen_at: Option<WallTime>,
+    /// The ledger says that the node has every confirmed commit: only what nobody confirmed can be lost.
+    #[serde(default)]
+    pub holds_every_confirmed_commit: bool,
+}
+
+impl Loss {
+    /// The number of bytes, in words.
+    pub fn amount(&self) -> String {
+        match self.missing_bytes {
+            Some(bytes) => format!("{bytes} bytes of WAL, and what the primary wrote after it was last heard"),
+            None => "an unknown amount of WAL".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {} has received up to {}", self.amount(), self.node, self.flush_lsn)?;
+        match self.last_commit_at {
+            Some(at) => write!(formatter, ", and its last commit is of {at}")?,
+            None => formatter.write_str(", and does not know when its last commit was made")?,
+        }
+        match (self.primary_flush_lsn, self.primary_seen_at) {
+            (Some(lsn), Some(at)) => write!(formatter, "; {} had flushed up to {lsn} at {at}", self.primary)?,
+            (Some(lsn), None) => {
+                write!(formatter, "; {} had flushed up to {lsn} when it was last heard", self.primary)?
+            }
+            (None, _) => write!(formatter, "; this controller never heard of {} as a primary", self.primary)?,
+        }
+        if self.holds_every_confirmed_commit {
+            formatter.write_str("; no confirmed commit is among it")?;
+        }
+        Ok(())
+    }
 }
 
 /// One machine-readable reason.

@@ -41,6 +41,10 @@ pub struct Policy {
     /// For how long a controller that was deposed may believe that it leads; zero where there is only one controller.
     #[serde(default)]
     pub leadership_ttl: Duration,
+    /// How long commits wait for a synchronous standby that is gone, where no other streams. Then, in `sync`, the primary goes on
+    /// alone.
+    #[serde(default = "default_patience")]
+    pub sync_standby_patience: Duration,
     /// In `async`: a standby further behind, in bytes of WAL, is not promoted automatically.
     pub max_lag_bytes: u64,
     /// How long the write probe may fail, on a PostgreSQL that runs, before the primary counts as gray.
@@ -55,6 +59,10 @@ pub struct Policy {
     pub rejoin_automatically: bool,
     /// Rewind or reclone that failed is tried again after this.
     pub rejoin_retry_after: Duration,
+}
+
+fn default_patience() -> Duration {
+    Duration::from_millis(1_500)
 }
 
 impl Policy {
@@ -80,6 +88,7 @@ impl Policy {
             rto,
             timers,
             leadership_ttl: Duration::ZERO,
+            sync_standby_patience: timers.renewal_interval * 3,
             max_lag_bytes: 1024 * 1024,
             gray_after: rto.mul_f64(0.3),
             report_stale_after: timers.renewal_interval * 3,

@@ -175,6 +175,7 @@ mod tests {
             standbys: Vec::new(),
             synchronous: None,
             connections: None,
+            clock: Default::default(),
         };
         report("n2", Some(live))
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::clock::{BootId, Moment};
+use super::clock::{BootId, Moment, WallTime};
 use super::epoch::{Epoch, RecordNumber};
 use super::ids::{Address, ClusterName, NodeName, ProxyName, SiteName, SystemIdentifier};
 use super::lsn::{History, Lsn, Timeline};
@@ -229,6 +229,18 @@ pub struct LiveReport {
     pub synchronous: Option<SynchronousReport>,
     /// Client connections in use and allowed.
     pub connections: Option<ConnectionReport>,
+    /// Wall times, for people.
+    #[serde(default)]
+    pub clock: ClockReport,
+}
+
+/// Wall times as PostgreSQL tells them. They are shown and decide nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ClockReport {
+    /// When it gave this answer.
+    pub answered_at: Option<WallTime>,
+    /// Standby: when the last commit that it replayed was made, on the primary's clock.
+    pub last_commit_at: Option<WallTime>,
 }
 
 /// `pg_stat_wal_receiver`.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::network::Direction;
+use crate::domain::policy::DurabilityMode;
 
 /// `stormglass lab …`.
 #[derive(Debug, Clone, Subcommand)]
@@ -141,9 +142,20 @@ pub struct RunArguments {
     /// hang-primary: which processes stop; both faults one after the other if not given
     #[arg(long, value_enum)]
     pub fault: Option<HangFault>,
+    /// The cluster's durability mode [default: sync]
+    #[arg(long, value_parser = durability_mode, value_name = "sync|sync_strict|async")]
+    pub durability: Option<DurabilityMode>,
     /// A lab directory with volumes of limited size in it (made by the lab itself)
     #[arg(long, value_name = "DIR", hide = true)]
     pub prepared: Option<PathBuf>,
+}
+
+fn durability_mode(text: &str) -> Result<DurabilityMode, String> {
+    let known = [DurabilityMode::Sync, DurabilityMode::SyncStrict, DurabilityMode::Async];
+    known
+        .into_iter()
+        .find(|mode| mode.label() == text)
+        .ok_or_else(|| format!("one of {}", known.map(DurabilityMode::label).join(", ")))
 }
 
 /// What `lab run` can do.

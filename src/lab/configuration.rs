@@ -39,7 +39,8 @@ pub fn controller(layout: &Layout, rto: Option<Duration>) -> anyhow::Result<Cont
         },
         cluster: ClusterSection {
             name: layout.cluster.clone(),
-            durability: None,
+            durability: layout.durability,
+            sync_standby_patience: None,
             max_lag_bytes: 1024 * 1024,
             rejoin_automatically: true,
         },

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::namespaces;
 use super::random::Random;
 use crate::domain::ids::{Address, ClusterName, NodeName, ProxyName, SiteName};
+use crate::domain::policy::DurabilityMode;
 
 /// The lab's only cluster.
 pub const CLUSTER: &str = "main";
@@ -51,6 +52,9 @@ pub struct Layout {
     /// True where every host is a network namespace of its own; false where all share the loopback.
     #[serde(default)]
     pub has_namespaces: bool,
+    /// The cluster's durability mode; the product's default if not given.
+    #[serde(default)]
+    pub durability: Option<DurabilityMode>,
 }
 
 /// One way from a host to a server on another one.
@@ -186,6 +190,7 @@ impl Layout {
             proxies,
             links: Vec::new(),
             has_namespaces: false,
+            durability: None,
         })
     }
 

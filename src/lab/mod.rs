@@ -266,6 +266,7 @@ async fn run_in(
         has_volumes: arguments.prepared.is_some(),
         has_namespaces: arguments.namespaces,
         rto: arguments.rto,
+        durability: arguments.durability,
         ..Kind::default()
     };
     let mut lab = Lab::build(directory, uid, kind, progress).await?;

@@ -22,6 +22,7 @@ use super::random::Random;
 use super::wall_clock::{Clocks, Environment};
 use super::{clock, configuration, database, log_tail, place, volume};
 use crate::api::wire::{ClusterStatus, Health};
+use crate::domain::policy::DurabilityMode;
 
 /// A lab that is not ready by then will not be.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
@@ -42,6 +43,8 @@ pub struct Kind {
     pub has_clocks: bool,
     /// `failover.rto`, where it is not the default.
     pub rto: Option<Duration>,
+    /// Durability mode; the product's default if not given.
+    pub durability: Option<DurabilityMode>,
 }
 
 /// A lab whose processes this process started.
@@ -69,6 +72,7 @@ impl Lab {
         } else {
             Layout::find(&directory, &mut Random::new(uuid::Uuid::now_v7().as_u128() as u64))?
         };
+        layout.durability = kind.durability;
         if kind.has_links && !kind.has_namespaces {
             layout.lay_links()?;
         }

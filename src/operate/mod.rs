@@ -16,7 +16,7 @@ use crate::domain::command::{Command, CommandOutput};
 use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::ids::{Address, NodeName};
 use crate::domain::operation::{
-    JOURNAL_FORMAT, Operation, OperationKind, OperationStatus, StepEvent, StepName, StepState,
+    JOURNAL_FORMAT, JOURNAL_FORMAT_OLDEST, Operation, OperationKind, OperationStatus, StepEvent, StepName, StepState,
 };
 use crate::domain::policy::Policy;
 use crate::domain::record::ClusterRecord;
@@ -111,11 +111,12 @@ pub enum Effect {
 
 /// What to do with `operation` now.
 pub fn next(operation: &Operation, view: &View, policy: &Policy) -> Next {
-    if operation.format != JOURNAL_FORMAT {
+    if !(JOURNAL_FORMAT_OLDEST..=JOURNAL_FORMAT).contains(&operation.format) {
         return Next::End {
             status: OperationStatus::Stuck,
             message: format!(
-                "its journal has format {}, this version knows {JOURNAL_FORMAT}: finish it with the version that began it",
+                "its journal has format {}, this version knows {JOURNAL_FORMAT_OLDEST} to {JOURNAL_FORMAT}: nothing was changed; finish \
+                 it with the version that began it, or look at the cluster and begin again",
                 operation.format
             ),
         };

@@ -8,7 +8,7 @@ use crate::domain::command::Command;
 use crate::domain::epoch::Epoch;
 use crate::domain::ids::NodeName;
 use crate::domain::lease::Grant;
-use crate::domain::lsn::Lsn;
+use crate::domain::lsn::{Lsn, Timeline};
 use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepName};
 use crate::domain::policy::{DurabilityMode, Policy};
 use crate::domain::record::ClusterRecord;
@@ -63,7 +63,7 @@ pub(super) fn tail(
     let begun = operation.journal.iter().any(|event| event.step == StepName::Promote && event.epoch == epoch);
     if !matches!(promotion, Progress::Done(_)) {
         let counts_from = consent_sent_at(operation, view, policy, to, epoch)?;
-        if !begun && let Some(better) = more_advanced(view, policy, to) {
+        if !begun && let Some(better) = more_advanced(view, record, policy, to) {
             return Err(give_up(format!("{better} turned out to have received more than {to}")));
         }
         let Some(timers) = policy.timers_within(view.leads_for) else {
@@ -130,22 +130,34 @@ fn consent_sent_at(
 
 /// In `async` mode the choice was made on reports that may have been old; now that receivers stand still, ask again
 /// (rule 4d). In the synchronous modes the ledger decides, and WAL that nobody confirmed does not count.
-fn more_advanced(view: &View, policy: &Policy, to: &NodeName) -> Option<NodeName> {
+fn more_advanced(view: &View, record: &ClusterRecord, policy: &Policy, to: &NodeName) -> Option<NodeName> {
     if policy.durability != DurabilityMode::Async {
         return None;
     }
-    let received = |node: &NodeName| {
-        let report = view.report(node)?;
-        let live = report.postgres.live.as_ref().filter(|live| live.in_recovery)?;
-        (!report.tags.no_failover && report.tags.failover_priority > 0)
-            .then_some((live.history.timeline, live.flush_lsn))
-    };
-    let own = received(to)?;
-    view.nodes
-        .keys()
-        .filter(|node| *node != to)
-        .find(|node| received(node).is_some_and(|(timeline, lsn)| timeline == own.0 && lsn > own.1))
+    let own = received(view, record, to)?;
+    let others = view.nodes.keys().filter(|node| *node != to);
+    others
+        .filter(|node| may_be_promoted(view, record, node))
+        .find(|node| received(view, record, node).is_some_and(|(timeline, lsn)| timeline == own.0 && lsn > own.1))
         .cloned()
+}
+
+/// What a running standby of this cluster's data has received.
+fn received(view: &View, record: &ClusterRecord, node: &NodeName) -> Option<(Timeline, Lsn)> {
+    let report = view.report(node).filter(|report| report.postgres.state == PostgresState::Running)?;
+    let live = report.postgres.live.as_ref().filter(|live| live.in_recovery)?;
+    (live.system_identifier == record.system_identifier).then_some((live.history.timeline, live.flush_lsn))
+}
+
+/// Giving up for a better one is worth it only if that one would be promoted instead.
+fn may_be_promoted(view: &View, record: &ClusterRecord, node: &NodeName) -> bool {
+    view.report(node).is_some_and(|report| {
+        let standing = &report.standing;
+        let barred = standing.operator_fenced || standing.half_rejoined || record.fenced.contains(node);
+        let tagged = report.tags.no_failover || report.tags.failover_priority <= 0;
+        let paused = report.postgres.live.as_ref().is_some_and(|live| live.replay_paused);
+        !barred && !tagged && !paused
+    })
 }
 
 fn other_standbys(view: &View, to: &NodeName) -> Vec<NodeName> {

@@ -98,6 +98,13 @@ pub enum RewindOutcome {
     Rewound,
 }
 
+/// Who must know that the data directory is about to become neither the old nor the new one.
+#[async_trait]
+pub trait DataChange: Send + Sync {
+    /// It begins; on an error it does not. Whoever remembers it must have it on disk when this returns.
+    async fn begins(&self) -> Result<(), PostgresError>;
+}
+
 /// The local PostgreSQL.
 #[async_trait]
 pub trait LocalPostgres: Send + Sync {
@@ -177,14 +184,15 @@ pub trait LocalPostgres: Send + Sync {
     async fn tend_slots(&self, peers: &BTreeSet<NodeName>, timeout: Duration) -> Result<(), PostgresError>;
 
     /// Brings a stopped data directory onto the upstream's history; divergent WAL is kept aside first.
-    /// Afterwards configuration is secured again. `half_rejoined` is the caller's to store before and clear after.
-    async fn rewind(&self, upstream: &Upstream) -> Result<RewindOutcome, PostgresError>;
+    /// Afterwards configuration is secured again. `change` is told before the data is touched, and not if it is not.
+    async fn rewind(&self, upstream: &Upstream, change: &dyn DataChange) -> Result<RewindOutcome, PostgresError>;
 
-    /// Replaces the data directory by a base backup of `upstream`; the old one is kept aside until the backup is complete.
-    /// `progress` is told what happens, for people.
+    /// Replaces the data directory by a base backup of `upstream`; divergent WAL is kept aside first, and the old data until the
+    /// backup is complete. `change` is told before the data is touched; `progress` what happens, for people.
     async fn reclone(
         &self,
         upstream: &Upstream,
+        change: &dyn DataChange,
         progress: &(dyn Fn(String) + Send + Sync),
     ) -> Result<(), PostgresError>;
 

@@ -3,11 +3,14 @@
 //! Names are a contract (dashboards, alerts); base units, `_total` for counters. An unknown value has no series:
 //! never a zero in place of a fact.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use super::event::{Event, StepOutcome};
@@ -34,6 +37,7 @@ names! {
     RECORD_NUMBER = "stormglass_record_number", "Number of the cluster's record, raised by every change.";
     ELIGIBLE_STANDBYS = "stormglass_eligible_standbys", "Standbys that hold every confirmed commit.";
     CONFIRMING_ALONE = "stormglass_confirming_alone", "1 while a primary in sync mode confirms commits without a standby.";
+    CONFIRMING_ALONE_SECONDS = "stormglass_confirming_alone_seconds_total", "How long a primary in sync mode confirmed commits without a standby; how often is the event alone_began.";
     AUTOMATION_ENABLED = "stormglass_automation_enabled", "0 while automatic operations are paused.";
     NODE_UP = "stormglass_node_up", "1 if the node's PostgreSQL runs and answers, by its agent's word.";
     NODE_ROLE = "stormglass_node_role", "1 for the role that the node has, 0 for the others.";
@@ -81,8 +85,8 @@ pub struct ClusterGauges<'a> {
     pub number: RecordNumber,
     /// Size of the eligible set.
     pub eligible: usize,
-    /// The primary confirms commits without a standby although the mode is `sync`.
-    pub is_confirming_alone: bool,
+    /// For how long the primary has confirmed commits without a standby although the mode is `sync`.
+    pub alone_for: Option<Duration>,
     /// Automatic operations are on.
     pub is_automation_enabled: bool,
 }
@@ -113,6 +117,9 @@ pub struct ControllerMetrics {
     record_number: IntGaugeVec,
     eligible: IntGaugeVec,
     confirming_alone: IntGaugeVec,
+    alone_seconds: CounterVec,
+    /// What was shown last: the counter grows by the difference, also while nothing ends.
+    alone_shown: Mutex<BTreeMap<String, Duration>>,
     automation: IntGaugeVec,
     node_up: IntGaugeVec,
     node_role: IntGaugeVec,
@@ -140,6 +147,8 @@ impl ControllerMetrics {
             record_number: gauges(&registry, RECORD_NUMBER, &["cluster"]),
             eligible: gauges(&registry, ELIGIBLE_STANDBYS, &["cluster"]),
             confirming_alone: gauges(&registry, CONFIRMING_ALONE, &["cluster"]),
+            alone_seconds: register(&registry, CounterVec::new(options(CONFIRMING_ALONE_SECONDS), &["cluster"])),
+            alone_shown: Mutex::default(),
             automation: gauges(&registry, AUTOMATION_ENABLED, &["cluster"]),
             node_up: gauges(&registry, NODE_UP, &["cluster", "node"]),
             node_role: gauges(&registry, NODE_ROLE, &["cluster", "node", "role"]),
@@ -187,8 +196,18 @@ impl ControllerMetrics {
         self.epoch.with_label_values(&[cluster]).set(integer(facts.epoch.0));
         self.record_number.with_label_values(&[cluster]).set(integer(facts.number.0));
         self.eligible.with_label_values(&[cluster]).set(integer(facts.eligible as u64));
-        self.confirming_alone.with_label_values(&[cluster]).set(facts.is_confirming_alone.into());
+        self.confirming_alone.with_label_values(&[cluster]).set(facts.alone_for.is_some().into());
+        self.count_alone(cluster, facts.alone_for);
         self.automation.with_label_values(&[cluster]).set(facts.is_automation_enabled.into());
+    }
+
+    /// A controller that begins while the primary is alone counts from then on: what was before is in its predecessor's counter.
+    fn count_alone(&self, cluster: &str, alone_for: Option<Duration>) {
+        let mut shown = self.alone_shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = alone_for.unwrap_or_default();
+        let before = shown.insert(cluster.to_owned(), now).unwrap_or(now);
+        let grown = now.saturating_sub(before);
+        self.alone_seconds.with_label_values(&[cluster]).inc_by(grown.as_secs_f64());
     }
 
     /// Shows a node.
@@ -342,7 +361,7 @@ mod tests {
             epoch: Epoch(3),
             number: RecordNumber(9),
             eligible: 1,
-            is_confirming_alone: true,
+            alone_for: Some(Duration::from_secs(2)),
             is_automation_enabled: true,
         });
         metrics.show_node(&cluster, &gauges_of(&db1, Some(12)));
@@ -375,6 +394,31 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in:\n{text}");
         }
+    }
+
+    #[test]
+    fn time_alone_is_counted_while_it_lasts_and_not_twice() {
+        let metrics = ControllerMetrics::new("1.2.3");
+        let cluster = cluster();
+        let show = |alone: Option<u64>| {
+            metrics.show_cluster(&ClusterGauges {
+                cluster: &cluster,
+                health: "degraded",
+                epoch: Epoch(3),
+                number: RecordNumber(9),
+                eligible: 0,
+                alone_for: alone.map(Duration::from_secs),
+                is_automation_enabled: true,
+            });
+            let text = metrics.render();
+            let line = text.lines().find(|line| line.starts_with("stormglass_confirming_alone_seconds_total{"));
+            line.and_then(|line| line.rsplit_once(' ')).map(|(_, value)| value.to_owned()).expect("it has a value")
+        };
+        assert_eq!(show(Some(60)), "0", "a controller that begins meanwhile");
+        assert_eq!(show(Some(62)), "2");
+        assert_eq!(show(None), "2");
+        assert_eq!(show(Some(1)), "3", "from its beginning on");
+        assert_eq!(show(Some(3)), "5");
     }
 
     #[test]

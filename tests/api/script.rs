@@ -77,6 +77,7 @@ pub fn plan() -> Plan {
         reasons: vec![Reason::new(ReasonCode::Healthy, "")],
         blocked_by: Vec::new(),
         based_on: Some((Epoch(1), RecordNumber(1))),
+        loss: None,
     }
 }
 

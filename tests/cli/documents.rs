@@ -186,6 +186,7 @@ pub fn explanation() -> Explanation {
             reasons: vec![Reason::new(ReasonCode::Healthy, "")],
             blocked_by: vec![Reason::new(ReasonCode::Paused, "until 03:40")],
             based_on: Some((Epoch(8), RecordNumber(41))),
+            loss: None,
         },
         nodes: vec![
             NodeExplanation {
@@ -287,6 +288,7 @@ pub fn planned() -> MutationReply {
             reasons: vec![Reason::new(ReasonCode::OperatorRequest, "on-call")],
             blocked_by: Vec::new(),
             based_on: Some((Epoch(8), RecordNumber(41))),
+            loss: None,
         }),
         expect: vec!["writes pause for about 0.1 s".to_owned(), "no commit is lost".to_owned()],
         message: "would switch over".to_owned(),

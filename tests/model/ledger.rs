@@ -697,6 +697,7 @@ impl Ledger {
                     barrier_lsn: Lsn(u64::from(heard.barrier)),
                 }),
                 connections: None,
+                clock: Default::default(),
             }
         });
         report(node, NOW, standing, runs, live)

@@ -239,6 +239,7 @@ impl Agent {
             standbys: rows,
             synchronous: self.synchronous.clone().filter(|_| !in_recovery),
             connections: None,
+            clock: Default::default(),
         });
         let control = (self.postgres != Postgres::NoData).then(|| ControlData {
             system_identifier: IDENTIFIER,

@@ -442,6 +442,7 @@ fn run(report: &mut Report, in_recovery: bool) {
         standbys: Vec::new(),
         synchronous: None,
         connections: None,
+        clock: Default::default(),
     });
 }
 

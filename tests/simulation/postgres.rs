@@ -133,6 +133,7 @@ impl HostPort {
             standbys: if run.recovery { Vec::new() } else { standbys },
             synchronous: run.applied.clone(),
             connections: None,
+            clock: Default::default(),
         })
     }
 }
@@ -356,9 +357,9 @@ impl LocalPostgres for HostPort {
         self.question("tend slots", timeout, false).await
     }
 
-    async fn rewind(&self, upstream: &Upstream) -> Result<RewindOutcome, PostgresError> {
+    async fn rewind(&self, upstream: &Upstream, change: &dyn DataChange) -> Result<RewindOutcome, PostgresError> {
         self.takes(20, 100).await;
-        let copied = {
+        {
             let mut state = self.world.lock();
             let Some(primary) = self.source(upstream, &state) else {
                 return Err(failed("rewind", "the primary is out of reach"));
@@ -374,6 +375,17 @@ impl LocalPostgres for HostPort {
                 own.state = "in archive recovery";
                 return Ok(RewindOutcome::NotNeeded);
             }
+        }
+        change.begins().await?;
+        let copied = {
+            let mut state = self.world.lock();
+            let Some(primary) = self.source(upstream, &state) else {
+                return Err(failed("rewind", "the primary is out of reach"));
+            };
+            let theirs = state.hosts[primary].server.data.clone().expect("it runs");
+            let Some(own) = state.hosts[self.host].server.data.as_mut() else {
+                return Err(failed("rewind", "there is no data"));
+            };
             own.torn = true;
             theirs
         };
@@ -391,9 +403,11 @@ impl LocalPostgres for HostPort {
     async fn reclone(
         &self,
         upstream: &Upstream,
+        change: &dyn DataChange,
         _progress: &(dyn Fn(String) + Send + Sync),
     ) -> Result<(), PostgresError> {
         self.takes(300, 2_500).await;
+        change.begins().await?;
         let mut state = self.world.lock();
         let Some(primary) = self.source(upstream, &state) else {
             return Err(failed("reclone", "the primary is out of reach"));

@@ -13,7 +13,7 @@ use stormglass::adapters::postgres::{Password, Postgres, PostgresSettings, disco
 use stormglass::adapters::system::{Family, boot_time, family};
 use stormglass::domain::ids::{Address, NodeName};
 use stormglass::ports::LocalPostgres;
-use stormglass::ports::postgres::{StartMode, Upstream};
+use stormglass::ports::postgres::{DataChange, PostgresError, StartMode, Upstream};
 
 /// Longer than anything takes on a busy machine; only a failing test waits so long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,6 +35,24 @@ pub struct Node {
     pub postgres: Postgres,
     user: Option<(u32, u32)>,
     bin: PathBuf,
+}
+
+/// Notes that a data directory was about to change.
+#[derive(Default)]
+pub struct Noted(std::sync::atomic::AtomicBool);
+
+impl Noted {
+    pub fn began(&self) -> bool {
+        self.0.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+#[async_trait::async_trait]
+impl DataChange for Noted {
+    async fn begins(&self) -> Result<(), PostgresError> {
+        self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+        Ok(())
+    }
 }
 
 /// The names of these nodes.
@@ -63,6 +81,24 @@ impl Place {
     /// A node without data.
     pub fn node(&self, name: &str) -> Node {
         self.node_with(name, &[])
+    }
+
+    /// A node whose `program` is a shell script; `$REAL` in it is the real one.
+    pub fn node_where(&self, name: &str, program: &str, script: &str) -> Node {
+        let directory = self.home.path().join(format!("{name}-bin"));
+        fs::create_dir(&directory).expect("create");
+        for entry in fs::read_dir(&self.bin).expect("readable").flatten() {
+            if entry.file_name() != program {
+                std::os::unix::fs::symlink(entry.path(), directory.join(entry.file_name())).expect("link");
+            }
+        }
+        let path = directory.join(program);
+        fs::write(&path, format!("#!/bin/sh\nREAL={}\n{script}\n", self.bin.join(program).display())).expect("write");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("own file");
+        let node = self.node(name);
+        let settings = PostgresSettings { bin_directory: Some(directory), ..node.settings.clone() };
+        let postgres = Postgres::new(settings.clone()).expect("good settings");
+        Node { name: node.name.clone(), settings, postgres, user: node.user, bin: node.bin.clone() }
     }
 
     /// A node without data, with parameters of its own.
@@ -165,7 +201,7 @@ impl Node {
 
     /// Clones `primary` and starts as its standby.
     pub async fn join(&self, primary: &Node) {
-        self.postgres.reclone(&primary.upstream(), &|_| {}).await.expect("cloned");
+        self.postgres.reclone(&primary.upstream(), &Noted::default(), &|_| {}).await.expect("cloned");
         primary.make_slot(self).await;
         self.start_standby(Some(primary)).await;
     }

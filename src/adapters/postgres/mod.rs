@@ -39,7 +39,7 @@ use crate::domain::ids::NodeName;
 use crate::domain::lsn::Lsn;
 use crate::domain::report::{ControlData, DiskReport, LiveReport, SynchronousReport};
 use crate::ports::LocalPostgres;
-use crate::ports::postgres::{PostgresError, Presence, RewindOutcome, StartMode, Upstream};
+use crate::ports::postgres::{DataChange, PostgresError, Presence, RewindOutcome, StartMode, Upstream};
 
 /// A healthy filesystem says in microseconds how full it is; a stalled one is not waited for.
 const DISK_TIMEOUT: Duration = Duration::from_millis(200);
@@ -267,18 +267,19 @@ impl LocalPostgres for Postgres {
         .await
     }
 
-    async fn rewind(&self, upstream: &Upstream) -> Result<RewindOutcome, PostgresError> {
+    async fn rewind(&self, upstream: &Upstream, change: &dyn DataChange) -> Result<RewindOutcome, PostgresError> {
         let _changing = self.changing.lock().await;
-        rewind::rewind(&self.setup, upstream).await
+        rewind::rewind(&self.setup, upstream, change).await
     }
 
     async fn reclone(
         &self,
         upstream: &Upstream,
+        change: &dyn DataChange,
         progress: &(dyn Fn(String) + Send + Sync),
     ) -> Result<(), PostgresError> {
         let _changing = self.changing.lock().await;
-        reclone::reclone(&self.setup, upstream, progress).await
+        reclone::reclone(&self.setup, upstream, change, progress).await
     }
 
     async fn disk(&self) -> Option<DiskReport> {

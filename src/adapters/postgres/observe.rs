@@ -5,9 +5,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::errors::failed;
+use crate::domain::clock::WallTime;
 use crate::domain::ids::{Address, SystemIdentifier};
 use crate::domain::lsn::{Fork, History, Lsn, Timeline};
-use crate::domain::report::{ConnectionReport, LiveReport, ReceiverReport, StandbyRow};
+use crate::domain::report::{ClockReport, ConnectionReport, LiveReport, ReceiverReport, StandbyRow};
 use crate::ports::postgres::PostgresError;
 
 pub(super) const ACTION: &str = "observe PostgreSQL";
@@ -35,6 +36,8 @@ select json_build_object(
       'sync_state', coalesce(sync_state, 'async'), 'flush_lsn', flush_lsn, 'replay_lsn', replay_lsn)), '[]')
       from pg_stat_replication),
   'synchronous_standby_names', current_setting('synchronous_standby_names'),
+  'answered_at', (extract(epoch from clock_timestamp()) * 1000000)::bigint,
+  'last_commit_at', (extract(epoch from pg_last_xact_replay_timestamp()) * 1000000)::bigint,
   'connections_used', (select count(*) from pg_stat_activity where backend_type = 'client backend'),
   'connections_allowed', current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
       - coalesce(current_setting('reserved_connections', true)::int, 0)
@@ -61,6 +64,8 @@ struct Answer {
     receiver: Option<Receiver>,
     standbys: Vec<StandbyRow>,
     synchronous_standby_names: String,
+    answered_at: Option<i64>,
+    last_commit_at: Option<i64>,
     connections_used: u32,
     connections_allowed: u32,
 }
@@ -98,6 +103,10 @@ pub(super) fn read(answer: Option<String>) -> Result<(LiveReport, String), Postg
         standbys: answer.standbys,
         synchronous: None,
         connections: Some(ConnectionReport { used: answer.connections_used, allowed: answer.connections_allowed }),
+        clock: ClockReport {
+            answered_at: answer.answered_at.map(WallTime),
+            last_commit_at: answer.last_commit_at.filter(|_| answer.in_recovery).map(WallTime),
+        },
     };
     Ok((report, answer.synchronous_standby_names))
 }

@@ -1,7 +1,7 @@
 //! Replaces the data directory by a base backup of the primary.
 //!
-//! Invariant: nothing is taken away before the primary answered and was found to be of the same cluster; and except on a
-//! mount point, not before the new copy is complete.
+//! Invariant: nothing is taken away before the primary answered and was found to be of the same cluster, nor before WAL that only
+//! this node has is kept aside; and except on a mount point, not before the new copy is complete.
 
 use std::fs;
 use std::io;
@@ -16,11 +16,11 @@ use super::configuration::{Managed, conninfo, secure, set_signal_files, write_pr
 use super::errors::{blocking, failed};
 use super::files::{make_private_directory, sync_parent};
 use super::programs::{self, last_lines};
-use super::rewind::check_identity;
+use super::rewind::{check_identity, keep_divergent};
 use super::settings::Setup;
 use super::upstream::{self, APPLICATION_NAME};
 use super::{control_data, process};
-use crate::ports::postgres::{PostgresError, Presence, Upstream};
+use crate::ports::postgres::{DataChange, PostgresError, Presence, Upstream};
 
 const ACTION: &str = "clone the primary";
 
@@ -34,6 +34,7 @@ const COMPLAINT_BYTES_MAX: usize = 8 * 1024;
 pub(super) async fn reclone(
     setup: &Arc<Setup>,
     upstream: &Upstream,
+    change: &dyn DataChange,
     progress: &(dyn Fn(String) + Send + Sync),
 ) -> Result<(), PostgresError> {
     match process::presence(setup).await {
@@ -44,8 +45,9 @@ pub(super) async fn reclone(
     progress(format!("asking {} who it is", upstream.address));
     let primary = upstream::identify(setup, upstream).await?;
     // Data too broken to be read may be replaced; readable data of another cluster may not.
-    if let Ok(Some(control)) = control_data::read(setup).await {
-        check_identity(&control, &primary, upstream)?;
+    let control = control_data::read(setup).await.ok().flatten();
+    if let Some(control) = &control {
+        check_identity(control, &primary, upstream)?;
     }
     let data = &setup.data;
     if fs::symlink_metadata(data.join("pg_wal")).is_ok_and(|found| found.is_symlink()) {
@@ -59,7 +61,15 @@ pub(super) async fn reclone(
         ));
     }
 
+    match &control {
+        Some(control) => keep_divergent(setup, upstream, control, &primary).await?,
+        None if setup.has_data() => tracing::warn!("pg_control cannot be read: no WAL is kept aside"),
+        None => {}
+    }
     let in_place = is_mount_point(data);
+    if in_place {
+        change.begins().await?;
+    }
     let target = if in_place { data.clone() } else { beside(data, "new") };
     let (here, cleared) = (setup.clone(), target.clone());
     progress(format!("clearing {}", target.display()));
@@ -70,6 +80,9 @@ pub(super) async fn reclone(
     .await?;
     backup(setup, upstream, &target, progress).await?;
 
+    if !in_place {
+        change.begins().await?;
+    }
     let (here, upstream) = (setup.clone(), upstream.clone());
     progress("putting the copy in place".to_owned());
     blocking(ACTION, move || {

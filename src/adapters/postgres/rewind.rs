@@ -4,6 +4,7 @@
 //! checkpoint: a primary that was killed and whose WAL the new primary has in full needs none.
 
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -20,18 +21,25 @@ use super::settings::Setup;
 use super::upstream::{self, APPLICATION_NAME, Identity};
 use super::{process, programs};
 use crate::domain::lsn::{Fork, History, Lsn, Timeline};
-use crate::ports::postgres::{PostgresError, Presence, RewindOutcome, Upstream};
+use crate::ports::postgres::{DataChange, PostgresError, Presence, RewindOutcome, Upstream};
 
 const ACTION: &str = "rewind";
 
 /// Crash recovery and the copying of changed blocks of a large database; only a bound, against waiting for ever.
 const REWIND_TIMEOUT: Duration = Duration::from_secs(4 * 60 * 60);
 
+/// A record's header and a part of what follows; the record that begins a timeline is longer.
+const FIRST_RECORD_BYTES: usize = 48;
+
 /// Reading the WAL since the last checkpoint. Beyond it the end counts as unknown, and pg_rewind decides.
 const WAL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// See [`crate::ports::LocalPostgres::rewind`].
-pub(super) async fn rewind(setup: &Arc<Setup>, upstream: &Upstream) -> Result<RewindOutcome, PostgresError> {
+pub(super) async fn rewind(
+    setup: &Arc<Setup>,
+    upstream: &Upstream,
+    change: &dyn DataChange,
+) -> Result<RewindOutcome, PostgresError> {
     match process::presence(setup).await {
         Presence::Stopped => {}
         found => return Err(failed(ACTION, format!("PostgreSQL must be stopped, and is: {found:?}"))),
@@ -44,7 +52,7 @@ pub(super) async fn rewind(setup: &Arc<Setup>, upstream: &Upstream) -> Result<Re
     let (here, known) = (setup.clone(), control.clone());
     let local = blocking(ACTION, move || local_history(&here, &known)).await?;
     let last = last_record(setup, &control, &local).await;
-    match divergence(&local, last.or(clean_end(&control)), &primary.history) {
+    match compare(setup, upstream, &control, &local, last, &primary.history).await {
         Divergence::None => {
             prepare_standby(setup, upstream).await?;
             Ok(RewindOutcome::NotNeeded)
@@ -59,6 +67,7 @@ pub(super) async fn rewind(setup: &Arc<Setup>, upstream: &Upstream) -> Result<Re
         Divergence::From(fork) => {
             keep_aside(setup, &control, &local, fork, last).await?;
             upstream::wait_for_checkpoint(setup, upstream, primary.history.timeline).await?;
+            change.begins().await?;
             let outcome = run_pg_rewind(setup, upstream).await?;
             if outcome == RewindOutcome::NotNeeded && last.is_some() {
                 // Trusting it would leave this node's own rows in a standby.
@@ -71,6 +80,89 @@ pub(super) async fn rewind(setup: &Arc<Setup>, upstream: &Upstream) -> Result<Re
             }
             prepare_standby(setup, upstream).await?;
             Ok(outcome)
+        }
+    }
+}
+
+/// Before a reclone takes the data away: its WAL that the primary's history does not contain, if there is any.
+pub(super) async fn keep_divergent(
+    setup: &Arc<Setup>,
+    upstream: &Upstream,
+    control: &Control,
+    primary: &Identity,
+) -> Result<(), PostgresError> {
+    let local = match local_history(setup, control) {
+        Ok(local) => local,
+        Err(error) => {
+            tracing::warn!(%error, "no WAL can be kept aside before the data directory is replaced");
+            return Ok(());
+        }
+    };
+    let last = last_record(setup, control, &local).await;
+    let fork = match compare(setup, upstream, control, &local, last, &primary.history).await {
+        Divergence::None => return Ok(()),
+        Divergence::From(fork) => fork,
+        Divergence::SameNumber => local.forks.last().map_or(Lsn(0), |fork| fork.switched_at),
+    };
+    keep_aside(setup, control, &local, fork, last).await
+}
+
+/// [`divergence`], and what the numbers alone do not tell: two promotions from one point that took the same number.
+async fn compare(
+    setup: &Setup,
+    upstream: &Upstream,
+    control: &Control,
+    local: &History,
+    last: Option<Lsn>,
+    primary: &History,
+) -> Divergence {
+    let found = divergence(local, last.or(clean_end(control)), primary);
+    if found != Divergence::None || local.timeline != primary.timeline {
+        return found;
+    }
+    // A timeline has one writer. Where this node was it, the primary's timeline of that number is another one.
+    let is_backup = setup.data.join("backup_label").exists();
+    let wrote =
+        !is_backup && !matches!(control.data.cluster_state.as_str(), "in archive recovery" | "shut down in recovery");
+    let has_other_wal = match local.forks.last().zip(last) {
+        Some((fork, last)) if last >= fork.switched_at => {
+            begins_otherwise(setup, upstream, control, local.timeline, fork.switched_at).await
+        }
+        _ => false,
+    };
+    if wrote || has_other_wal { Divergence::SameNumber } else { Divergence::None }
+}
+
+/// Whether the first record of the timeline, which carries the time of the promotion and a checksum, is another one than the
+/// primary's. False where it can no longer be compared.
+async fn begins_otherwise(
+    setup: &Setup,
+    upstream: &Upstream,
+    control: &Control,
+    timeline: Timeline,
+    fork: Lsn,
+) -> bool {
+    let segment = fork.0 / control.wal_segment_bytes;
+    let in_high = (1 << 32) / control.wal_segment_bytes;
+    let name = format!("{:08X}{:08X}{:08X}", timeline.0, segment / in_high, segment % in_high);
+    let offset = fork.0 % control.wal_segment_bytes;
+    let path = setup.data.join("pg_wal").join(&name);
+    let own = blocking(ACTION, move || {
+        let read = || -> std::io::Result<Vec<u8>> {
+            let mut file = fs::File::open(&path)?;
+            file.seek(SeekFrom::Start(offset))?;
+            let mut bytes = vec![0; FIRST_RECORD_BYTES];
+            file.read_exact(&mut bytes)?;
+            Ok(bytes)
+        };
+        read().map_err(|error| failed(ACTION, format!("{}: {error}", path.display())))
+    });
+    let theirs = upstream::wal_bytes(setup, upstream, &name, offset, FIRST_RECORD_BYTES);
+    match (own.await, theirs.await) {
+        (Ok(own), Ok(theirs)) => own.iter().map(|byte| format!("{byte:02x}")).collect::<String>() != theirs,
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::info!(%error, %timeline, "the beginning of the timeline cannot be compared with the primary's");
+            false
         }
     }
 }
@@ -219,8 +311,20 @@ async fn keep_aside(
     Ok(())
 }
 
+/// Whole or not at all. What an earlier attempt kept stays: half a rewind may have changed the data since.
 fn copy_segments(setup: &Setup, target: &Path, segment_bytes: u64, range: (u64, u64)) -> std::io::Result<usize> {
-    make_private_directory(target, setup.owner)?;
+    if target.exists() {
+        return Ok(fs::read_dir(target)?.count());
+    }
+    let partial = target.with_extension("partial");
+    match fs::remove_dir_all(&partial) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    if let Some(above) = partial.parent() {
+        make_private_directory(above, setup.owner)?;
+    }
+    make_private_directory(&partial, setup.owner)?;
     let mut count = 0;
     for entry in fs::read_dir(setup.data.join("pg_wal"))? {
         let path = entry?.path();
@@ -230,11 +334,12 @@ fn copy_segments(setup: &Setup, target: &Path, segment_bytes: u64, range: (u64, 
             None => name.ends_with(".history"),
         };
         if is_wanted {
-            copy_durably(&path, &target.join(name), setup)?;
+            copy_durably(&path, &partial.join(name), setup)?;
             count += 1;
         }
     }
-    fs::File::open(target)?.sync_all()?;
+    fs::File::open(&partial)?.sync_all()?;
+    fs::rename(&partial, target)?;
     sync_parent(target)?;
     Ok(count)
 }

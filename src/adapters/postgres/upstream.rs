@@ -80,6 +80,20 @@ pub(super) async fn wait_for_checkpoint(
     within(CHECKPOINT_TIMEOUT, "wait for the primary's first checkpoint after its promotion", wait).await
 }
 
+/// Bytes of a WAL segment of the primary, in hexadecimal digits. Needs the right that pg_rewind needs.
+pub(super) async fn wal_bytes(
+    setup: &Setup,
+    upstream: &Upstream,
+    segment: &str,
+    offset: u64,
+    length: usize,
+) -> Result<String, PostgresError> {
+    let question = format!(
+        "select pg_catalog.encode(pg_catalog.pg_read_binary_file('pg_wal/{segment}', {offset}, {length}, false), 'hex')"
+    );
+    Ok(ask(setup, upstream, "dbname=postgres", &question, TIMEOUT).await?.trim().to_owned())
+}
+
 async fn ask(
     setup: &Setup,
     upstream: &Upstream,

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::queue::Failure;
 use crate::domain::epoch::RecordNumber;
 use crate::domain::ids::{ClusterName, OperationId};
-use crate::domain::operation::{JOURNAL_FORMAT, Operation};
+use crate::domain::operation::{JOURNAL_FORMAT, Operation, OperationStatus};
 use crate::domain::record::{ClusterRecord, RECORD_FORMAT};
 use crate::domain::trail::{AuditRow, EventRow};
 use crate::ports::store::Swap;
@@ -58,7 +58,10 @@ pub(super) fn swap_record(
 }
 
 pub(super) fn save_operation(connection: &Connection, operation: &Operation) -> Result<(), Failure> {
-    check_format("the operation", operation.format, JOURNAL_FORMAT)?;
+    // What another version began is not gone on with, and that is all that is ever written about it.
+    if operation.status != OperationStatus::Stuck {
+        check_format("the operation", operation.format, JOURNAL_FORMAT)?;
+    }
     connection
         .prepare_cached(
             "INSERT INTO operation (id, cluster, finished, format, body) VALUES (?1, ?2, ?3, ?4, ?5)
@@ -139,8 +142,15 @@ fn operations(connection: &Connection, query: &str, parameters: impl Params) -> 
     for row in statement.query_map(parameters, columns)? {
         let (id, format, body) = row?;
         let what = format!("operation {id}");
-        check_format(&what, format, JOURNAL_FORMAT)?;
-        found.push(parse(&what, &body)?);
+        // Of another format it may still be read: whoever drives operations ends it. If it cannot, nobody guesses.
+        let operation: Operation = match parse(&what, &body) {
+            Ok(operation) => operation,
+            Err(unread) => {
+                check_format(&what, format, JOURNAL_FORMAT)?;
+                return Err(unread);
+            }
+        };
+        found.push(operation);
     }
     Ok(found)
 }

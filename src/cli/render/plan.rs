@@ -19,6 +19,7 @@ pub fn intent(intent: &Intent) -> String {
 pub fn render(reply: &MutationReply, risks: &[String], look: Look) -> String {
     let mut lines: Vec<(&str, String)> = Vec::new();
     if let Some(plan) = &reply.plan {
+        lines.extend(plan.loss.iter().map(|loss| ("Loses", loss.to_string())));
         lines.push(("Plan", intent(&plan.intent)));
         lines.extend(plan.reasons.iter().map(|reason| ("Because", reason.to_string())));
         lines.extend(plan.blocked_by.iter().map(|reason| ("Blocked", reason.to_string())));
@@ -32,7 +33,7 @@ pub fn render(reply: &MutationReply, risks: &[String], look: Look) -> String {
     let mut last = "";
     for (label, line) in lines {
         let shown = if label == last { "" } else { label };
-        let tone = if matches!(label, "Risk" | "Blocked") { Tone::Warning } else { Tone::Plain };
+        let tone = if matches!(label, "Loses" | "Risk" | "Blocked") { Tone::Warning } else { Tone::Plain };
         text.push_str(&format!("{shown:<8} {}\n", look.paint(tone, &line)));
         last = label;
     }

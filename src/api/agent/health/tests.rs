@@ -24,6 +24,7 @@ fn node(in_recovery: bool) -> NodeSnapshot {
         standbys: Vec::new(),
         synchronous: None,
         connections: None,
+        clock: Default::default(),
     };
     let write = Probe { last_success_age: Some(Duration::ZERO), failing_for: None, last_error: None };
     let lease = (!in_recovery).then_some(Duration::from_secs(2));
