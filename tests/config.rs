@@ -414,8 +414,7 @@ fn effective_settings_show_derived_timers_and_no_secret_and_load_again() {
     for line in [
         "durability = \"sync\"",
         "#   lease              3s",
-        "#   renewal_interval + request_timeout < lease - stop_budget:   500ms + 1s = 1s 500ms < 2s 200ms = 3s - 800ms",
-        "#   lease + drift <= wait, lease + drift <= promise:            3s + 50ms = 3s 50ms <= 3s 50ms, 3s 50ms",
+        "#   renewal_interval + request_timeout < lease - stop_budget: 1s 500ms < 2s 200ms, holds",
     ] {
         assert!(text.lines().any(|have| have == line), "{line:?} is not in\n{text}");
     }

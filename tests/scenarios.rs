@@ -11,8 +11,11 @@ use stormglass::domain::*;
 
 #[path = "scenarios/cluster.rs"]
 mod cluster;
+#[path = "scenarios/words.rs"]
+mod words;
 
-use cluster::{Cluster, Trouble, Words};
+use cluster::Cluster;
+use words::{Trouble, Words};
 
 #[test]
 fn scenarios_answer_as_written() {

@@ -2,13 +2,12 @@
 //!
 //! Secrets stay references.
 
-use std::time::Duration;
-
 use serde::Serialize;
 
 use super::error::ConfigError;
 use super::load::AnyConfig;
 use crate::domain::policy::Policy;
+use crate::domain::timing::{self, words};
 
 /// Settings with defaults, and what follows from them.
 #[derive(Debug, Serialize)]
@@ -50,12 +49,10 @@ impl Effective {
     }
 }
 
-/// The timers and the inequality of the lease, worked out.
+/// The timers, what they prove and what they cost, worked out.
 pub fn derivation(policy: &Policy) -> Vec<String> {
     let timers = &policy.timers;
-    let before_stop = timers.lease.saturating_sub(timers.stop_budget);
-    let renewal = timers.renewal_interval + timers.request_timeout;
-    vec![
+    let mut lines = vec![
         format!("Derived from rto = {}, after overrides:", words(policy.rto)),
         format!("  lease              {}", words(timers.lease)),
         format!("  renewal_interval   {}", words(timers.renewal_interval)),
@@ -66,35 +63,15 @@ pub fn derivation(policy: &Policy) -> Vec<String> {
             words(timers.kill_budget)
         ),
         format!("  drift              {}", words(timers.drift)),
+        format!("  wait, promise      {}, {}", words(timers.wait()), words(timers.promise())),
         format!("  gray_after         {}", words(policy.gray_after)),
-        "The timers hold:".to_owned(),
-        format!(
-            "  renewal_interval + request_timeout < lease - stop_budget:   {} + {} = {} < {} = {} - {}",
-            words(timers.renewal_interval),
-            words(timers.request_timeout),
-            words(renewal),
-            words(before_stop),
-            words(timers.lease),
-            words(timers.stop_budget),
-        ),
-        format!(
-            "  lease + drift <= wait, lease + drift <= promise:            {} + {} = {} <= {}, {}",
-            words(timers.lease),
-            words(timers.drift),
-            words(timers.lease + timers.drift),
-            words(timers.wait()),
-            words(timers.promise()),
-        ),
-        format!(
-            "  kill_budget <= stop_budget:                                 {} <= {}",
-            words(timers.kill_budget),
-            words(timers.stop_budget)
-        ),
-        format!("A lost host is replaced after at most {} of waiting.", words(timers.wait())),
-    ]
-}
-
-fn words(duration: Duration) -> String {
-    humantime::format_duration(Duration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)))
-        .to_string()
+    ];
+    if !policy.leadership_ttl.is_zero() {
+        lines.push(format!("  leadership_ttl     {}", words(policy.leadership_ttl)));
+    }
+    lines.push("The timers keep the rules:".to_owned());
+    lines.extend(timing::inequalities(policy).iter().map(|rule| format!("  {rule}")));
+    lines.push("Writers wait, before a promotion begins:".to_owned());
+    lines.extend(timing::outages(policy).iter().map(|outage| format!("  {outage}")));
+    lines
 }

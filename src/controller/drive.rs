@@ -1,5 +1,6 @@
 //! One turn of the loop: move every operation as far as it goes, then decide, until there is nothing left to do at once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::event_loop::{Controller, Event};
@@ -20,7 +21,7 @@ use crate::domain::policy::Policy;
 use crate::domain::record::ClusterRecord;
 use crate::domain::view::View;
 use crate::operate::{self, Next, Step};
-use crate::ports::Swap;
+use crate::ports::{Store, Swap};
 
 /// Decisions in one turn. Each starts an operation or a store write, so more than a few mean a loop without progress.
 const DECISIONS_MAX: usize = 16;
@@ -35,6 +36,7 @@ impl Controller {
         let began = self.parts.clock.now();
         self.grant_wish();
         self.drive_operations();
+        self.note_changes(&self.view());
         for _ in 0..DECISIONS_MAX {
             let view = self.view();
             self.watch_trouble(&view);
@@ -241,7 +243,7 @@ impl Controller {
         let assignment = self.state.proxy_assignment();
         let outside = execute::Outside {
             cluster: self.state.cluster.clone(),
-            store: self.parts.term.store(),
+            store: self.store(),
             clock: self.parts.clock.clone(),
             nodes: self.parts.node_control.clone(),
             proxies: self.parts.proxy_control.clone(),
@@ -348,17 +350,24 @@ impl Controller {
         let carried = std::mem::take(&mut self.state.wish_in_flight);
         if carried
             && stored
-            && let Some((_, Some(reply))) = self.state.wishes.pop_front()
+            && let Some((wish, reply)) = self.state.wishes.pop_front()
         {
+            self.note_wish(&wish);
+            let Some(reply) = reply else { return };
             // The asker may have hung up.
             let _ = reply.send(());
         }
     }
 
+    /// The store as this leader writes it, watched.
+    pub(super) fn store(&self) -> Arc<dyn Store> {
+        self.watch.over(self.parts.term.store())
+    }
+
     /// Stores a record outside any operation.
     fn update_record(&mut self, record: ClusterRecord) {
         self.state.update_in_flight = true;
-        let store = self.parts.term.store();
+        let store = self.store();
         let events = self.events.clone();
         let expected = self.state.record.as_ref().map(|current| current.number);
         let cluster = self.state.cluster.clone();
@@ -380,7 +389,7 @@ impl Controller {
 
     /// Stores an operation without a step that would.
     fn save(&self, operation: Operation) {
-        let store = self.parts.term.store();
+        let store = self.store();
         tokio::spawn(async move {
             if let Err(error) = store.save_operation(&operation).await {
                 tracing::error!(operation = %operation.id, %error, "the store did not take the end of an operation");

@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::state::{NodeState, ProxyState, State, Wish};
+use super::told::Told;
+use super::watched::StoreWatch;
 use super::{ConfiguredNode, ControllerParts, ENDED_KEPT, Remembered};
 use crate::decide::request::Request;
 use crate::domain::clock::WallTime;
@@ -50,7 +52,9 @@ pub(super) enum Event {
     /// An operator asks for something.
     Ask { request: Request, origin: String, dry_run: bool, reply: oneshot::Sender<(Plan, Option<Operation>)> },
     /// An operator pauses or resumes.
-    Pause { until: Option<WallTime>, reply: oneshot::Sender<()> },
+    Pause { until: Option<WallTime>, who: String, reply: oneshot::Sender<()> },
+    /// The store did not take a write, for the first time since it took one.
+    StoreFailed { problem: String },
     /// An operator stops an operation. `None`: there is no such operation; an error: why it is too late.
     Cancel { operation: OperationId, reply: oneshot::Sender<Option<Result<Operation, &'static str>>> },
 }
@@ -66,11 +70,14 @@ pub(super) struct Controller {
     pub parts: ControllerParts,
     pub state: State,
     pub events: mpsc::Sender<Event>,
+    pub watch: StoreWatch,
+    pub told: Told,
 }
 
 /// Runs until `shutdown`.
 pub(super) async fn run(
     parts: ControllerParts,
+    watch: StoreWatch,
     remembered: Remembered,
     events: mpsc::Sender<Event>,
     mut inbox: mpsc::Receiver<Event>,
@@ -105,7 +112,8 @@ pub(super) async fn run(
         proxy_target: None,
         proxy_sequence: 0,
     };
-    let mut controller = Controller { parts, state, events };
+    let mut controller = Controller { parts, state, events, watch, told: Told::default() };
+    controller.note_started();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -133,10 +141,11 @@ impl Controller {
         let now = self.parts.clock.now();
         match event {
             Event::Heartbeat { report, reply } => {
-                let node = report.node.clone();
+                let (node, reported) = (report.node.clone(), report.clone());
                 self.hear(*report);
                 let leads_for = self.leads_for();
                 let answer = self.state.heartbeat_reply(&node, now, self.parts.clock.wall(), leads_for);
+                self.note_renewal(&reported, answer.grant.is_some());
                 // A leadership with no time left for a lease is none: an answer would keep the holder from asking its standbys.
                 if self.parts.policy.timers_within(leads_for).is_some() {
                     // The agent may have hung up; it will report again.
@@ -179,7 +188,10 @@ impl Controller {
                 let answer = self.ask(&request, &origin, dry_run);
                 let _ = reply.send(answer);
             }
-            Event::Pause { until, reply } => self.state.wishes.push_back((Wish::Pause(until), Some(reply))),
+            Event::Pause { until, who, reply } => {
+                self.state.wishes.push_back((Wish::Pause { until, who }, Some(reply)));
+            }
+            Event::StoreFailed { problem } => self.note_store_failed(problem),
             Event::Cancel { operation, reply } => {
                 let found = self.state.operation_mut(&operation).map(|operation| {
                     // Asked and answered in one turn: a cancel that is accepted is honoured.

@@ -47,14 +47,14 @@ pub struct ControllerHandle {
 }
 
 impl ControllerHandle {
-    pub(super) fn new(events: mpsc::Sender<Event>, parts: &ControllerParts) -> Self {
+    pub(super) fn new(events: mpsc::Sender<Event>, parts: &ControllerParts, store: Arc<dyn Store>) -> Self {
         Self {
             events,
             name: parts.name.clone(),
             cluster: parts.cluster.clone(),
             policy: parts.policy.clone(),
             clock: parts.clock.clone(),
-            store: parts.term.store(),
+            store,
             metrics: parts.metrics.clone(),
         }
     }
@@ -261,14 +261,12 @@ impl ControllerHandler for ControllerHandle {
             return Err(Problem::bad_request(format!("duration_seconds must be 1 to {}", PAUSE_MAX.as_secs())));
         }
         let until = self.clock.wall().plus(length);
-        tracing::info!(who = caller.name, %until, "automatic operations paused");
-        self.store_pause(Some(until), format!("automatic operations are paused until {until}")).await
+        self.store_pause(Some(until), caller, format!("automatic operations are paused until {until}")).await
     }
 
     async fn resume(&self, cluster: &str, caller: &Caller) -> Result<MutationReply, Problem> {
         self.check(cluster)?;
-        tracing::info!(who = caller.name, "automatic operations resumed");
-        self.store_pause(None, "automatic operations go on".to_owned()).await
+        self.store_pause(None, caller, "automatic operations go on".to_owned()).await
     }
 
     async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, Problem> {
@@ -295,11 +293,17 @@ impl ControllerHandler for ControllerHandle {
 }
 
 impl ControllerHandle {
-    async fn store_pause(&self, until: Option<WallTime>, message: String) -> Result<MutationReply, Problem> {
+    async fn store_pause(
+        &self,
+        until: Option<WallTime>,
+        caller: &Caller,
+        message: String,
+    ) -> Result<MutationReply, Problem> {
         if self.look(self.cluster.as_str()).await?.view.record.is_none() {
             return Err(Problem::unavailable("the cluster has no first epoch yet: see stormglass status"));
         }
-        let stored = tokio::time::timeout(STORE_WAIT, self.ask(|reply| Event::Pause { until, reply })).await;
+        let who = caller.name.clone();
+        let stored = tokio::time::timeout(STORE_WAIT, self.ask(|reply| Event::Pause { until, who, reply })).await;
         stored.map_err(|_| {
             Problem::unavailable("not stored in time: the cluster may have no first epoch yet; see stormglass status")
         })??;

@@ -10,6 +10,8 @@ mod handler;
 mod notes;
 mod state;
 mod status;
+mod told;
+mod watched;
 
 use std::sync::Arc;
 
@@ -23,6 +25,7 @@ use crate::ports::{Clock, NodeControl, ProxyControl, StoreError, Term};
 use crate::telemetry::metrics::ControllerMetrics;
 
 pub use handler::ControllerHandle;
+use watched::StoreWatch;
 
 /// How many events may wait for the loop; a sender beyond that waits.
 const EVENTS_WAITING_MAX: usize = 1024;
@@ -72,7 +75,9 @@ struct Remembered {
 
 /// Loads the store, starts the loop, and returns the handle that the API speaks to. The loop ends when `shutdown` turns true.
 pub async fn start(parts: ControllerParts, shutdown: watch::Receiver<bool>) -> Result<ControllerHandle, StoreError> {
-    let store = parts.term.store();
+    let (events, inbox) = mpsc::channel(EVENTS_WAITING_MAX);
+    let watch = StoreWatch::new(parts.clock.clone(), parts.metrics.clone(), events.clone());
+    let store = watch.over(parts.term.store());
     let record = store.load_record(&parts.cluster).await?;
     let mut operations = store.unfinished_operations(&parts.cluster).await?;
     let mut ended = store.list_operations(&parts.cluster, ENDED_KEPT).await?;
@@ -84,9 +89,8 @@ pub async fn start(parts: ControllerParts, shutdown: watch::Receiver<bool>) -> R
     for operation in operations.iter().filter(|operation| !operation.status.is_final()) {
         tracing::info!(operation = %operation.id, kind = operation.kind.label(), "operation resumed from its journal");
     }
-    let (events, inbox) = mpsc::channel(EVENTS_WAITING_MAX);
-    let handle = ControllerHandle::new(events.clone(), &parts);
+    let handle = ControllerHandle::new(events.clone(), &parts, store);
     let remembered = Remembered { record, operations };
-    tokio::spawn(event_loop::run(parts, remembered, events, inbox, shutdown));
+    tokio::spawn(event_loop::run(parts, watch, remembered, events, inbox, shutdown));
     Ok(handle)
 }

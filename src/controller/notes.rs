@@ -15,13 +15,26 @@ use crate::telemetry::event::{Event, StepOutcome};
 use crate::telemetry::metrics::{ClusterGauges, NodeGauges};
 
 impl Controller {
+    /// This controller begins.
+    pub(super) fn note_started(&self) {
+        self.parts.metrics.set_started(self.parts.clock.wall());
+        self.tell(&Event::ControllerStarted {
+            controller: self.parts.name.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+        });
+    }
+
+    pub(super) fn note_store_failed(&self, problem: String) {
+        self.tell(&Event::StoreFailed { problem });
+    }
+
     /// One event: log line, metric, stored row.
     pub(super) fn tell(&self, event: &Event) {
         event.log(&self.state.cluster);
         self.parts.metrics.count(event);
         let epoch = self.state.record.as_ref().map_or_else(Default::default, |record| record.epoch);
         let row = event.to_row(&self.state.cluster, epoch, self.parts.clock.wall());
-        let store = self.parts.term.store();
+        let store = self.store();
         tokio::spawn(async move {
             if let Err(error) = store.append_event(&row).await {
                 tracing::warn!(%error, event = row.event, "event not stored");

@@ -37,7 +37,12 @@ pub(super) struct ProxyState {
 #[derive(Debug, Clone)]
 pub(super) enum Wish {
     /// Automatic operations are off until then, or on.
-    Pause(Option<WallTime>),
+    Pause {
+        /// When it ends.
+        until: Option<WallTime>,
+        /// Who asked.
+        who: String,
+    },
     /// A node must not write.
     Fence(NodeName),
     /// It may come back.
@@ -49,7 +54,7 @@ impl Wish {
     pub fn apply(&self, record: &ClusterRecord) -> ClusterRecord {
         let mut next = record.changed();
         match self {
-            Wish::Pause(until) => next.paused_until = *until,
+            Wish::Pause { until, .. } => next.paused_until = *until,
             Wish::Fence(node) => drop(next.fenced.insert(node.clone())),
             Wish::Unfence(node) => drop(next.fenced.remove(node)),
         }

@@ -10,6 +10,7 @@ use crate::domain::plan::{Reason, ReasonCode};
 use crate::domain::policy::Policy;
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::{PostgresState, Report};
+use crate::domain::timing;
 use crate::domain::view::{Fact, NodeView, View};
 
 /// The status document.
@@ -26,7 +27,6 @@ pub(super) fn document(glance: &Glance, cluster: &str, policy: &Policy, controll
         Some(Err(reasons)) => wire::FailoverPreview { candidate: None, reasons },
         None => wire::FailoverPreview { candidate: None, reasons: Vec::new() },
     };
-    let timers = &policy.timers;
     wire::ClusterStatus {
         schema_version: wire::SCHEMA_VERSION,
         cluster: cluster.to_owned(),
@@ -62,16 +62,40 @@ pub(super) fn document(glance: &Glance, cluster: &str, policy: &Policy, controll
         failover_now: preview,
         operations: glance.operations.iter().filter(|operation| !operation.status.is_final()).cloned().collect(),
         warnings: wrong.iter().map(|reason| warning(reason, cluster)).collect(),
-        timers: wire::TimerStatus {
-            rto_seconds: policy.rto.as_secs_f64(),
-            lease_seconds: timers.lease.as_secs_f64(),
-            renewal_interval_seconds: timers.renewal_interval.as_secs_f64(),
-            request_timeout_seconds: timers.request_timeout.as_secs_f64(),
-            stop_budget_seconds: timers.stop_budget.as_secs_f64(),
-            wait_seconds: timers.wait().as_secs_f64(),
-        },
+        timers: timers(policy),
         controller: controller.to_owned(),
         at: view.wall,
+    }
+}
+
+/// The timers, what they prove and what they cost.
+fn timers(policy: &Policy) -> wire::TimerStatus {
+    let timers = &policy.timers;
+    let rules = timing::inequalities(policy).into_iter().map(|rule| wire::TimerRule {
+        rule: rule.rule.to_owned(),
+        left_seconds: rule.left.as_secs_f64(),
+        right_seconds: rule.right.as_secs_f64(),
+        holds: rule.holds(),
+        statement: rule.to_string(),
+    });
+    let outages = timing::outages(policy).into_iter().map(|outage| wire::ExpectedOutage {
+        fault: outage.fault.to_owned(),
+        at_most_seconds: outage.at_most.map(|most| most.as_secs_f64()),
+        statement: outage.to_string(),
+    });
+    wire::TimerStatus {
+        rto_seconds: policy.rto.as_secs_f64(),
+        lease_seconds: timers.lease.as_secs_f64(),
+        renewal_interval_seconds: timers.renewal_interval.as_secs_f64(),
+        request_timeout_seconds: timers.request_timeout.as_secs_f64(),
+        stop_budget_seconds: timers.stop_budget.as_secs_f64(),
+        wait_seconds: timers.wait().as_secs_f64(),
+        kill_budget_seconds: timers.kill_budget.as_secs_f64(),
+        drift_seconds: timers.drift.as_secs_f64(),
+        promise_seconds: timers.promise().as_secs_f64(),
+        leadership_ttl_seconds: Some(policy.leadership_ttl.as_secs_f64()).filter(|ttl| *ttl > 0.0),
+        rules: rules.collect(),
+        outages: outages.collect(),
     }
 }
 

@@ -22,22 +22,32 @@ pub fn grant(
     swap_in_flight: bool,
     leads_for: Option<Duration>,
 ) -> Option<Grant> {
-    let standing = &report.standing;
-    let refused = swap_in_flight
-        || report.cluster != record.cluster
-        || report.node != record.holder
-        || standing.highest_epoch > record.epoch
-        || standing.highest_number > record.number
-        // A later leader waits for the longest lease that the record allows, not for ours.
-        || !record.longest_wait.is_zero() && policy.timers.wait() > record.longest_wait
-        // Final: this node is authorised again only in a newer epoch (trace `fence_confirmed_then_same_epoch_again`).
-        || standing.fence_confirmed.is_some_and(|epoch| epoch >= record.epoch)
-        // Nobody becomes primary who did not agree to this very epoch, on its own disk.
-        || standing.consented != Some(record.epoch)
-        || standing.operator_fenced
-        || record.fenced.contains(&report.node);
     let timers = policy.timers_within(leads_for)?;
+    let refused = refusal(record, report, policy, swap_in_flight).is_some();
     (!refused).then_some(Grant { epoch: record.epoch, number: record.number, timers })
+}
+
+/// Why the node that reported is granted nothing; `None` if nothing but the leadership's own end speaks against it.
+pub fn refusal(record: &ClusterRecord, report: &Report, policy: &Policy, swap_in_flight: bool) -> Option<&'static str> {
+    let standing = &report.standing;
+    let guards = [
+        (swap_in_flight, "the primary is being moved: nothing is granted in its epoch any more"),
+        (report.cluster != record.cluster, "it belongs to another cluster"),
+        (report.node != record.holder, "another node holds the epoch"),
+        (standing.highest_epoch > record.epoch, "it knows a newer epoch than the store: the store is outdated"),
+        (standing.highest_number > record.number, "it knows a newer record than the store: the store is outdated"),
+        // A later leader waits for the longest lease that the record allows, not for ours.
+        (
+            !record.longest_wait.is_zero() && policy.timers.wait() > record.longest_wait,
+            "the record does not allow leases as long as this controller's yet",
+        ),
+        // Final: this node is authorised again only in a newer epoch (trace `fence_confirmed_then_same_epoch_again`).
+        (standing.fence_confirmed.is_some_and(|epoch| epoch >= record.epoch), "it confirmed its fence in this epoch"),
+        // Nobody becomes primary who did not agree to this very epoch, on its own disk.
+        (standing.consented != Some(record.epoch), "it has not consented to this epoch"),
+        (standing.operator_fenced || record.fenced.contains(&report.node), "an operator fenced it"),
+    ];
+    guards.into_iter().find_map(|(refuses, why)| refuses.then_some(why))
 }
 
 /// True if the holder may have been renewed until the moment that it sent this report, by whomever: by its candidates, or alone.

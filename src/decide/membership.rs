@@ -312,3 +312,35 @@ fn gone_for(view: &View, record: &ClusterRecord, node: &NodeName) -> Duration {
     }
     view.nodes.get(node).map_or(Duration::MAX, |view| view.not_streaming_for.unwrap_or(Duration::ZERO))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::decide;
+    use crate::decide::tests::{node, policy, record, view};
+    use crate::domain::ids::Address;
+    use crate::domain::plan::Intent;
+    use crate::domain::view::Fact;
+
+    #[test]
+    fn the_record_follows_a_node_that_moved_or_is_new_once_the_ledger_is_at_rest() {
+        let (mut record, mut policy) = (record(), policy());
+        policy.rejoin_automatically = false;
+        record.members.remove(&node("n3"));
+        let mut view = view(&record);
+        let Fact::Known { value: holder, .. } = &mut view.nodes.get_mut(&node("n1")).expect("there").report else {
+            panic!("n1 reports")
+        };
+        holder.address = holder_address();
+        let plan = decide(&view, &policy, &[]);
+        let Intent::UpdateRecord { record: next } = plan.intent else { panic!("nothing is stored: {plan:?}") };
+        assert_eq!((&next.members[&node("n1")].address, &next.holder_address), (&holder_address(), &holder_address()));
+        assert_eq!((next.members.len(), next.violation_after(&record)), (3, None));
+        view.record = Some(*next);
+        assert_eq!(decide(&view, &policy, &[]).intent, Intent::Hold, "told once");
+    }
+
+    fn holder_address() -> Address {
+        Address::new("elsewhere", 5432)
+    }
+}

@@ -17,6 +17,7 @@ use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan, Reason, ReasonCode};
 use crate::domain::policy::Policy;
 use crate::domain::record::ClusterRecord;
+use crate::domain::report::Report;
 use crate::domain::view::View;
 
 use candidate::Demand;
@@ -180,18 +181,33 @@ fn bookkeeping(view: &View, record: &ClusterRecord, policy: &Policy) -> Option<(
 /// An agent that stored a higher epoch or record number than the store's record: the store came back from a copy (design,
 /// section 2). Moved aside, it is made anew from the word of every node.
 pub fn store_outdated(view: &View, record: &ClusterRecord) -> Option<Reason> {
-    view.nodes.values().find_map(|node| {
-        let report = node.report.last_heard()?;
-        let standing = &report.standing;
-        (standing.highest_epoch > record.epoch || standing.highest_number > record.number).then(|| {
-            let detail = format!(
-                "it stored epoch {} and record {}, the store says {} and {}: the store is older than the cluster; stop the \
-                 controller, move its store aside and start it, and it asks every node",
-                standing.highest_epoch, standing.highest_number, record.epoch, record.number
-            );
-            Reason::about(&node.node, ReasonCode::StoreOutdated, detail)
-        })
+    view.nodes.values().find_map(|node| outdated_by(record, node.report.last_heard()?))
+}
+
+fn outdated_by(record: &ClusterRecord, report: &Report) -> Option<Reason> {
+    let standing = &report.standing;
+    (standing.highest_epoch > record.epoch || standing.highest_number > record.number).then(|| {
+        let detail = format!(
+            "it stored epoch {} and record {}, the store says {} and {}: the store is older than the cluster; stop the \
+             controller, move its store aside and start it, and it asks every node",
+            standing.highest_epoch, standing.highest_number, record.epoch, record.number
+        );
+        Reason::about(&report.node, ReasonCode::StoreOutdated, detail)
     })
+}
+
+/// Every node that cannot be used at all: it knows more than the store, or holds another cluster's data.
+pub fn unusable(view: &View, record: &ClusterRecord) -> Vec<Reason> {
+    let other_data = |report: &Report| {
+        let live = report.postgres.live.as_ref().map(|live| live.system_identifier);
+        let own = live.or_else(|| report.postgres.control.as_ref().map(|control| control.system_identifier))?;
+        (own != record.system_identifier).then(|| {
+            let detail = format!("{own}, the cluster's is {}: point it at the right data", record.system_identifier);
+            Reason::about(&report.node, ReasonCode::OtherSystemIdentifier, detail)
+        })
+    };
+    let reports = view.nodes.values().filter_map(|node| node.report.last_heard());
+    reports.flat_map(|report| [outdated_by(record, report), other_data(report)]).flatten().collect()
 }
 
 #[cfg(test)]

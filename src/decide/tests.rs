@@ -489,25 +489,3 @@ proptest! {
         }
     }
 }
-
-#[test]
-fn the_record_follows_a_node_that_moved_or_is_new_once_the_ledger_is_at_rest() {
-    let (mut record, mut policy) = (record(), policy());
-    policy.rejoin_automatically = false;
-    record.members.remove(&node("n3"));
-    let mut view = view(&record);
-    let Fact::Known { value: holder, .. } = &mut view.nodes.get_mut(&node("n1")).expect("there").report else {
-        panic!("n1 reports")
-    };
-    holder.address = holder_address();
-    let plan = decide(&view, &policy, &[]);
-    let Intent::UpdateRecord { record: next } = plan.intent else { panic!("nothing is stored: {plan:?}") };
-    assert_eq!((&next.members[&node("n1")].address, &next.holder_address), (&holder_address(), &holder_address()));
-    assert_eq!((next.members.len(), next.violation_after(&record)), (3, None));
-    view.record = Some(*next);
-    assert_eq!(decide(&view, &policy, &[]).intent, Intent::Hold, "told once");
-}
-
-fn holder_address() -> Address {
-    Address::new("elsewhere", 5432)
-}

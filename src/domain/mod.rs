@@ -17,6 +17,7 @@ pub mod policy;
 pub mod proof;
 pub mod record;
 pub mod report;
+pub mod timing;
 pub mod trail;
 pub mod view;
 

@@ -1,8 +1,8 @@
 //! Documents of the wire for the tests of the command line: one cluster in several states.
 
 use stormglass::api::wire::{
-    ClusterStatus, Explanation, FailoverPreview, Health, MutationReply, NodeExplanation, NodeStatus, ProxyStatus,
-    SCHEMA_VERSION, TimerStatus, Warning,
+    ClusterStatus, ExpectedOutage, Explanation, FailoverPreview, Health, MutationReply, NodeExplanation, NodeStatus,
+    ProxyStatus, SCHEMA_VERSION, TimerRule, TimerStatus, Warning,
 };
 use stormglass::domain::clock::{Moment, WallTime};
 use stormglass::domain::command::CommandOutput;
@@ -97,6 +97,22 @@ pub fn healthy() -> ClusterStatus {
             request_timeout_seconds: 1.0,
             stop_budget_seconds: 0.8,
             wait_seconds: 3.05,
+            kill_budget_seconds: 0.3,
+            drift_seconds: 0.05,
+            promise_seconds: 3.05,
+            leadership_ttl_seconds: None,
+            rules: vec![TimerRule {
+                rule: "lease + drift <= wait".to_owned(),
+                left_seconds: 3.05,
+                right_seconds: 3.05,
+                holds: true,
+                statement: "lease + drift <= wait: 3s 50ms <= 3s 50ms, holds".to_owned(),
+            }],
+            outages: vec![ExpectedOutage {
+                fault: "host lost".to_owned(),
+                at_most_seconds: Some(3.05),
+                statement: "host lost: at most 3s 50ms".to_owned(),
+            }],
         },
         controller: "controller-1".to_owned(),
         at: NOW,

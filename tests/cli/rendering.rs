@@ -34,6 +34,27 @@ Failover now: would promote db2 (0 B behind). db3: not eligible (2.1 MiB behind)
 }
 
 #[test]
+fn verbose_shows_what_the_timers_prove_and_cost() {
+    let mut status = documents::healthy();
+    status.timers.rules[0].holds = false;
+    let text = status::render(&status, Look { verbose: true, ..TERMINAL });
+    let from = text.find("Rule").expect("the rules are shown");
+    let lines = text[from..].lines().take(2).map(|line| format!("{line}\n")).collect::<String>();
+    check(
+        &lines,
+        "
+Rule     lease + drift <= wait: 3s 50ms <= 3s 50ms, holds
+Outage   host lost: at most 3s 50ms
+",
+    );
+    let painted = status::render(&status, Look { verbose: true, colour: true, ..TERMINAL });
+    assert_ne!(
+        painted.lines().find(|line| line.contains("lease + drift")),
+        text.lines().find(|line| line.contains("lease + drift"))
+    );
+}
+
+#[test]
 fn degraded() {
     check(
         &status::render(&documents::degraded(), TERMINAL),

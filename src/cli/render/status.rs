@@ -94,6 +94,13 @@ fn summary(status: &ClusterStatus, look: Look) -> String {
             timers.stop_budget_seconds,
             timers.wait_seconds,
         ));
+        let kept = timers.rules.iter().map(|rule| ("Rule", &rule.statement, rule.holds));
+        let outages = timers.outages.iter().map(|outage| ("Outage", &outage.statement, true));
+        for (label, statement, is_good) in kept.chain(outages) {
+            let line = format!("{label:<8} {statement}");
+            let line = if is_good { line } else { look.paint(Tone::Bad, &line) };
+            text.push_str(&format!("{line}\n"));
+        }
         text.push_str(&format!("Answer   by {} at {}\n", status.controller, status.at));
     }
     text

@@ -1,0 +1,103 @@
+//! The store, with every call timed and every write that fails noticed. Passes calls on; decides and repeats nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use super::event_loop::Event;
+use crate::domain::epoch::RecordNumber;
+use crate::domain::ids::{ClusterName, OperationId};
+use crate::domain::operation::Operation;
+use crate::domain::record::ClusterRecord;
+use crate::domain::trail::{AuditRow, EventRow};
+use crate::ports::{Clock, Store, StoreError, Swap};
+use crate::telemetry::metrics::ControllerMetrics;
+
+/// What all watched stores of one controller share.
+#[derive(Clone)]
+pub(super) struct StoreWatch {
+    clock: Arc<dyn Clock>,
+    metrics: Arc<ControllerMetrics>,
+    events: mpsc::Sender<Event>,
+    /// The last write failed: that the next one fails too is no news.
+    is_failing: Arc<AtomicBool>,
+}
+
+impl StoreWatch {
+    pub fn new(clock: Arc<dyn Clock>, metrics: Arc<ControllerMetrics>, events: mpsc::Sender<Event>) -> Self {
+        Self { clock, metrics, events, is_failing: Arc::default() }
+    }
+
+    /// The same store, watched.
+    pub fn over(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
+        Arc::new(Watched { watch: self.clone(), store })
+    }
+
+    async fn timed<T>(&self, action: &str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let began = self.clock.now();
+        let outcome = call.await;
+        self.metrics.observe_store(action, self.clock.now().since(began));
+        outcome
+    }
+
+    async fn write<T>(&self, action: &str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let outcome = self.timed(action, call).await;
+        let failed = outcome.as_ref().err();
+        let was_failing = self.is_failing.swap(failed.is_some(), Ordering::Relaxed);
+        if let Some(error) = failed.filter(|_| !was_failing) {
+            // A loop that is gone, or too busy to be told, logs the failure itself.
+            let _ = self.events.try_send(Event::StoreFailed { problem: error.to_string() });
+        }
+        outcome
+    }
+}
+
+struct Watched {
+    watch: StoreWatch,
+    store: Arc<dyn Store>,
+}
+
+#[async_trait]
+impl Store for Watched {
+    async fn load_record(&self, cluster: &ClusterName) -> Result<Option<ClusterRecord>, StoreError> {
+        self.watch.timed("load_record", self.store.load_record(cluster)).await
+    }
+
+    async fn swap_record(&self, expected: Option<RecordNumber>, record: &ClusterRecord) -> Result<Swap, StoreError> {
+        self.watch.write("swap_record", self.store.swap_record(expected, record)).await
+    }
+
+    async fn save_operation(&self, operation: &Operation) -> Result<(), StoreError> {
+        self.watch.write("save_operation", self.store.save_operation(operation)).await
+    }
+
+    async fn load_operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError> {
+        self.watch.timed("load_operation", self.store.load_operation(id)).await
+    }
+
+    async fn list_operations(&self, cluster: &ClusterName, limit: usize) -> Result<Vec<Operation>, StoreError> {
+        self.watch.timed("list_operations", self.store.list_operations(cluster, limit)).await
+    }
+
+    async fn unfinished_operations(&self, cluster: &ClusterName) -> Result<Vec<Operation>, StoreError> {
+        self.watch.timed("unfinished_operations", self.store.unfinished_operations(cluster)).await
+    }
+
+    async fn append_event(&self, event: &EventRow) -> Result<(), StoreError> {
+        self.watch.write("append_event", self.store.append_event(event)).await
+    }
+
+    async fn list_events(&self, cluster: &ClusterName, limit: usize) -> Result<Vec<EventRow>, StoreError> {
+        self.watch.timed("list_events", self.store.list_events(cluster, limit)).await
+    }
+
+    async fn append_audit(&self, row: &AuditRow) -> Result<(), StoreError> {
+        self.watch.write("append_audit", self.store.append_audit(row)).await
+    }
+
+    async fn list_audit(&self, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
+        self.watch.timed("list_audit", self.store.list_audit(limit)).await
+    }
+}
