@@ -32,6 +32,7 @@ fn report() -> ProxyReport {
         write_target: None,
         holding: false,
         epoch: Epoch(1),
+        path: None,
         error: None,
     }
 }

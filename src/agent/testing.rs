@@ -182,6 +182,7 @@ impl LocalPostgres for FakePostgres {
             receiver: in_recovery.then_some(receiver),
             standbys: Vec::new(),
             synchronous: None,
+            waits: None,
             connections: None,
         })
     }

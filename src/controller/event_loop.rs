@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::state::{NodeState, ProxyState, State, Wish};
+use super::witness::{self, Door, Knock};
 use super::{ConfiguredNode, ControllerParts, ENDED_KEPT, Remembered};
 use crate::decide::request::Request;
 use crate::domain::clock::WallTime;
@@ -44,6 +45,8 @@ pub(super) enum Event {
         /// Whether it is the one that was to be stored.
         stored: bool,
     },
+    /// Somebody knocked at the primary's door.
+    Knocked(Knock),
     /// Somebody asks what is going on.
     Look { reply: oneshot::Sender<Box<Glance>> },
     /// An operator asks for something.
@@ -65,6 +68,7 @@ pub(super) struct Controller {
     pub parts: ControllerParts,
     pub state: State,
     pub events: mpsc::Sender<Event>,
+    pub doors: watch::Sender<Option<Door>>,
 }
 
 /// Runs until `shutdown`.
@@ -103,8 +107,18 @@ pub(super) async fn run(
         leader: format!("{}/{}", parts.name, uuid::Uuid::now_v7()),
         proxy_target: None,
         proxy_sequence: 0,
+        sighting: None,
+        strains: Default::default(),
     };
-    let mut controller = Controller { parts, state, events };
+    let (doors, shown) = watch::channel(None);
+    tokio::spawn(witness::watch(
+        parts.primary_probe.clone(),
+        parts.clock.clone(),
+        parts.policy.clone(),
+        shown,
+        events.clone(),
+    ));
+    let mut controller = Controller { parts, state, events, doors };
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -165,6 +179,7 @@ impl Controller {
                 }
                 self.wish_stored(stored);
             }
+            Event::Knocked(knock) => self.knocked(knock),
             Event::Look { reply } => {
                 let view = self.view();
                 let glance = Glance { view, operations: self.state.operations.clone() };

@@ -10,6 +10,7 @@ mod handler;
 mod notes;
 mod state;
 mod status;
+mod witness;
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::operation::Operation;
 use crate::domain::policy::Policy;
 use crate::domain::record::ClusterRecord;
-use crate::ports::{Clock, NodeControl, ProxyControl, StoreError, Term};
+use crate::ports::{Clock, NodeControl, PrimaryProbe, ProxyControl, StoreError, Term};
 use crate::telemetry::metrics::ControllerMetrics;
 
 pub use handler::ControllerHandle;
@@ -60,6 +61,8 @@ pub struct ControllerParts {
     pub node_control: Arc<dyn NodeControl>,
     /// Agents of proxy hosts.
     pub proxy_control: Arc<dyn ProxyControl>,
+    /// The way to the primary's PostgreSQL itself.
+    pub primary_probe: Arc<dyn PrimaryProbe>,
     /// Counters.
     pub metrics: Arc<ControllerMetrics>,
 }

@@ -18,6 +18,7 @@ pub mod record;
 pub mod report;
 pub mod trail;
 pub mod view;
+pub mod witness;
 
 pub use clock::{Moment, WallTime};
 pub use command::{AssignedRole, Assignment, Command, CommandEnvelope, CommandReply, CommandState};

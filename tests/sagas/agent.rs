@@ -238,6 +238,7 @@ impl Agent {
             }),
             standbys: rows,
             synchronous: self.synchronous.clone().filter(|_| !in_recovery),
+            waits: None,
             connections: None,
         });
         let control = (self.postgres != Postgres::NoData).then(|| ControlData {

@@ -131,6 +131,7 @@ impl HostPort {
             receiver,
             standbys: if run.recovery { Vec::new() } else { standbys },
             synchronous: run.applied.clone(),
+            waits: None,
             connections: None,
         })
     }

@@ -225,7 +225,8 @@ fn start_controller(world: &Arc<World>) {
             clock: port.clone(),
             term: Arc::new(Sole::new(port.clone())),
             node_control: port.clone(),
-            proxy_control: port,
+            proxy_control: port.clone(),
+            primary_probe: port,
             metrics: Arc::new(ControllerMetrics::new("simulated")),
         };
         match controller::start(parts, ends).await {
