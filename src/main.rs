@@ -13,7 +13,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use stormglass::adapters::agent_memory::MemoryFile;
-use stormglass::adapters::control::HttpControl;
+use stormglass::adapters::control::{HttpControl, TcpPrimaryProbe};
 use stormglass::adapters::controller_link::HttpControllerLink;
 use stormglass::adapters::haproxy::link::{HttpControllerLink as HttpProxyLink, HttpNodeHealth};
 use stormglass::adapters::haproxy::{
@@ -164,6 +164,7 @@ fn run_controller(path: &Path) -> anyhow::Result<()> {
             term: Arc::new(Sole::new(store)),
             node_control: control.clone(),
             proxy_control: control,
+            primary_probe: Arc::new(TcpPrimaryProbe),
             metrics: Arc::new(ControllerMetrics::new(env!("CARGO_PKG_VERSION"))),
         };
         let handle = controller::start(parts, stopped).await?;

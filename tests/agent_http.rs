@@ -38,6 +38,7 @@ fn report() -> ProxyReport {
         write_target: None,
         holding: false,
         epoch: Epoch(1),
+        path: None,
         error: None,
     }
 }

@@ -213,6 +213,7 @@ fn rendered() -> String {
         },
     );
     metrics.show_proxy(&cluster, &proxy, true);
+    metrics.show_strain(&cluster, None, ReasonCode::LockPileUp, true);
     let operation = OperationId("1".to_owned());
     let (took, kind) = (Duration::ZERO, "failover");
     let reasons = vec![Reason::new(ReasonCode::Healthy, "")];

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use stormglass::decide::{self, candidate, candidate::Demand, health, request, request::Request};
+use stormglass::decide::{self, candidate, candidate::Demand, health, request, request::Request, strain};
 use stormglass::domain::*;
 
 #[path = "scenarios/cluster.rs"]
@@ -96,6 +96,11 @@ fn perform(cluster: &mut Cluster, last: &mut Option<Plan>, line: &str) -> Result
             let (health, reasons) = health::health(&view, &cluster.policy);
             return Ok(std::iter::once(word(health).to_owned()).chain(lines("", &reasons)).collect());
         }
+        "witnesses" => {
+            let record = cluster.record.as_ref().ok_or("there is no record")?;
+            return Ok(lines("", &witness::words(&view, record)));
+        }
+        "strains" => return Ok(lines("", &strain::strains(&view, &cluster.policy))),
         other => return Err(format!("{other:?} is no word of scenarios")),
     };
     let answer = describe(&plan, cluster.record.as_ref());

@@ -3,6 +3,8 @@
 //! Facts only. A fact that was not learnt, or belongs to a PostgreSQL that is gone, is absent.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::time::Duration;
 
 use super::lease::LeaseBook;
 use super::promises;
@@ -113,19 +115,20 @@ pub(super) struct Frozen {
 
 /// One probe over time.
 #[derive(Debug, Clone, Default)]
-pub(super) struct ProbeHistory {
+pub(in crate::agent) struct ProbeHistory {
     last_success: Option<Moment>,
     failing_since: Option<Moment>,
     last_error: Option<String>,
+    took: Option<Duration>,
 }
 
 impl ProbeHistory {
     /// Takes a result; true if the probe changed between passing and failing.
-    pub(super) fn record(&mut self, result: &Result<(), PostgresError>, began: Moment, now: Moment) -> bool {
+    pub(in crate::agent) fn record<T>(&mut self, result: &Result<T, impl Display>, began: Moment, now: Moment) -> bool {
         match result {
-            Ok(()) => {
+            Ok(_) => {
                 let changed = self.failing_since.is_some() || self.last_success.is_none();
-                *self = Self { last_success: Some(now), failing_since: None, last_error: None };
+                *self = Self { last_success: Some(now), took: Some(now.since(began)), ..Self::default() };
                 changed
             }
             Err(error) => {
@@ -138,11 +141,12 @@ impl ProbeHistory {
         }
     }
 
-    fn report(&self, now: Moment) -> Probe {
+    pub(in crate::agent) fn report(&self, now: Moment) -> Probe {
         Probe {
             last_success_age: self.last_success.map(|at| now.since(at)),
             failing_for: self.failing_since.map(|since| now.since(since)),
             last_error: self.last_error.clone(),
+            took: self.took,
         }
     }
 }

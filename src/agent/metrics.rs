@@ -54,10 +54,26 @@ impl Agent {
             let seconds = failing_for.map_or(0.0, |since| since.as_secs_f64());
             page.sample("probe_failing_seconds", &format!(",probe=\"{name}\""), seconds);
         }
+        page.begin("probe_seconds", "How long the last probe that passed took.");
+        for (name, probe) in [("connect", &report.postgres.probes.connect), ("write", &report.postgres.probes.write)] {
+            if let Some(took) = probe.took {
+                page.sample("probe_seconds", &format!(",probe=\"{name}\""), took.as_secs_f64());
+            }
+        }
         if let Some(live) = &report.postgres.live {
             page.gauge("timeline", "PostgreSQL's timeline.", "", f64::from(live.history.timeline.0));
             page.gauge("flush_lsn_bytes", "Flushed (primary) or received (standby).", "", number(live.flush_lsn.0));
             page.gauge("replay_lsn_bytes", "Written (primary) or replayed (standby).", "", number(live.replay_lsn.0));
+            if let Some(connections) = live.connections {
+                page.gauge("connections_used", "Client connections in use.", "", f64::from(connections.used));
+                let help = "Client connections that PostgreSQL allows, without the reserved ones.";
+                page.gauge("connections_allowed", help, "", f64::from(connections.allowed));
+            }
+            if let Some(waits) = live.waits {
+                page.gauge("lock_waiters", "Clients that wait for a lock.", "", f64::from(waits.waiting_for_locks));
+                let oldest = waits.oldest_transaction.map_or(0.0, |age| age.as_secs_f64());
+                page.gauge("oldest_transaction_seconds", "Age of a client's oldest open transaction.", "", oldest);
+            }
             if !live.standbys.is_empty() {
                 page.begin("replication_lag_bytes", "Flushed here and not yet replayed by the standby.");
             }

@@ -26,6 +26,10 @@ use role::ProxyRole;
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 /// Between two looks at HAProxy. Its end is noticed without looking.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// Between two writes of the agent's own through the write port.
+const PATH_INTERVAL: Duration = Duration::from_millis(500);
+/// A client that waits for longer than this for a commit calls that an outage.
+const PATH_TIMEOUT: Duration = Duration::from_secs(1);
 /// From a redirect until the file follows: the time in which a failover needs the processor for itself.
 const SETTLE_AFTER: Duration = Duration::from_millis(500);
 
@@ -98,6 +102,7 @@ pub async fn run(parts: ProxyParts, shutdown: impl Future<Output = ()> + Send + 
         () = watch(&role) => Ok(()),
         () = tell(&role) => Ok(()),
         () = settle(&role) => Ok(()),
+        () = check_path(&role) => Ok(()),
     }
 }
 
@@ -125,6 +130,16 @@ async fn tell(role: &ProxyRole) {
             () = role.changed() => {}
         }
         role.heartbeat(HEARTBEAT_INTERVAL).await;
+    }
+}
+
+/// Makes the write that a client would make, again and again: a witness of the primary's life, and of the way to it.
+async fn check_path(role: &ProxyRole) {
+    let mut ticks = interval(PATH_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        role.check_path(PATH_TIMEOUT).await;
     }
 }
 

@@ -203,6 +203,7 @@ impl LocalPostgres for FakePostgres {
             receiver: in_recovery.then_some(receiver),
             standbys: self.standbys(),
             synchronous: None,
+            waits: None,
             connections: None,
             clock: Default::default(),
         })

@@ -294,6 +294,9 @@ pub struct Explanation {
     pub plan: Plan,
     /// For every node: could it be promoted, and why (not).
     pub nodes: Vec<NodeExplanation>,
+    /// What witnesses beside its own agent last saw of the primary, and when.
+    #[serde(default)]
+    pub witnesses: Vec<Reason>,
 }
 
 /// One node of [`Explanation`].

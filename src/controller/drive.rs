@@ -58,6 +58,8 @@ impl Controller {
                 }
             }
         }
+        self.show_door(&self.view());
+        self.note_strains();
         self.show_gauges();
         self.parts.metrics.observe_decision(self.parts.clock.now().since(began));
     }

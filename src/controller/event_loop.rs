@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::state::{NodeState, ProxyState, State, Wish};
 use super::told::Told;
 use super::watched::StoreWatch;
+use super::witness::{self, Door, Knock};
 use super::{ConfiguredNode, ControllerParts, ENDED_KEPT, Remembered};
 use crate::decide::request::Request;
 use crate::domain::clock::WallTime;
@@ -47,6 +48,8 @@ pub(super) enum Event {
         /// Whether it is the one that was to be stored.
         stored: bool,
     },
+    /// Somebody knocked at the primary's door.
+    Knocked(Knock),
     /// Somebody asks what is going on.
     Look { reply: oneshot::Sender<Box<Glance>> },
     /// An operator asks for something.
@@ -72,6 +75,7 @@ pub(super) struct Controller {
     pub events: mpsc::Sender<Event>,
     pub watch: StoreWatch,
     pub told: Told,
+    pub doors: watch::Sender<Option<Door>>,
 }
 
 /// Runs until `shutdown`.
@@ -111,8 +115,18 @@ pub(super) async fn run(
         leader: format!("{}/{}", parts.name, uuid::Uuid::now_v7()),
         proxy_target: None,
         proxy_sequence: 0,
+        sighting: None,
+        strains: Default::default(),
     };
-    let mut controller = Controller { parts, state, events, watch, told: Told::default() };
+    let (doors, shown) = watch::channel(None);
+    tokio::spawn(witness::watch(
+        parts.primary_probe.clone(),
+        parts.clock.clone(),
+        parts.policy.clone(),
+        shown,
+        events.clone(),
+    ));
+    let mut controller = Controller { parts, state, events, watch, told: Told::default(), doors };
     controller.note_started();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -179,6 +193,7 @@ impl Controller {
                 }
                 self.wish_stored(stored);
             }
+            Event::Knocked(knock) => self.knocked(knock),
             Event::Look { reply } => {
                 let view = self.view();
                 let glance = Glance { view, operations: self.state.operations.clone() };

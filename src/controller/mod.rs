@@ -12,6 +12,7 @@ mod state;
 mod status;
 mod told;
 mod watched;
+mod witness;
 
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::operation::Operation;
 use crate::domain::policy::Policy;
 use crate::domain::record::ClusterRecord;
-use crate::ports::{Clock, NodeControl, ProxyControl, StoreError, Term};
+use crate::ports::{Clock, NodeControl, PrimaryProbe, ProxyControl, StoreError, Term};
 use crate::telemetry::metrics::ControllerMetrics;
 
 pub use handler::ControllerHandle;
@@ -63,6 +64,8 @@ pub struct ControllerParts {
     pub node_control: Arc<dyn NodeControl>,
     /// Agents of proxy hosts.
     pub proxy_control: Arc<dyn ProxyControl>,
+    /// The way to the primary's PostgreSQL itself.
+    pub primary_probe: Arc<dyn PrimaryProbe>,
     /// Counters.
     pub metrics: Arc<ControllerMetrics>,
 }

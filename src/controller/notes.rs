@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::event_loop::Controller;
 use super::status;
 use crate::decide;
+use crate::domain::clock::Moment;
 use crate::domain::operation::{Operation, StepName, StepState};
 use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::DurabilityMode;
@@ -13,6 +14,9 @@ use crate::domain::report::Report;
 use crate::domain::view::View;
 use crate::telemetry::event::{Event, StepOutcome};
 use crate::telemetry::metrics::{ClusterGauges, NodeGauges};
+
+/// A strain that has not been seen for so long is over.
+const STRAIN_OVER_AFTER: Duration = Duration::from_secs(10);
 
 impl Controller {
     /// This controller begins.
@@ -148,6 +152,25 @@ impl Controller {
         }
         for node in before.fenced.difference(&next.fenced) {
             self.tell(&Event::OperatorUnfenced { node: node.clone(), who: who.to_owned() });
+        }
+    }
+
+    /// Tells what strains the cluster, once; and its end once it has been over for a while, so that a load at the limit is no storm
+    /// of events.
+    pub(super) fn note_strains(&mut self) {
+        let view = self.view();
+        for reason in decide::strain::strains(&view, &self.state.policy) {
+            let key = (reason.code, reason.node.clone());
+            if self.state.strains.insert(key, view.now).is_none() {
+                self.parts.metrics.show_strain(&self.state.cluster, reason.node.as_ref(), reason.code, true);
+                self.tell(&Event::StrainBegan { reason });
+            }
+        }
+        let over = |at: &Moment| view.now.since(*at) >= STRAIN_OVER_AFTER;
+        let ended: Vec<_> = self.state.strains.extract_if(.., |_, at| over(at)).map(|(key, _)| key).collect();
+        for (code, node) in ended {
+            self.parts.metrics.show_strain(&self.state.cluster, node.as_ref(), code, false);
+            self.tell(&Event::StrainEnded { node, code });
         }
     }
 

@@ -12,11 +12,12 @@ use crate::domain::clock::{Moment, WallTime};
 use crate::domain::command::{AssignedRole, Assignment, HeartbeatReply, ProxyAssignment, ProxyTarget};
 use crate::domain::ids::{ClusterName, NodeName, OperationId, ProxyName, SiteName};
 use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepName, StepState};
-use crate::domain::plan::Plan;
+use crate::domain::plan::{Plan, ReasonCode};
 use crate::domain::policy::{DurabilityMode, Policy};
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::{LiveReport, ProxyReport, Report};
 use crate::domain::view::{Fact, NodeView, ProxyView, View};
+use crate::domain::witness::Sighting;
 
 /// A configured node.
 pub(super) struct NodeState {
@@ -89,6 +90,10 @@ pub(super) struct State {
     /// The last proxy assignment given out, with its number.
     pub proxy_target: Option<(Option<ProxyTarget>, bool)>,
     pub proxy_sequence: u64,
+    /// What was last seen of the primary itself.
+    pub sighting: Option<Sighting>,
+    /// What strains the cluster, with when it was last seen.
+    pub strains: BTreeMap<(ReasonCode, Option<NodeName>), Moment>,
 }
 
 impl State {
@@ -119,6 +124,7 @@ impl State {
             record: self.record.clone(),
             nodes: nodes.collect(),
             proxies: proxies.collect(),
+            sighting: self.sighting.clone(),
         }
     }
 

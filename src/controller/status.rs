@@ -12,6 +12,7 @@ use crate::domain::record::ClusterRecord;
 use crate::domain::report::{PostgresState, Report};
 use crate::domain::timing;
 use crate::domain::view::{Fact, NodeView, View};
+use crate::domain::witness;
 
 /// The status document.
 pub(super) fn document(glance: &Glance, cluster: &str, policy: &Policy, controller: &str) -> wire::ClusterStatus {
@@ -61,7 +62,11 @@ pub(super) fn document(glance: &Glance, cluster: &str, policy: &Policy, controll
             .collect(),
         failover_now: preview,
         operations: glance.operations.iter().filter(|operation| !operation.status.is_final()).cloned().collect(),
-        warnings: wrong.iter().map(|reason| warning(reason, cluster)).collect(),
+        warnings: wrong
+            .iter()
+            .chain(&decide::strain::strains(view, policy))
+            .map(|reason| warning(reason, cluster))
+            .collect(),
         timers: timers(policy),
         controller: controller.to_owned(),
         at: view.wall,
@@ -115,6 +120,7 @@ pub(super) fn explanation(glance: &Glance, cluster: &str, policy: &Policy) -> wi
         cluster: cluster.to_owned(),
         plan,
         nodes: nodes.collect(),
+        witnesses: view.record.as_ref().map(|record| witness::words(view, record)).unwrap_or_default(),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod primary;
 pub mod rejoin;
 pub mod request;
 pub mod witnesses;
+pub mod strain;
 
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan, Reason, ReasonCode};
@@ -19,6 +20,7 @@ use crate::domain::policy::Policy;
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::Report;
 use crate::domain::view::View;
+use crate::domain::witness;
 
 use candidate::Demand;
 use primary::Condition;
@@ -58,6 +60,9 @@ pub fn decide(view: &View, policy: &Policy, operations: &[Operation]) -> Plan {
     if condition.is_lost() {
         let (intent, mut reasons, blocked_by) = failover(view, record, policy, operations, &condition);
         reasons.splice(0..0, condition.reasons(record));
+        if matches!(intent, Intent::Start { .. }) {
+            reasons.extend(witness::words(view, record));
+        }
         return plan(intent, reasons, blocked_by);
     }
     if condition != Condition::Writable {

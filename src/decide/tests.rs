@@ -86,6 +86,7 @@ fn live(in_recovery: bool, lsn: u64) -> LiveReport {
             names: vec![node("n2")],
             barrier_lsn: Lsn(450),
         }),
+        waits: None,
         connections: None,
         clock: Default::default(),
     }
@@ -148,6 +149,7 @@ pub(super) fn view(record: &ClusterRecord) -> View {
         leads_for: None,
         record: Some(record.clone()),
         nodes: nodes.into(),
+        sighting: None,
         proxies: Default::default(),
     }
 }

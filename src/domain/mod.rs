@@ -20,6 +20,7 @@ pub mod report;
 pub mod timing;
 pub mod trail;
 pub mod view;
+pub mod witness;
 
 pub use clock::{Moment, WallTime};
 pub use command::{AssignedRole, Assignment, Command, CommandEnvelope, CommandReply, CommandState};

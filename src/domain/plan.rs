@@ -183,6 +183,24 @@ reason_codes! {
     LeaseMayRun => "lease_may_run",
     /// WAL of the primary still arrives at a standby.
     WalStillArriving => "wal_still_arriving",
+    /// No WAL of the primary arrives at a standby any more.
+    WalNotArriving => "wal_not_arriving",
+    /// The primary's PostgreSQL answers the controller's own new connection.
+    PrimaryAnswers => "primary_answers",
+    /// It does not.
+    PrimaryDoesNotAnswer => "primary_does_not_answer",
+    /// Clients' writes through a proxy are committed by the primary.
+    ClientPathWorks => "client_path_works",
+    /// They are not.
+    ClientPathFails => "client_path_fails",
+    /// Client connections are nearly, or all, in use.
+    ConnectionsExhausted => "connections_exhausted",
+    /// Many sessions wait for locks.
+    LockPileUp => "lock_pile_up",
+    /// A transaction has been open for very long.
+    LongTransaction => "long_transaction",
+    /// A probe passes, and takes unusually long.
+    ProbeSlow => "probe_slow",
     /// Holds every confirmed commit.
     HoldsEveryConfirmedCommit => "holds_every_confirmed_commit",
     /// May lack confirmed commits.

@@ -10,6 +10,7 @@ use super::plan::{Reason, ReasonCode};
 use super::policy::Policy;
 use super::record::ClusterRecord;
 use super::view::{Fact, View};
+use super::witness;
 
 /// A WAL receiver that heard its sender this recently proves that the sender lives.
 const WAL_FRESH: Duration = Duration::from_secs(1);
@@ -76,6 +77,9 @@ pub fn proof(view: &View, record: &ClusterRecord, policy: &Policy) -> Result<Pro
         return Err(reason);
     }
     if let Some(reason) = wal_arrives(view, record, view.now.since(expires)) {
+        return Err(reason);
+    }
+    if let Some(reason) = witness::veto(view, record, policy) {
         return Err(reason);
     }
     Ok(Proof::LeaseExpired)
@@ -176,6 +180,7 @@ mod tests {
             synchronous: None,
             connections: None,
             clock: Default::default(),
+            waits: None,
         };
         report("n2", Some(live))
     }
@@ -227,6 +232,7 @@ mod tests {
             record: Some(record.clone()),
             nodes: [(node("n1"), holder), (node("n2"), standby)].into(),
             proxies: Default::default(),
+            sighting: None,
         };
         (view, record, Policy::for_rto(Duration::from_secs(5)))
     }

@@ -232,6 +232,9 @@ pub struct LiveReport {
     /// Wall times, for people.
     #[serde(default)]
     pub clock: ClockReport,
+    /// Sessions that keep others waiting.
+    #[serde(default)]
+    pub waits: Option<WaitReport>,
 }
 
 /// Wall times as PostgreSQL tells them. They are shown and decide nothing.
@@ -241,6 +244,17 @@ pub struct ClockReport {
     pub answered_at: Option<WallTime>,
     /// Standby: when the last commit that it replayed was made, on the primary's clock.
     pub last_commit_at: Option<WallTime>,
+}
+
+/// Sessions that wait, and that make others wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitReport {
+    /// Clients that wait for a lock.
+    pub waiting_for_locks: u32,
+    /// For how long the one that waits longest has been at its statement.
+    pub longest_lock_wait: Duration,
+    /// Age of the oldest open transaction of a client.
+    pub oldest_transaction: Option<Duration>,
 }
 
 /// `pg_stat_wal_receiver`.
@@ -315,6 +329,9 @@ pub struct Probe {
     pub failing_for: Option<Duration>,
     /// What the last failure said.
     pub last_error: Option<String>,
+    /// How long the last success took.
+    #[serde(default)]
+    pub took: Option<Duration>,
 }
 
 /// Space left.
@@ -349,4 +366,16 @@ pub struct ProxyReport {
     pub epoch: Epoch,
     /// What is wrong, for people.
     pub error: Option<String>,
+    /// Whether a client's write gets through; `None` without `[proxy.verify]`, and while nothing is led anywhere.
+    #[serde(default)]
+    pub path: Option<PathReport>,
+}
+
+/// The clients' way through a proxy: a new connection to the write port and a commit, made again and again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathReport {
+    /// The primary that the writes were to reach.
+    pub target: Address,
+    /// How they went.
+    pub check: Probe,
 }

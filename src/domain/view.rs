@@ -9,6 +9,7 @@ use super::clock::{Moment, WallTime};
 use super::ids::{NodeName, ProxyName, SiteName};
 use super::record::ClusterRecord;
 use super::report::{LiveReport, ProxyReport, Report};
+use super::witness::Sighting;
 
 /// A fact, and how well it is known. Unknown is a value: nothing may treat it as a default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,6 +96,9 @@ pub struct View {
     pub nodes: BTreeMap<NodeName, NodeView>,
     /// Every configured proxy.
     pub proxies: BTreeMap<ProxyName, ProxyView>,
+    /// What the controller saw of the primary itself.
+    #[serde(default)]
+    pub sighting: Option<Sighting>,
 }
 
 impl View {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::domain::command::{Assignment, CommandEnvelope, CommandReply, ProxyAssignment, ProxyReply};
-use crate::domain::ids::{NodeName, ProxyName};
+use crate::domain::ids::{Address, NodeName, ProxyName};
 
 /// Why a message to an agent brought no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,4 +75,12 @@ pub trait ProxyControl: Send + Sync {
         envelope: &CommandEnvelope,
         timeout: Duration,
     ) -> Result<CommandReply, ControlError>;
+}
+
+/// Knocks at the primary's PostgreSQL itself, past its agent.
+#[async_trait]
+pub trait PrimaryProbe: Send + Sync {
+    /// A new connection to `address` that PostgreSQL itself answers within `timeout`. Nothing is asked of a database, and no login is
+    /// needed. An error says why nobody answered.
+    async fn probe(&self, address: &Address, timeout: Duration) -> Result<(), String>;
 }

@@ -13,7 +13,7 @@ pub mod traffic;
 
 pub use agent::{AgentMemory, ControllerLink, GuardLink, KillFamily, Memory, PeerLink};
 pub use clock::Clock;
-pub use control::{ControlError, NodeControl, ProxyControl};
+pub use control::{ControlError, NodeControl, PrimaryProbe, ProxyControl};
 pub use leadership::{Leader, Leadership, Sole, Term};
 pub use postgres::LocalPostgres;
 pub use store::{Store, StoreError, Swap};

@@ -99,6 +99,9 @@ pub trait WriteVerifier: Send + Sync {
     /// Commits one transaction through the write port and makes sure that it was made at `expect`.
     /// Tries again until `deadline` has passed; returns what was seen, or the last thing that went wrong.
     async fn verify_write(&self, expect: &Address, deadline: Duration) -> Result<String, String>;
+
+    /// The same, tried once.
+    async fn try_write(&self, expect: &Address, timeout: Duration) -> Result<String, String>;
 }
 
 /// Asks agents of database hosts.

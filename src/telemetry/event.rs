@@ -8,7 +8,7 @@ use crate::domain::clock::WallTime;
 use crate::domain::epoch::Epoch;
 use crate::domain::ids::{Address, ClusterName, NodeName, OperationId, ProxyName};
 use crate::domain::operation::{OperationStatus, StepName};
-use crate::domain::plan::{Intent, Reason};
+use crate::domain::plan::{Intent, Reason, ReasonCode};
 use crate::domain::trail::EventRow;
 
 /// How loud.
@@ -232,6 +232,18 @@ pub enum Event {
         /// What went wrong.
         problem: String,
     },
+    /// Load strains a node, or a way to it is lost: a look is worth it, and nothing is moved.
+    StrainBegan {
+        /// What, where, how much.
+        reason: Reason,
+    },
+    /// It is over.
+    StrainEnded {
+        /// The node, if it was about one.
+        node: Option<NodeName>,
+        /// What it was.
+        code: ReasonCode,
+    },
     /// The store did not take a write: the controller grants nothing new until it does.
     StoreFailed {
         /// What went wrong, and what to do.
@@ -266,6 +278,8 @@ impl Event {
             Event::ProxyRedirected { .. } => "proxy_redirected",
             Event::ProxyFailed { .. } => "proxy_failed",
             Event::StoreFailed { .. } => "store_failed",
+            Event::StrainBegan { .. } => "strain_began",
+            Event::StrainEnded { .. } => "strain_ended",
         }
     }
 
@@ -279,6 +293,7 @@ impl Event {
             | Event::AgentSilent { .. }
             | Event::AloneBegan { .. }
             | Event::LeaseNotRenewed { .. }
+            | Event::StrainBegan { .. }
             | Event::ProxyFailed { .. } => Severity::Warning,
             Event::StepEnded { outcome, .. } if *outcome != StepOutcome::Succeeded => Severity::Warning,
             _ => Severity::Info,
@@ -302,6 +317,8 @@ impl Event {
             | Event::OperatorUnfenced { node, .. }
             | Event::FenceConfirmed { node, .. }
             | Event::LeaseNotRenewed { node, .. } => Some(node),
+            Event::StrainBegan { reason } => reason.node.as_ref(),
+            Event::StrainEnded { node, .. } => node.as_ref(),
             _ => None,
         }
     }
@@ -351,7 +368,6 @@ impl Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::plan::ReasonCode;
 
     fn node(name: &str) -> NodeName {
         NodeName::new(name).expect("valid")

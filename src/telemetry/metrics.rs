@@ -45,6 +45,7 @@ names! {
     LEASE_REMAINING_SECONDS = "stormglass_lease_remaining_seconds", "What is left of the holder's lease.";
     REPORT_AGE_SECONDS = "stormglass_report_age_seconds", "Age of the last report of the node's agent.";
     PROXY_AGREES = "stormglass_proxy_agrees", "1 if the proxy's write port leads to the primary.";
+    STRAIN = "stormglass_strain", "1 while the strain lasts, 0 after it; `strain` is a code of `explain`.";
     OPERATIONS = "stormglass_operations_total", "Operations that ended.";
     OPERATION_PHASE_SECONDS = "stormglass_operation_phase_seconds", "How long the steps of operations took.";
     OPERATION_SECONDS = "stormglass_operation_seconds", "From detection or request to the end of an operation that succeeded.";
@@ -127,6 +128,7 @@ pub struct ControllerMetrics {
     lease_remaining: GaugeVec,
     report_age: GaugeVec,
     proxy_agrees: IntGaugeVec,
+    strain: IntGaugeVec,
     operations: IntCounterVec,
     phases: HistogramVec,
     durations: HistogramVec,
@@ -156,6 +158,7 @@ impl ControllerMetrics {
             lease_remaining: seconds_gauges(&registry, LEASE_REMAINING_SECONDS),
             report_age: seconds_gauges(&registry, REPORT_AGE_SECONDS),
             proxy_agrees: gauges(&registry, PROXY_AGREES, &["cluster", "proxy"]),
+            strain: gauges(&registry, STRAIN, &["cluster", "node", "strain"]),
             operations: counters(&registry, OPERATIONS, &["operation", "outcome"]),
             phases: histograms(&registry, OPERATION_PHASE_SECONDS, &["operation", "phase"]),
             durations: histograms(&registry, OPERATION_SECONDS, &["operation"]),
@@ -229,6 +232,12 @@ impl ControllerMetrics {
     /// Shows a proxy.
     pub fn show_proxy(&self, cluster: &ClusterName, proxy: &ProxyName, agrees: bool) {
         self.proxy_agrees.with_label_values(&[cluster.as_str(), proxy.as_str()]).set(agrees.into());
+    }
+
+    /// Shows that a strain lasts, or is over.
+    pub fn show_strain(&self, cluster: &ClusterName, node: Option<&NodeName>, code: ReasonCode, lasts: bool) {
+        let labels = [cluster.as_str(), node.map_or("", NodeName::as_str), code.label()];
+        self.strain.with_label_values(&labels).set(lasts.into());
     }
 
     /// Counts an event, with what follows from it: operations, phases, reasons.
@@ -366,6 +375,7 @@ mod tests {
         });
         metrics.show_node(&cluster, &gauges_of(&db1, Some(12)));
         metrics.show_proxy(&cluster, &proxy, true);
+        metrics.show_strain(&cluster, Some(&db1), ReasonCode::LockPileUp, true);
         metrics.observe_phase("failover", "detect", Duration::from_millis(7));
         metrics.observe_decision(Duration::from_micros(40));
         metrics.observe_store("swap", Duration::from_millis(2));

@@ -113,6 +113,16 @@ impl fmt::Display for Event {
                 write!(formatter, "Proxy {proxy} does not follow")?;
                 ending(formatter, Some(problem))
             }
+            Event::StrainBegan { reason } => {
+                formatter.write_str("The cluster is under strain")?;
+                ending(formatter, Some(&reason.to_string()))
+            }
+            Event::StrainEnded { node: Some(node), code } => {
+                write!(formatter, "The strain on {node} is over: {}.", code.label().replace('_', " "))
+            }
+            Event::StrainEnded { node: None, code } => {
+                write!(formatter, "The strain is over: {}.", code.label().replace('_', " "))
+            }
             Event::StoreFailed { problem } => {
                 formatter.write_str("The store did not take a write")?;
                 ending(formatter, Some(problem))

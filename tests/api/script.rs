@@ -166,6 +166,7 @@ fn proxy_report() -> ProxyReport {
         write_target: None,
         holding: false,
         epoch: Epoch(1),
+        path: None,
         error: None,
     }
 }
@@ -215,7 +216,13 @@ impl ControllerHandler for Script {
 
     async fn explain(&self, cluster: &str) -> Result<Explanation, Problem> {
         known(cluster)?;
-        Ok(Explanation { schema_version: SCHEMA_VERSION, cluster: cluster.to_owned(), plan: plan(), nodes: Vec::new() })
+        Ok(Explanation {
+            schema_version: SCHEMA_VERSION,
+            cluster: cluster.to_owned(),
+            plan: plan(),
+            nodes: Vec::new(),
+            witnesses: Vec::new(),
+        })
     }
 
     async fn events(&self, cluster: &str, limit: usize) -> Result<Vec<EventRow>, Problem> {

@@ -195,6 +195,7 @@ pub fn paused() -> ClusterStatus {
 
 pub fn explanation() -> Explanation {
     Explanation {
+        witnesses: Vec::new(),
         schema_version: SCHEMA_VERSION,
         cluster: "orders".to_owned(),
         plan: Plan {

@@ -696,6 +696,7 @@ impl Ledger {
                     names: names(heard.names).into_iter().collect(),
                     barrier_lsn: Lsn(u64::from(heard.barrier)),
                 }),
+                waits: None,
                 connections: None,
                 clock: Default::default(),
             }

@@ -148,6 +148,7 @@ pub fn view(record: &Record, leading_since: Moment, nodes: impl Iterator<Item = 
         record: Some(record.real()),
         nodes: nodes.map(|node| (node.node.clone(), node)).collect(),
         proxies: BTreeMap::new(),
+        sighting: None,
     }
 }
 

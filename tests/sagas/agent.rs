@@ -238,6 +238,7 @@ impl Agent {
             }),
             standbys: rows,
             synchronous: self.synchronous.clone().filter(|_| !in_recovery),
+            waits: None,
             connections: None,
             clock: Default::default(),
         });

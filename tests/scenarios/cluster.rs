@@ -14,6 +14,11 @@ use stormglass::domain::*;
 
 use super::words::{Trouble, Words};
 
+#[path = "witnesses.rs"]
+mod witnesses;
+
+use witnesses::Witnesses;
+
 #[derive(Clone)]
 struct Node {
     site: SiteName,
@@ -33,6 +38,7 @@ pub struct Cluster {
     nodes: BTreeMap<NodeName, Node>,
     now: Moment,
     leading_since: Moment,
+    witnesses: Witnesses,
 }
 
 impl Cluster {
@@ -45,6 +51,7 @@ impl Cluster {
             nodes: BTreeMap::new(),
             now,
             leading_since: now.minus(Duration::from_secs(600)),
+            witnesses: Witnesses::default(),
         }
     }
 
@@ -90,6 +97,7 @@ impl Cluster {
                 let at = self.now.minus(words.duration()?);
                 self.node(&name)?.last_grant = Some(at);
             }
+            kind @ ("knock" | "path") => self.witness(kind, words)?,
             "wait" => self.now = self.now.plus(words.duration()?),
             "started" => self.leading_since = self.now,
             "operation" => self.remember(words)?,
@@ -176,6 +184,25 @@ impl Cluster {
                 "connections" => {
                     let (used, allowed) = (words.parse()?, words.parse()?);
                     edit_live(report, |live| live.connections = Some(ConnectionReport { used, allowed }));
+                }
+                "locks" => {
+                    let (waiting_for_locks, longest_lock_wait) = (words.parse()?, words.duration()?);
+                    let waits = WaitReport { waiting_for_locks, longest_lock_wait, oldest_transaction: None };
+                    edit_live(report, |live| live.waits = Some(waits));
+                }
+                "transaction" => {
+                    let age = words.duration()?;
+                    let waits = WaitReport {
+                        waiting_for_locks: 0,
+                        longest_lock_wait: Duration::ZERO,
+                        oldest_transaction: Some(age),
+                    };
+                    edit_live(report, |live| live.waits = Some(waits));
+                }
+                "write_took" => {
+                    let took = Some(words.duration()?);
+                    report.postgres.probes.write =
+                        Probe { last_success_age: Some(Duration::ZERO), took, ..Probe::default() };
                 }
                 "acknowledges" => {
                     let (number, barrier_lsn) = (RecordNumber(words.parse()?), words.parse()?);
@@ -334,7 +361,8 @@ impl Cluster {
             leads_for: None,
             record: self.record.clone().map(|record| ClusterRecord { members: self.members(), ..record }),
             nodes,
-            proxies: BTreeMap::new(),
+            proxies: self.witnesses.proxies(self.now),
+            sighting: self.witnesses.sighting(),
         }
     }
 
@@ -368,7 +396,7 @@ fn address(name: &NodeName) -> Address {
 const IDENTIFIER: SystemIdentifier = SystemIdentifier(7_396_000_000_000_000_123);
 
 fn failing(duration: Duration, error: &str) -> Probe {
-    Probe { last_success_age: None, failing_for: Some(duration), last_error: Some(error.to_owned()) }
+    Probe { last_success_age: None, failing_for: Some(duration), last_error: Some(error.to_owned()), took: None }
 }
 
 fn receiver(sender: Option<Address>) -> ReceiverReport {
@@ -403,6 +431,7 @@ fn run(report: &mut Report, in_recovery: bool) {
         receiver: in_recovery.then(|| receiver(None)),
         standbys: Vec::new(),
         synchronous: None,
+        waits: None,
         connections: None,
         clock: Default::default(),
     });

@@ -53,6 +53,7 @@ impl Proxy {
             write_target: led.map(|primary| primary.address.clone()),
             holding: self.assignment.as_ref().is_some_and(|known| known.hold),
             epoch: self.assignment.as_ref().map_or(Epoch(0), |known| known.epoch),
+            path: None,
             error: None,
         }
     }

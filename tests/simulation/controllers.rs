@@ -152,7 +152,8 @@ fn parts(port: &ControllerPort, term: Arc<dyn Term>) -> ControllerParts {
         clock: control.clone(),
         term,
         node_control: control.clone(),
-        proxy_control: control,
+        proxy_control: control.clone(),
+        primary_probe: control,
         metrics: Arc::new(ControllerMetrics::new("simulated")),
     }
 }

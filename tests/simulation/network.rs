@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use stormglass::domain::command::*;
-use stormglass::domain::ids::{NodeName, ProxyName};
-use stormglass::ports::control::{ControlError, NodeControl, ProxyControl};
+use stormglass::domain::ids::{Address, NodeName, ProxyName};
+use stormglass::ports::control::{ControlError, NodeControl, PrimaryProbe, ProxyControl};
 use tokio::sync::oneshot;
 
 use super::controllers::ControllerPort;
-use super::world::{Process, World, index_of};
+use super::world::{Process, World, index_at, index_of};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
@@ -242,5 +242,32 @@ impl ProxyControl for ControllerPort {
         }
         let error = "the write did not arrive".to_owned();
         Ok(CommandReply { state: CommandState::Failed { error }, report: None })
+    }
+}
+
+#[async_trait]
+impl PrimaryProbe for ControllerPort {
+    async fn probe(&self, address: &Address, timeout: Duration) -> Result<(), String> {
+        self.process.pass().await;
+        let host = index_at(address).ok_or("no such address")?;
+        let world = self.world.clone();
+        let answer = ask(&self.world, Place::Controller(self.index), Place::Host(host), timeout, move || {
+            let world = world.clone();
+            Box::pin(async move {
+                let (accepts, hangs) = {
+                    let state = world.lock();
+                    let here = &state.hosts[host];
+                    (!here.frozen && here.server.accepts(state.now()), here.frozen || here.server.run.is_some())
+                };
+                if !accepts && hangs {
+                    // Neither an answer nor a refusal: longer than anybody waits.
+                    tokio::time::sleep(timeout * 2).await;
+                }
+                accepts.then_some(())
+            })
+        });
+        let answer = answer.await;
+        self.process.pass().await;
+        answer.map_err(|silence| trouble("postgres", silence).to_string())
     }
 }

@@ -132,6 +132,7 @@ impl HostPort {
             receiver,
             standbys: if run.recovery { Vec::new() } else { standbys },
             synchronous: run.applied.clone(),
+            waits: None,
             connections: None,
             clock: Default::default(),
         })

@@ -78,6 +78,21 @@ impl Place {
         Self { home, user, bin }
     }
 
+    /// An empty directory of PostgreSQL's user.
+    pub fn directory(&self, name: &str) -> PathBuf {
+        let directory = self.home.path().join(name);
+        fs::create_dir(&directory).expect("create");
+        self.hand_over(&directory);
+        directory
+    }
+
+    /// Gives a directory to PostgreSQL's user.
+    pub fn hand_over(&self, directory: &Path) {
+        if let Some((uid, gid)) = self.user {
+            chown(directory, Some(uid), Some(gid)).expect("root may");
+        }
+    }
+
     /// A node without data.
     pub fn node(&self, name: &str) -> Node {
         self.node_with(name, &[])
@@ -103,6 +118,12 @@ impl Place {
 
     /// A node without data, with parameters of its own.
     pub fn node_with(&self, name: &str, parameters: &[(&str, &str)]) -> Node {
+        let data = self.home.path().join(name).join("data");
+        self.node_at(name, parameters, data)
+    }
+
+    /// A node without data, whose data directory will be `data`.
+    pub fn node_at(&self, name: &str, parameters: &[(&str, &str)], data: PathBuf) -> Node {
         let directory = self.home.path().join(name);
         fs::create_dir(&directory).expect("create");
         if let Some((uid, gid)) = self.user {
@@ -116,7 +137,7 @@ impl Place {
         all.extend(parameters.iter().copied());
         let settings = PostgresSettings {
             node: name.clone(),
-            data_directory: directory.join("data"),
+            data_directory: data,
             config_directory: None,
             bin_directory: None,
             address: Address::new(host.as_str(), port),

@@ -3,6 +3,8 @@
 //! Connections are kept open, so that a message of a failover costs one round trip. What an error says about delivery
 //! is the point of this file: *unreachable* is claimed only where no byte of the message can have arrived.
 
+mod primary_probe;
+
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fmt;
@@ -17,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::command::{Assignment, CommandEnvelope, CommandReply, ProxyAssignment, ProxyReply};
 use crate::domain::ids::{NodeName, ProxyName};
 use crate::ports::control::{ControlError, NodeControl, ProxyControl};
+pub use primary_probe::TcpPrimaryProbe;
 
 /// How long a connection may take to come about; a host in the same region answers in a hundredth of it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -122,6 +122,7 @@ mod tests {
             write_target: None,
             holding: true,
             epoch: Epoch(0),
+            path: None,
             error: None,
         }
     }

@@ -134,6 +134,11 @@ impl WriteVerifier for PostgresWriteVerifier {
             sleep(TRY_AGAIN).await;
         }
     }
+
+    async fn try_write(&self, expect: &Address, timeout: Duration) -> Result<String, String> {
+        let tried = tokio::time::timeout(timeout, self.try_once(expect)).await;
+        tried.unwrap_or_else(|_| Err(format!("the write through {} was not answered within {timeout:?}", self.write)))
+    }
 }
 
 /// Compares what the server says of itself with where the write was to go. The port decides together with the address;

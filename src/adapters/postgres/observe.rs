@@ -8,7 +8,7 @@ use super::errors::failed;
 use crate::domain::clock::WallTime;
 use crate::domain::ids::{Address, SystemIdentifier};
 use crate::domain::lsn::{Fork, History, Lsn, Timeline};
-use crate::domain::report::{ClockReport, ConnectionReport, LiveReport, ReceiverReport, StandbyRow};
+use crate::domain::report::{ClockReport, ConnectionReport, LiveReport, ReceiverReport, StandbyRow, WaitReport};
 use crate::ports::postgres::PostgresError;
 
 pub(super) const ACTION: &str = "observe PostgreSQL";
@@ -39,6 +39,11 @@ select json_build_object(
   'answered_at', (extract(epoch from clock_timestamp()) * 1000000)::bigint,
   'last_commit_at', (extract(epoch from pg_last_xact_replay_timestamp()) * 1000000)::bigint,
   'connections_used', (select count(*) from pg_stat_activity where backend_type = 'client backend'),
+  'lock_waiters', (select count(*) from pg_stat_activity where backend_type = 'client backend' and wait_event_type = 'Lock'),
+  'longest_lock_wait', (select coalesce(max(extract(epoch from clock_timestamp() - query_start)), 0)::float8
+      from pg_stat_activity where backend_type = 'client backend' and wait_event_type = 'Lock'),
+  'oldest_transaction', (select max(extract(epoch from clock_timestamp() - xact_start))::float8
+      from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()),
   'connections_allowed', current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
       - coalesce(current_setting('reserved_connections', true)::int, 0)
 )::text
@@ -68,6 +73,9 @@ struct Answer {
     last_commit_at: Option<i64>,
     connections_used: u32,
     connections_allowed: u32,
+    lock_waiters: u32,
+    longest_lock_wait: f64,
+    oldest_transaction: Option<f64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -98,7 +106,7 @@ pub(super) fn read(answer: Option<String>) -> Result<(LiveReport, String), Postg
         receiver: answer.receiver.map(|receiver| ReceiverReport {
             sender: receiver.host.zip(receiver.port).map(|(host, port)| Address { host, port }),
             streaming: receiver.streaming == Some(true),
-            last_message_age: receiver.age.and_then(|age| Duration::try_from_secs_f64(age.max(0.0)).ok()),
+            last_message_age: receiver.age.and_then(seconds),
         }),
         standbys: answer.standbys,
         synchronous: None,
@@ -107,8 +115,18 @@ pub(super) fn read(answer: Option<String>) -> Result<(LiveReport, String), Postg
             answered_at: answer.answered_at.map(WallTime),
             last_commit_at: answer.last_commit_at.filter(|_| answer.in_recovery).map(WallTime),
         },
+        waits: Some(WaitReport {
+            waiting_for_locks: answer.lock_waiters,
+            longest_lock_wait: seconds(answer.longest_lock_wait).unwrap_or_default(),
+            oldest_transaction: answer.oldest_transaction.and_then(seconds),
+        }),
     };
     Ok((report, answer.synchronous_standby_names))
+}
+
+/// The server's clock may step back between the two moments of an age.
+fn seconds(age: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(age.max(0.0)).ok()
 }
 
 /// Lines of a timeline history file: timeline, where it was left, why. Oldest first, as PostgreSQL writes them.

@@ -11,12 +11,14 @@ use tokio::sync::Notify;
 
 use super::metrics::ProxyMetrics;
 use super::{ProxyParts, judge};
+use crate::agent::local::ProbeHistory;
 use crate::api::agent::ProxyHandler;
 use crate::domain::clock::Moment;
 use crate::domain::command::{
     Command, CommandEnvelope, CommandOutput, CommandReply, CommandState, ProxyAssignment, ProxyReply,
 };
-use crate::domain::report::ProxyReport;
+use crate::domain::ids::Address;
+use crate::domain::report::{PathReport, ProxyReport};
 use crate::ports::traffic::{ProxyRecord, Route, TrafficError, TrafficRouter};
 
 /// More looks in a row without an answer than this, and HAProxy counts as hung: 3 s, longer than a busy host is late.
@@ -50,6 +52,8 @@ struct State {
     sequence: u64,
     controller_heard: Moment,
     problems: Problems,
+    /// The way to this primary, as the agent's own writes found it.
+    path: Option<(Address, ProbeHistory)>,
 }
 
 /// What is wrong, by who found it, so that each takes back only its own word.
@@ -92,6 +96,7 @@ impl ProxyRole {
             sequence: 0,
             controller_heard: parts.clock.now(),
             problems: Problems::default(),
+            path: None,
         };
         Ok(Self {
             parts,
@@ -353,6 +358,41 @@ impl ProxyRole {
         }
     }
 
+    /// One write through the write port. Says at once when the way opens or closes.
+    pub(super) async fn check_path(&self, timeout: Duration) {
+        let Some(verifier) = &self.parts.verifier else { return };
+        let Some(target) = self.leads_to() else {
+            self.state().path = None;
+            return;
+        };
+        let began = self.parts.clock.now();
+        let result = verifier.try_write(&target, timeout).await;
+        let now = self.parts.clock.now();
+        // A write that was under way while the port was moved says nothing of either primary.
+        if self.leads_to().as_ref() != Some(&target) {
+            return;
+        }
+        let mut state = self.state();
+        if state.path.as_ref().is_none_or(|(known, _)| *known != target) {
+            state.path = Some((target, ProbeHistory::default()));
+        }
+        let changed = state.path.as_mut().is_some_and(|(_, history)| history.record(&result, began, now));
+        drop(state);
+        if changed {
+            if let Err(problem) = result {
+                tracing::warn!(problem, "a client's write does not get through");
+            }
+            self.changed.notify_one();
+        }
+    }
+
+    fn leads_to(&self) -> Option<Address> {
+        match &self.state().route {
+            Some(Route::Leads(target)) => Some(target.clone()),
+            Some(Route::Holding | Route::Closed) | None => None,
+        }
+    }
+
     fn report_of(&self, state: &State) -> ProxyReport {
         ProxyReport {
             cluster: self.parts.cluster.clone(),
@@ -368,6 +408,10 @@ impl ProxyRole {
             holding: state.route == Some(Route::Holding),
             epoch: state.record.as_ref().map(|record| record.epoch).unwrap_or_default(),
             error: state.problems.words(),
+            path: state.path.as_ref().map(|(target, history)| PathReport {
+                target: target.clone(),
+                check: history.report(self.parts.clock.now()),
+            }),
         }
     }
 

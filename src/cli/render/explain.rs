@@ -11,6 +11,9 @@ pub fn render(explanation: &Explanation, look: Look) -> String {
         for reason in &explanation.plan.blocked_by {
             text.push_str(&tabbed(["blocked", &reason.to_string()]));
         }
+        for reason in &explanation.witnesses {
+            text.push_str(&tabbed(["witness", &reason.to_string()]));
+        }
         for node in &explanation.nodes {
             text.push_str(&piped_node(node));
         }
@@ -20,6 +23,7 @@ pub fn render(explanation: &Explanation, look: Look) -> String {
     text.push_str(&format!("Now      {}\n", plan::intent(&explanation.plan.intent)));
     text.push_str(&block("Because", &explanation.plan.reasons, look, Tone::Plain));
     text.push_str(&block("Blocked", &explanation.plan.blocked_by, look, Tone::Warning));
+    text.push_str(&block("Seen", &explanation.witnesses, look, Tone::Plain));
     text.push_str("\nIf the primary were lost now:\n");
     let mut nodes: Vec<&NodeExplanation> = explanation.nodes.iter().collect();
     nodes.sort_by_key(|node| (node.rank.unwrap_or(u32::MAX), node.node.clone()));

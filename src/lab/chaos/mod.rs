@@ -193,6 +193,7 @@ impl Chaos<'_> {
             has_namespaces: self.has_namespaces,
             has_clocks: stage == Stage::Clocks,
             rto: self.arguments.rto,
+            ..Kind::default()
         };
         let mut lab = Lab::build(&directory, self.uid, kind, self.progress).await?;
         let mut ledger: Vec<(String, Vec<Acknowledgement>)> = Vec::new();

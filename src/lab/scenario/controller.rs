@@ -15,7 +15,7 @@ use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepNa
 use crate::lab::clock;
 use crate::lab::control;
 use crate::lab::layout::{CONTROLLER_HOST, NodeLayout};
-use crate::lab::network::{self, LinkState, Order};
+use crate::lab::network::{self, Direction, LinkState, Order};
 use crate::lab::process::ProcessIdentity;
 use crate::lab::up::Lab;
 
@@ -183,7 +183,7 @@ fn count_in(page: &str) -> Option<u64> {
 
 /// Changes the links between the controller's host and `peer`, or everybody.
 async fn order(lab: &Lab, peer: Option<String>, state: LinkState) -> anyhow::Result<()> {
-    network::order(lab.layout(), &Order { host: CONTROLLER_HOST.to_owned(), peer, state }).await.map(|_| ())
+    network::order(lab.layout(), &Order { host: CONTROLLER_HOST.to_owned(), peer, direction: Direction::Both, state }).await.map(|_| ())
 }
 
 fn controller_process(lab: &Lab) -> anyhow::Result<ProcessIdentity> {

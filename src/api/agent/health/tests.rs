@@ -23,10 +23,11 @@ fn node(in_recovery: bool) -> NodeSnapshot {
         receiver: in_recovery.then_some(receiver),
         standbys: Vec::new(),
         synchronous: None,
+        waits: None,
         connections: None,
         clock: Default::default(),
     };
-    let write = Probe { last_success_age: Some(Duration::ZERO), failing_for: None, last_error: None };
+    let write = Probe { last_success_age: Some(Duration::ZERO), failing_for: None, last_error: None, took: None };
     let lease = (!in_recovery).then_some(Duration::from_secs(2));
     let report = Report {
         cluster: ClusterName::new("main").unwrap(),

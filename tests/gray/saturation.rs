@@ -1,0 +1,75 @@
+//! Saturation alone is not death: the probes pass, and what strains the server is in the report.
+
+use stormglass::adapters::control::TcpPrimaryProbe;
+use stormglass::ports::{LocalPostgres, PrimaryProbe};
+use tokio_postgres::{Client, NoTls};
+
+use super::support::{Node, PATIENCE, Place};
+
+async fn connect(node: &Node, user: &str) -> Result<Client, tokio_postgres::Error> {
+    let address = &node.settings.address;
+    let mut config = tokio_postgres::Config::new();
+    config.host(&address.host).port(address.port).user(user).dbname("postgres");
+    let (client, connection) = config.connect(NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+#[tokio::test]
+async fn exhausted_connections_leave_the_probes_the_reserved_ones() {
+    let place = Place::new();
+    let node = place.node_with("n1", &[("max_connections", "14")]);
+    node.init();
+    let hba = node.data().join("pg_hba.conf");
+    let lines = std::fs::read_to_string(&hba).expect("written by init");
+    std::fs::write(&hba, format!("{lines}host all application 127.0.0.0/8 trust\n")).expect("own file");
+    node.postgres.secure_configuration().await.expect("secured");
+    node.start_primary().await;
+    node.sql("create role application login").await;
+    node.postgres.probe_write(PATIENCE).await.expect("before");
+
+    let mut clients = Vec::new();
+    let refused = loop {
+        match connect(&node, "application").await {
+            Ok(client) => clients.push(client),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused.code().map(|code| code.code()), Some("53300"), "{refused:?}");
+    assert!(clients.len() >= 5, "only {} clients came in", clients.len());
+    for _ in 0..3 {
+        node.postgres.probe_connect(PATIENCE).await.expect("a new connection, a reserved one");
+        node.postgres.probe_write(PATIENCE).await.expect("over the held one");
+        TcpPrimaryProbe.probe(&node.settings.address, PATIENCE).await.expect("it answers whoever knocks");
+    }
+    let connections = node.postgres.observe(PATIENCE).await.expect("over the held one").connections.expect("known");
+    assert!(connections.used >= connections.allowed, "{connections:?}");
+}
+
+#[tokio::test]
+async fn a_lock_that_blocks_every_client_blocks_no_probe() {
+    let place = Place::new();
+    let node = place.node("n1");
+    node.init_primary().await;
+    node.sql("create table busy (number int)").await;
+    let holder = connect(&node, "postgres").await.expect("connects");
+    holder.batch_execute("begin; lock table busy in access exclusive mode").await.expect("locked");
+    let mut blocked = Vec::new();
+    for _ in 0..6 {
+        let client = connect(&node, "postgres").await.expect("connects");
+        blocked.push(tokio::spawn(async move { client.batch_execute("insert into busy values (1)").await }));
+    }
+    node.until("six clients wait for a lock", async |node| {
+        let live = node.postgres.observe(PATIENCE).await.expect("answers");
+        let waits = live.waits.expect("told");
+        waits.waiting_for_locks == 6 && !waits.longest_lock_wait.is_zero() && waits.oldest_transaction.is_some()
+    })
+    .await;
+    node.postgres.probe_connect(PATIENCE).await.expect("passes");
+    node.postgres.probe_write(PATIENCE).await.expect("passes");
+    assert!(blocked.iter().all(|client| !client.is_finished()), "the lock was not held");
+    holder.batch_execute("commit").await.expect("released");
+    for client in blocked {
+        client.await.expect("not cancelled").expect("written");
+    }
+}
