@@ -92,7 +92,9 @@ impl Agent {
         }
         let current = {
             let local = self.local();
-            local.leases.valid(self.now()).filter(|_| !local.stopping)
+            // A controller that has answered meanwhile granted, or withheld, with better reasons than this round.
+            let is_silent = local.controller_answered_at.is_none_or(|at| at < round.begun_at());
+            local.leases.valid(self.now()).filter(|_| !local.stopping && is_silent)
         };
         let Some(current) = current else { return };
         if let Some(grant) = self.keeper.read(|memory| round.grant(memory, &current)) {
