@@ -7,7 +7,7 @@ use super::testing::{
     Bench, FakePostgres, HostClock, assignment, envelope, eventually, grant, memory, node, primary_role, standby_of,
     timers,
 };
-use crate::domain::command::{AssignedRole, Command, CommandState};
+use crate::domain::command::{AssignedRole, Command, CommandEnvelope, CommandState};
 use crate::domain::epoch::Epoch;
 use crate::domain::ids::{Address, ClusterName, SystemIdentifier};
 use crate::domain::lsn::Lsn;
@@ -310,11 +310,16 @@ async fn a_failure_is_told_once_and_then_tried_again() {
 async fn a_rewind_that_broke_off_leaves_a_node_that_nothing_starts() {
     let bench = Bench::begin(FakePostgres::stopped("shut down"), memory(3), None).await;
     let (primary, primary_address) = rejoin_of("n2");
-    bench.postgres.hangs.store(true, Ordering::SeqCst);
     let rewind = Command::Rewind { primary: primary.clone(), primary_address: primary_address.clone() };
-    let rewind = envelope(3, StepName::Rewind, rewind);
-    assert!(matches!(bench.command(rewind.clone()).await, CommandState::Failed { .. }));
+    let rewind = |attempt| CommandEnvelope { attempt, ..envelope(3, StepName::Rewind, rewind.clone()) };
+    bench.postgres.is_cut_off.store(true, Ordering::SeqCst);
+    assert!(matches!(bench.command(rewind(1)).await, CommandState::Failed { .. }));
+    assert!(!bench.stored().half_rejoined, "nothing was changed");
+    bench.postgres.is_cut_off.store(false, Ordering::SeqCst);
+    bench.postgres.hangs.store(true, Ordering::SeqCst);
+    assert!(matches!(bench.command(rewind(2)).await, CommandState::Failed { .. }));
     assert!(bench.stored().half_rejoined);
+    assert!(refused(&bench.command(rewind(3)).await), "half a rewind is not rewound");
     let start = Command::StartStandby { primary: primary.clone(), primary_address: primary_address.clone() };
     assert!(refused(&bench.command(envelope(3, StepName::StartStandby, start.clone())).await));
     let freeze = Command::Freeze { consent_to: Some(Epoch(4)), fence_confirmed: None };

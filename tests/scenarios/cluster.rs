@@ -162,6 +162,7 @@ impl Cluster {
                     }
                 }
                 "max_lag_bytes" => self.policy.max_lag_bytes = words.parse()?,
+                "patience" => self.policy.sync_standby_patience = words.duration()?,
                 "rejoin" => self.policy.rejoin_automatically = words.word()? == "automatic",
                 other => return Err(format!("{other:?} says nothing about a cluster")),
             }
