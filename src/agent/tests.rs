@@ -65,7 +65,7 @@ async fn a_crashed_primary_is_fenced_and_told_of_at_once() {
 #[tokio::test]
 async fn after_a_crash_of_a_process_the_primary_lets_clients_in_once_its_standby_has_everything() {
     let bench = leading().await;
-    eventually("assigned", || bench.stored().assignment.is_some()).await;
+    eventually("assigned", || bench.agent.keeper.read(|memory| memory.assignment.is_some())).await;
     bench.postgres.crashes_in_order.store(true, Ordering::SeqCst);
     bench.postgres.standby_flushed.store(999, Ordering::SeqCst);
     bench.postgres.crash();
@@ -86,7 +86,7 @@ async fn after_a_crash_of_a_process_the_primary_lets_clients_in_once_its_standby
 #[tokio::test]
 async fn a_crashed_primary_whose_standby_does_not_come_fences_itself() {
     let bench = leading().await;
-    eventually("assigned", || bench.stored().assignment.is_some()).await;
+    eventually("assigned", || bench.agent.keeper.read(|memory| memory.assignment.is_some())).await;
     bench.postgres.crashes_in_order.store(true, Ordering::SeqCst);
     bench.postgres.crash();
     eventually("fenced", || bench.stored().fence_confirmed == Some(Epoch(3))).await;
@@ -97,7 +97,7 @@ async fn a_crashed_primary_whose_standby_does_not_come_fences_itself() {
 #[tokio::test]
 async fn a_primary_that_ends_again_while_it_recovers_is_fenced() {
     let bench = leading().await;
-    eventually("assigned", || bench.stored().assignment.is_some()).await;
+    eventually("assigned", || bench.agent.keeper.read(|memory| memory.assignment.is_some())).await;
     bench.postgres.crashes_in_order.store(true, Ordering::SeqCst);
     bench.postgres.crash();
     let is_back = || bench.postgres.count("start Recovering") == 1 && bench.agent.local().postmaster == Some(200);
