@@ -198,7 +198,7 @@ fn rendered() -> String {
         epoch: Epoch(1),
         number: RecordNumber(1),
         eligible: 0,
-        is_confirming_alone: false,
+        alone_for: None,
         is_automation_enabled: true,
     });
     metrics.show_node(

@@ -215,7 +215,10 @@ async fn a_former_primary_comes_back() {
         .await;
     first.postgres.promote(false, PATIENCE).await.expect("promoted");
     first.postgres.tend_slots(&names(&[&second]), PATIENCE).await.expect("slots");
-    assert_eq!(second.postgres.rewind(&first.upstream(), &Noted::default()).await.expect("checked"), RewindOutcome::NotNeeded);
+    assert_eq!(
+        second.postgres.rewind(&first.upstream(), &Noted::default()).await.expect("checked"),
+        RewindOutcome::NotNeeded
+    );
     second.start_standby(Some(&first)).await;
     first.sql("insert into t values (-2)").await;
     second.caught_up(&first).await;
@@ -224,7 +227,10 @@ async fn a_former_primary_comes_back() {
     first.postgres.kill_family(PATIENCE).await.expect("killed");
     second.postgres.promote(false, PATIENCE).await.expect("promoted");
     second.postgres.tend_slots(&names(&[&first]), PATIENCE).await.expect("slots");
-    assert_eq!(first.postgres.rewind(&second.upstream(), &Noted::default()).await.expect("checked"), RewindOutcome::NotNeeded);
+    assert_eq!(
+        first.postgres.rewind(&second.upstream(), &Noted::default()).await.expect("checked"),
+        RewindOutcome::NotNeeded
+    );
     first.start_standby(Some(&second)).await;
     second.sql("insert into t values (-3)").await;
     first.caught_up(&second).await;
@@ -266,7 +272,8 @@ async fn a_reclone_replaces_broken_data_and_survives_an_earlier_attempt() {
 
     second.postgres.stop_fast(PATIENCE).await.expect("stops");
     first.postgres.kill_family(PATIENCE).await.expect("killed");
-    let error = second.postgres.reclone(&first.upstream(), &Noted::default(), &|_| {}).await.expect_err("nobody to clone");
+    let error =
+        second.postgres.reclone(&first.upstream(), &Noted::default(), &|_| {}).await.expect_err("nobody to clone");
     assert!(error.to_string().contains("refused"), "{error}");
     second.start_standby(None).await;
 }

@@ -1,7 +1,7 @@
 //! A primary whose own process crashed while commits waited for a standby: it comes back under its lease, and nobody reads what it
 //! recovered before every standby that the ledger names has it.
 //!
-//! The bound is one lease. Beyond it the node fences itself, and the ledger decides: an eligible standby takes over, or, if there is
+//! The bound is one lease from the end of recovery. Beyond it the node fences itself, and the ledger decides: an eligible standby takes over, or, if there is
 //! none, this node goes on in an epoch in which nobody else can be promoted without what it recovered.
 
 use std::collections::BTreeSet;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::Agent;
 use super::assignment::CHANGE_TIMEOUT;
 use super::observe::bounded;
+use crate::domain::clock::Moment;
 use crate::domain::command::AssignedRole;
 use crate::domain::epoch::Epoch;
 use crate::domain::ids::NodeName;
@@ -87,8 +88,9 @@ impl Agent {
     async fn admit_clients(self: &Arc<Self>, names: &BTreeSet<NodeName>) -> Result<(), PostgresError> {
         const ACTION: &str = "wait until a standby has what was recovered";
         let (patience, timeout) = (self.timers().lease, self.settings.probe_timeout);
-        let (postmaster, end) = (self.local().postmaster, self.now().plus(patience));
-        let mut recovered: Option<Lsn> = None;
+        let postmaster = self.local().postmaster;
+        // How long recovery may take is the controller's to judge, as at every start; patience counts from its end.
+        let mut recovered: Option<(Lsn, Moment)> = None;
         loop {
             let live = bounded(ACTION, timeout, self.postgres.observe(timeout)).await;
             if self.local().postmaster != postmaster {
@@ -96,12 +98,12 @@ impl Agent {
             }
             if let Ok(live) = live {
                 // Nobody writes while it is closed, so the first position that is seen lies behind everything recovered.
-                let goal = *recovered.get_or_insert(live.flush_lsn);
+                let (goal, _) = *recovered.get_or_insert((live.flush_lsn, self.now()));
                 if names.iter().all(|name| has_flushed(&live, name, goal)) {
                     break;
                 }
             }
-            if self.now() >= end {
+            if recovered.is_some_and(|(_, at)| self.now().since(at) >= patience) {
                 return Err(PostgresError::NoAnswer { action: ACTION, timeout: patience });
             }
             tokio::time::sleep(LOOK).await;

@@ -7,7 +7,7 @@ use super::testing::{
     Bench, FakePostgres, HostClock, assignment, envelope, eventually, grant, memory, node, primary_role, standby_of,
     timers,
 };
-use crate::domain::command::{AssignedRole, Command, CommandState};
+use crate::domain::command::{AssignedRole, Command, CommandEnvelope, CommandState};
 use crate::domain::epoch::Epoch;
 use crate::domain::ids::{Address, ClusterName, SystemIdentifier};
 use crate::domain::lsn::Lsn;
@@ -65,7 +65,7 @@ async fn a_crashed_primary_is_fenced_and_told_of_at_once() {
 #[tokio::test]
 async fn after_a_crash_of_a_process_the_primary_lets_clients_in_once_its_standby_has_everything() {
     let bench = leading().await;
-    eventually("assigned", || bench.stored().assignment.is_some()).await;
+    eventually("assigned", || bench.agent.keeper.read(|memory| memory.assignment.is_some())).await;
     bench.postgres.crashes_in_order.store(true, Ordering::SeqCst);
     bench.postgres.standby_flushed.store(999, Ordering::SeqCst);
     bench.postgres.crash();
@@ -86,7 +86,7 @@ async fn after_a_crash_of_a_process_the_primary_lets_clients_in_once_its_standby
 #[tokio::test]
 async fn a_crashed_primary_whose_standby_does_not_come_fences_itself() {
     let bench = leading().await;
-    eventually("assigned", || bench.stored().assignment.is_some()).await;
+    eventually("assigned", || bench.agent.keeper.read(|memory| memory.assignment.is_some())).await;
     bench.postgres.crashes_in_order.store(true, Ordering::SeqCst);
     bench.postgres.crash();
     eventually("fenced", || bench.stored().fence_confirmed == Some(Epoch(3))).await;
@@ -97,7 +97,7 @@ async fn a_crashed_primary_whose_standby_does_not_come_fences_itself() {
 #[tokio::test]
 async fn a_primary_that_ends_again_while_it_recovers_is_fenced() {
     let bench = leading().await;
-    eventually("assigned", || bench.stored().assignment.is_some()).await;
+    eventually("assigned", || bench.agent.keeper.read(|memory| memory.assignment.is_some())).await;
     bench.postgres.crashes_in_order.store(true, Ordering::SeqCst);
     bench.postgres.crash();
     let is_back = || bench.postgres.count("start Recovering") == 1 && bench.agent.local().postmaster == Some(200);
@@ -310,11 +310,16 @@ async fn a_failure_is_told_once_and_then_tried_again() {
 async fn a_rewind_that_broke_off_leaves_a_node_that_nothing_starts() {
     let bench = Bench::begin(FakePostgres::stopped("shut down"), memory(3), None).await;
     let (primary, primary_address) = rejoin_of("n2");
-    bench.postgres.hangs.store(true, Ordering::SeqCst);
     let rewind = Command::Rewind { primary: primary.clone(), primary_address: primary_address.clone() };
-    let rewind = envelope(3, StepName::Rewind, rewind);
-    assert!(matches!(bench.command(rewind.clone()).await, CommandState::Failed { .. }));
+    let rewind = |attempt| CommandEnvelope { attempt, ..envelope(3, StepName::Rewind, rewind.clone()) };
+    bench.postgres.is_cut_off.store(true, Ordering::SeqCst);
+    assert!(matches!(bench.command(rewind(1)).await, CommandState::Failed { .. }));
+    assert!(!bench.stored().half_rejoined, "nothing was changed");
+    bench.postgres.is_cut_off.store(false, Ordering::SeqCst);
+    bench.postgres.hangs.store(true, Ordering::SeqCst);
+    assert!(matches!(bench.command(rewind(2)).await, CommandState::Failed { .. }));
     assert!(bench.stored().half_rejoined);
+    assert!(refused(&bench.command(rewind(3)).await), "half a rewind is not rewound");
     let start = Command::StartStandby { primary: primary.clone(), primary_address: primary_address.clone() };
     assert!(refused(&bench.command(envelope(3, StepName::StartStandby, start.clone())).await));
     let freeze = Command::Freeze { consent_to: Some(Epoch(4)), fence_confirmed: None };

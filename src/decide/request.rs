@@ -192,10 +192,7 @@ fn failover(
             Err(Reason::about(&to, ReasonCode::NotEligible, "its promise was never needed for the lease to be renewed"))
         }
         // It runs out by itself for those whose promises could have renewed it, and for nobody else (rule 2).
-        Err(reason) if record.eligible.contains(&to) && !record.left_running => {
-            let _it_is_waited_for = reason;
-            Ok(())
-        }
+        Err(_) if record.eligible.contains(&to) && !record.left_running => Ok(()),
         Err(reason) => Err(reason),
     };
     if let Err(reason) = suffices

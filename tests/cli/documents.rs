@@ -9,10 +9,11 @@ use stormglass::domain::command::CommandOutput;
 use stormglass::domain::epoch::{Epoch, RecordNumber};
 use stormglass::domain::evidence::{Observation, Occasion, Witness};
 use stormglass::domain::ids::{Address, ClusterName, NodeName, OperationId};
+use stormglass::domain::lsn::Lsn;
 use stormglass::domain::operation::{
     JOURNAL_FORMAT, Operation, OperationKind, OperationStatus, StepEvent, StepName, StepState,
 };
-use stormglass::domain::plan::{Intent, Plan, Reason, ReasonCode};
+use stormglass::domain::plan::{Intent, Loss, Plan, Reason, ReasonCode};
 
 /// 2026-11-21T03:12:09Z.
 pub const NOW: WallTime = WallTime(1_795_230_729_000_000);
@@ -310,6 +311,33 @@ pub fn planned() -> MutationReply {
         expect: vec!["writes pause for about 0.1 s".to_owned(), "no commit is lost".to_owned()],
         message: "would switch over".to_owned(),
     }
+}
+
+pub fn lossy() -> MutationReply {
+    let loss = Loss {
+        node: node("db3"),
+        missing_bytes: Some(1 << 20),
+        flush_lsn: Lsn(0x4F0_0000),
+        last_commit_at: Some(WallTime(1_795_230_727_000_000)),
+        primary: node("db1"),
+        primary_flush_lsn: Some(Lsn(0x500_0000)),
+        primary_seen_at: Some(WallTime(1_795_230_729_000_000)),
+        holds_every_confirmed_commit: false,
+    };
+    let failover = OperationKind::Failover {
+        from: node("db1"),
+        to: node("db3"),
+        accept_data_loss: true,
+        old_primary_is_off: false,
+    };
+    let plan = Plan {
+        intent: Intent::Start { operation: failover },
+        reasons: vec![Reason::new(ReasonCode::OperatorRequest, "")],
+        blocked_by: Vec::new(),
+        based_on: Some((Epoch(8), RecordNumber(41))),
+        loss: Some(loss),
+    };
+    MutationReply { plan: Some(plan), expect: Vec::new(), message: String::new(), ..planned() }
 }
 
 pub fn begun() -> MutationReply {

@@ -1,6 +1,6 @@
 //! Documents to text: what people and pipes get, letter by letter.
 
-use stormglass::cli::render::{Look, explain, lists, operation, status};
+use stormglass::cli::render::{Look, explain, lists, operation, plan, status};
 use stormglass::domain::operation::{Operation, OperationStatus};
 
 use super::documents;
@@ -245,4 +245,17 @@ fn colour_adds_nothing_but_colour() {
     plain.push_str(rest);
     assert_ne!(painted, plain);
     assert_eq!(plain, status::render(&documents::degraded(), TERMINAL));
+}
+
+#[test]
+fn what_is_lost_is_said_first() {
+    check(
+        &plan::render(&documents::lossy(), &["confirmed commits are lost for good".to_owned()], TERMINAL),
+        "
+Loses    1048576 bytes of WAL, and what the primary wrote after it was last heard: db3 has received up to 0/4F00000, and its last commit is of 2026-11-21T03:12:07Z; db1 had flushed up to 0/5000000 at 2026-11-21T03:12:09Z
+Plan     failover db1 -> db3
+Because  operator request
+Risk     confirmed commits are lost for good
+",
+    );
 }

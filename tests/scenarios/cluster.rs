@@ -1,6 +1,7 @@
 //! The cluster that a scenario describes: directives in, a view out.
 //!
 //! One word, one fact; what a scenario does not say is as in a healthy cluster. The words are listed in `scenarios/README.md`.
+//! Length: one table of words, read from top to bottom.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -132,6 +133,7 @@ impl Cluster {
                     }
                 }
                 "max_lag_bytes" => self.policy.max_lag_bytes = words.parse()?,
+                "patience" => self.policy.sync_standby_patience = words.duration()?,
                 "rejoin" => self.policy.rejoin_automatically = words.word()? == "automatic",
                 other => return Err(format!("{other:?} says nothing about a cluster")),
             }

@@ -4,11 +4,16 @@
 use std::fs;
 use std::io::Write;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
+use stormglass::domain::clock::{Moment, WallTime};
 use stormglass::domain::epoch::RecordNumber;
+use stormglass::domain::operation::{JOURNAL_FORMAT_OLDEST, OperationStatus};
+use stormglass::domain::policy::Policy;
+use stormglass::domain::view::View;
+use stormglass::operate::{self, Next};
 use stormglass::ports::store::Store;
 
-use super::{Scratch, cluster, event, record, refusal};
+use super::{Scratch, cluster, event, operation, record, refusal};
 
 /// A closed store with enough in it to have many pages.
 async fn filled() -> Scratch {
@@ -74,6 +79,65 @@ async fn a_newer_schema_is_refused() {
     drop(connection);
     let said = scratch.refusal();
     assert!(said.contains("newer version") && said.contains("99"), "{said}");
+}
+
+#[tokio::test]
+async fn a_journal_of_an_unknown_format_is_read_to_be_ended_and_never_gone_on_with() {
+    let scratch = Scratch::new();
+    scratch.open().save_operation(&operation("op", OperationStatus::Running)).await.expect("stored");
+    let connection = Connection::open(scratch.path()).expect("open");
+    connection
+        .execute("UPDATE operation SET format = 99, body = json_set(body, '$.format', 99)", [])
+        .expect("what a newer version wrote");
+    drop(connection);
+    let store = scratch.open();
+    let mut found = store.unfinished_operations(&cluster()).await.expect("read").remove(0);
+    let view = View {
+        now: Moment(10),
+        wall: WallTime(10),
+        leading_since: Moment(1),
+        leads_for: None,
+        record: None,
+        nodes: Default::default(),
+        proxies: Default::default(),
+    };
+    let policy = Policy::for_rto(std::time::Duration::from_secs(5));
+    let Next::End { status, message } = operate::next(&found, &view, &policy) else { panic!("it was gone on with") };
+    assert_eq!(status, OperationStatus::Stuck);
+    assert!(message.contains("format 99") && message.contains("the version that began it"), "{message}");
+    assert!(store.save_operation(&found).await.is_err(), "a running one of another version is not written");
+    (found.status, found.message) = (status, Some(message));
+    store.save_operation(&found).await.expect("that it is stuck is");
+    assert!(store.unfinished_operations(&cluster()).await.expect("read").is_empty());
+}
+
+/// As the first version stored it, to the letter.
+const OLDEST_JOURNAL: &str = r#"{"format":1,"id":"01a1f","cluster":"main","kind":{"operation":"fence","node":"db1"},"status":"running","origin":"automatic",
+    "reasons":[],"epoch_before":3,"epoch_after":null,"cancel_requested":false,"detected_at":1,"decided_at":2,
+    "begun_wall":"2026-11-21T03:12:09.5Z","ended_at":null,"ended_wall":null,"message":null,"journal":[]}"#;
+
+#[tokio::test]
+async fn a_journal_of_the_oldest_known_format_is_gone_on_with() {
+    let scratch = Scratch::new();
+    scratch.open().save_operation(&operation("01a1f", OperationStatus::Running)).await.expect("stored");
+    let connection = Connection::open(scratch.path()).expect("open");
+    connection
+        .execute("UPDATE operation SET format = ?1, body = ?2", params![JOURNAL_FORMAT_OLDEST, OLDEST_JOURNAL])
+        .expect("what the first version wrote");
+    drop(connection);
+    let found = scratch.open().unfinished_operations(&cluster()).await.expect("read").remove(0);
+    assert_eq!(found.format, JOURNAL_FORMAT_OLDEST);
+    let view = View {
+        now: Moment(10),
+        wall: WallTime(10),
+        leading_since: Moment(1),
+        leads_for: None,
+        record: None,
+        nodes: Default::default(),
+        proxies: Default::default(),
+    };
+    let next = operate::next(&found, &view, &Policy::for_rto(std::time::Duration::from_secs(5)));
+    assert!(!matches!(next, Next::End { status: OperationStatus::Stuck, .. }), "{next:?}");
 }
 
 #[tokio::test]

@@ -42,6 +42,7 @@ pub struct Node {
 pub struct Noted(std::sync::atomic::AtomicBool);
 
 impl Noted {
+    #[allow(dead_code, reason = "each test binary uses its part")]
     pub fn began(&self) -> bool {
         self.0.load(std::sync::atomic::Ordering::SeqCst)
     }
@@ -98,6 +99,7 @@ impl Place {
         self.node_with(name, &[])
     }
 
+    #[allow(dead_code, reason = "each test binary uses its part")]
     /// A node whose `program` is a shell script; `$REAL` in it is the real one.
     pub fn node_where(&self, name: &str, program: &str, script: &str) -> Node {
         let directory = self.home.path().join(format!("{name}-bin"));

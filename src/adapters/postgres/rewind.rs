@@ -316,7 +316,9 @@ fn copy_segments(setup: &Setup, target: &Path, segment_bytes: u64, range: (u64, 
     if target.exists() {
         return Ok(fs::read_dir(target)?.count());
     }
-    let partial = target.with_extension("partial");
+    let mut partial = target.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
     match fs::remove_dir_all(&partial) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
