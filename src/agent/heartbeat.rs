@@ -73,6 +73,7 @@ impl Agent {
             let mut local = self.local();
             local.controller_seen = Some(self.clock.wall());
             local.controller_answered_at = self.now();
+            local.primary_position = reply.primary_flush_lsn.map(|lsn| (lsn, sent_at)).or(local.primary_position);
             std::mem::replace(&mut local.paused, reply.paused) != reply.paused
         };
         if pause_changed {

@@ -9,6 +9,7 @@ use super::promises;
 use super::start::Role;
 use crate::domain::clock::{BootId, Moment, WallTime};
 use crate::domain::epoch::{Epoch, RecordNumber};
+use crate::domain::lsn::Lsn;
 use crate::domain::report::{
     ControlData, DiskReport, LiveReport, PostgresReport, PostgresState, Probe, Probes, Standing, SynchronousReport,
 };
@@ -52,7 +53,9 @@ pub(super) struct Local {
     pub paused: bool,
     /// When a controller was last heard, for people.
     pub controller_seen: Option<WallTime>,
-    /// The same on the host's clock, or when the agent began.
+    /// How far the primary had flushed, by the controller's word, and when that was heard.
+    pub primary_position: Option<(Lsn, Moment)>,
+    /// When a controller was last heard, on the host's clock, or when the agent began.
     pub controller_answered_at: Moment,
     /// Starts of the standby that failed, one after the other.
     pub failed_starts: u32,
