@@ -151,7 +151,7 @@ pub(super) fn view(record: &ClusterRecord) -> View {
     }
 }
 
-fn edit(view: &mut View, name: &str, change: impl FnOnce(&mut Report)) {
+pub(super) fn edit(view: &mut View, name: &str, change: impl FnOnce(&mut Report)) {
     if let Some(NodeView { report: Fact::Known { value, .. }, .. }) = view.nodes.get_mut(&node(name)) {
         change(value);
     }
@@ -343,7 +343,7 @@ fn moments_of_another_boot_hold_nothing_up() {
     assert_ne!(decide(&view, &policy(), &[ended]).intent, Intent::Hold, "in another boot of the controller's host");
 }
 
-fn operation(kind: OperationKind) -> Operation {
+pub(super) fn operation(kind: OperationKind) -> Operation {
     Operation {
         format: JOURNAL_FORMAT,
         id: OperationId("operation".to_owned()),
