@@ -306,7 +306,6 @@ fn gone_for(view: &View, record: &ClusterRecord, node: &NodeName) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::decide::decide;
     use crate::decide::tests::{node, policy, record, view};
     use crate::domain::ids::Address;
