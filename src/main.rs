@@ -284,7 +284,7 @@ fn postgres_settings(section: &PostgresqlSection, state_directory: Option<&Path>
     Ok(PostgresSettings {
         node: section.node.clone(),
         data_directory: section.data_directory.clone(),
-        config_directory: None,
+        config_directory: section.config_directory.clone(),
         bin_directory: section.bin_directory.clone(),
         address: section.address.clone(),
         listen_addresses: section.listen_addresses.clone(),

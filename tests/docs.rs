@@ -8,12 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::Subcommand as _;
 use stormglass::api::agent::health::HealthPath;
 use stormglass::api::routes::{Access, ROUTES};
 use stormglass::domain::epoch::{Epoch, RecordNumber};
 use stormglass::domain::ids::{ClusterName, NodeName, OperationId, ProxyName};
 use stormglass::domain::operation::{OperationStatus, StepName};
 use stormglass::domain::plan::{Intent, Reason, ReasonCode};
+use stormglass::lab::arguments::LabCommand;
 use stormglass::telemetry::event::{Event, StepOutcome};
 use stormglass::telemetry::metrics::{ALL, ClusterGauges, ControllerMetrics, NodeGauges};
 
@@ -351,4 +353,77 @@ fn severities(body: &str, variant: &str) -> String {
         found.push("info".to_owned());
     }
     found.join(", ")
+}
+
+/// What is wrong with one row of `docs/failure-modes.md`.
+fn faults_of(row: &str, number: usize) -> Vec<String> {
+    let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+    let [no, fault, happens, outage, proof] = cells[..] else { return vec![format!("{row}: not five cells")] };
+    let mut wrong = Vec::new();
+    if no != number.to_string() || fault.is_empty() || fault == "-" {
+        wrong.push(format!("row {no} stands where row {number} belongs, or names no fault"));
+    }
+    let is_open = proof.starts_with("open");
+    if !is_open && (happens == "-" || outage == "-") {
+        wrong.push(format!("row {no} has a test, and does not say what happens or for how long writes stop"));
+    }
+    let named: Vec<&str> = proof.split('`').skip(1).step_by(2).collect();
+    let mut points_at = 0;
+    let mut file = None;
+    for name in named {
+        if let Some(arguments) = name.strip_prefix("stormglass lab ") {
+            let lab = LabCommand::augment_subcommands(clap::Command::new("lab").no_binary_name(true));
+            if let Err(error) = lab.try_get_matches_from(arguments.split(' ')) {
+                // A way to inject a fault by hand needs more words than a scenario; it proves nothing.
+                if !is_open {
+                    wrong.push(format!("row {no}: {name} cannot be run: {error}"));
+                }
+            }
+            points_at += 1;
+        } else if name.starts_with("tests/") || name.starts_with("src/") {
+            let source = fs::read_to_string(root().join(name)).ok();
+            if source.is_none() {
+                wrong.push(format!("row {no}: {name} is not there"));
+            }
+            (file, points_at) = (source, points_at + 1);
+        } else if !file.as_ref().is_some_and(|text| text.contains(name)) {
+            wrong.push(format!("row {no}: {name} is not in the file named before it"));
+        }
+    }
+    if !is_open && points_at == 0 {
+        wrong.push(format!("row {no} is neither open nor shown by a test: {proof:?}"));
+    }
+    wrong
+}
+
+#[test]
+fn every_fault_has_its_row_and_every_proof_exists() {
+    let text = read("docs/failure-modes.md");
+    let is_row = |line: &&str| {
+        line.strip_prefix("| ").is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
+    };
+    let rows: Vec<&str> = prose(&text).filter(is_row).collect();
+    assert_eq!(rows.len(), 78, "the consolidated list has 78 faults");
+    let wrong: Vec<String> = rows.iter().enumerate().flat_map(|(index, row)| faults_of(row, index + 1)).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_row_that_proves_nothing_is_found() {
+    for (row, problem) in [
+        ("| 1 | kill | dies | 1 s | open |", None),
+        ("| 1 | kill | dies | 1 s | `tests/docs.rs` (`a_row_that_proves_nothing_is_found`) |", None),
+        ("| 1 | kill | dies | 1 s | `stormglass lab run kill-primary` |", None),
+        ("| 2 | kill | dies | 1 s | open |", Some("stands where")),
+        ("| 1 | kill | dies | open |", Some("not five cells")),
+        ("| 1 | kill | dies | - | `tests/docs.rs` |", Some("for how long")),
+        ("| 1 | kill | dies | 1 s | trust me |", Some("neither open nor shown")),
+        ("| 1 | kill | dies | 1 s | `tests/nothing.rs` |", Some("is not there")),
+        ("| 1 | kill | dies | 1 s | `stormglass lab run trust-me` |", Some("cannot be run")),
+        (concat!("| 1 | kill | dies | 1 s | `tests/docs.rs` (`no_such", "_test`) |"), Some("is not in the file")),
+    ] {
+        let found = faults_of(row, 1).join("; ");
+        assert_eq!(found.is_empty(), problem.is_none(), "{row}: {found}");
+        assert!(problem.is_none_or(|problem| found.contains(problem)), "{row}: {found}");
+    }
 }

@@ -238,6 +238,40 @@ async fn a_former_primary_comes_back() {
 }
 
 #[tokio::test]
+async fn debians_layout_is_closed_opened_cloned_and_rewound() {
+    let place = Place::new();
+    let (first, second) = (place.node_in_etc("n1"), place.node_in_etc("n2"));
+    // Every node of Debian has its own files before it has data; a clone brings none.
+    second.init();
+    std::fs::remove_dir_all(second.data()).expect("made a moment ago");
+    first.init_primary().await;
+    assert!(!first.data().join("postgresql.conf").exists(), "the agent makes no second one");
+    let file = first.settings.config_directory.clone().expect("set").join("postgresql.conf");
+    assert_eq!(first.sql("show config_file").await.as_deref(), file.to_str());
+    let restarted = first.run("pg_ctl", &["restart", "-w", "-D", &first.data().to_string_lossy(), "-l", "/dev/null"]);
+    assert!(restarted.status.success(), "{}", String::from_utf8_lossy(&restarted.stderr));
+    assert!(first.client().await.is_err(), "a restart by hand is open to clients");
+    first.postgres.stop_fast(PATIENCE).await.expect("stops");
+    first.start_primary().await;
+
+    first.postgres.tend_slots(&names(&[&second]), PATIENCE).await.expect("slots");
+    second.join(&first).await;
+    assert!(!second.data().join("postgresql.conf").exists(), "the clone reads its own files");
+    first.sql("create table t(n int)").await;
+    second.caught_up(&first).await;
+    second.postgres.follow(None, PATIENCE).await.expect("frozen");
+    first.sql("insert into t values (1)").await;
+    second.postgres.promote(PATIENCE).await.expect("promoted");
+    first.postgres.kill_family(PATIENCE).await.expect("killed");
+    second.sql("insert into t values (2)").await;
+    second.postgres.tend_slots(&names(&[&first]), PATIENCE).await.expect("slots");
+    assert_eq!(first.postgres.rewind(&second.upstream()).await.expect("rewound"), RewindOutcome::Rewound);
+    first.start_standby(Some(&second)).await;
+    first.caught_up(&second).await;
+    assert_eq!(first.sql("select array_agg(n)::text from t").await.as_deref(), Some("{2}"));
+}
+
+#[tokio::test]
 async fn another_clusters_data_is_never_touched() {
     let place = Place::new();
     let (ours, theirs) = (place.node("n1"), place.node("x1"));

@@ -38,14 +38,15 @@ impl AgentHandler for Arc<Agent> {
             };
             (primary, Some(assignment.eligible.contains(&self.settings.node)))
         });
-        let (controller_seen, turned_at) = {
+        let (controller_seen, turned_at, position) = {
             let local = self.local();
-            (local.controller_seen, local.turned_at)
+            (local.controller_seen, local.turned_at, local.primary_position)
         };
         NodeSnapshot {
             report: self.report(),
             primary,
             is_synchronous,
+            primary_position: position.map(|(lsn, heard)| (lsn, self.now().since(heard))),
             controller_seen,
             is_alive: self.now().since(turned_at) < ALIVE_FOR,
         }

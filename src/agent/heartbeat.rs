@@ -78,6 +78,7 @@ impl Agent {
             if has_authority {
                 local.controller_answered_at = Some(self.now());
             }
+            local.primary_position = reply.primary_flush_lsn.map(|lsn| (lsn, sent_at)).or(local.primary_position);
             std::mem::replace(&mut local.paused, reply.paused) != reply.paused
         };
         if pause_changed {

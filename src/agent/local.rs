@@ -11,6 +11,7 @@ use super::promises;
 use super::start::Role;
 use crate::domain::clock::{BootId, Moment, WallTime};
 use crate::domain::epoch::{Epoch, RecordNumber};
+use crate::domain::lsn::Lsn;
 use crate::domain::report::{
     ControlData, DiskReport, LiveReport, PostgresReport, PostgresState, Probe, Probes, Renewal, Standing,
     SynchronousReport,
@@ -65,6 +66,8 @@ pub(super) struct Local {
     pub renewals: Renewals,
     /// The primary is being left running: what its next agent is to find on disk stays as it is.
     pub leaving: bool,
+    /// How far the primary had flushed, by the controller's word, and when that was heard.
+    pub primary_position: Option<(Lsn, Moment)>,
     /// Starts of the standby that failed, one after the other.
     pub failed_starts: u32,
     /// When the last of them failed.

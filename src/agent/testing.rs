@@ -513,7 +513,7 @@ impl Bench {
 
     pub(super) fn answer(&self, assignment: Option<Assignment>, grant: Option<Grant>) {
         *self.controllers.reply.lock().unwrap() =
-            Some(HeartbeatReply { assignment, grant, paused: false, may_leave: true });
+            Some(HeartbeatReply { assignment, grant, paused: false, may_leave: true, primary_flush_lsn: None });
     }
 
     pub(super) fn tasks(&self) -> BTreeMap<String, crate::domain::report::TaskState> {

@@ -57,6 +57,9 @@ pub struct PostgresqlSection {
     pub node: NodeName,
     /// PGDATA.
     pub data_directory: PathBuf,
+    /// Where `postgresql.conf` and `pg_hba.conf` lie if that is not PGDATA, as in Debian's /etc/postgresql/15/main.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_directory: Option<PathBuf>,
     /// Where `postgres`, `pg_ctl`, `pg_rewind` are; found below /usr/lib/postgresql for the data directory's version if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bin_directory: Option<PathBuf>,

@@ -161,6 +161,9 @@ impl AgentConfig {
                 ));
             }
         }
+        if let Some(directory) = &postgresql.config_directory {
+            absolute("postgresql.config_directory", directory)?;
+        }
         if let Some(directory) = &postgresql.bin_directory {
             absolute("postgresql.bin_directory", directory)?;
         }

@@ -190,7 +190,13 @@ impl State {
         }
         let paused = self.record.as_ref().is_some_and(|record| record.paused_until.is_some_and(|until| until > wall));
         let may_leave = self.record.as_ref().is_some_and(|record| record.holder == *node && record.left_running);
-        HeartbeatReply { assignment: self.assignment(node), grant, paused, may_leave }
+        let primary = self.record.as_ref().and_then(|record| self.nodes.get(&record.holder)?.report.as_ref());
+        let primary_flush_lsn = primary
+            .filter(|(_, heard)| now.since(*heard) <= self.policy.report_stale_after)
+            .and_then(|(report, _)| report.postgres.live.as_ref())
+            .filter(|live| !live.in_recovery)
+            .map(|live| live.flush_lsn);
+        HeartbeatReply { assignment: self.assignment(node), grant, paused, may_leave, primary_flush_lsn }
     }
 
     /// What `node` shall be, by the record.

@@ -1,7 +1,7 @@
 //! The store, with every call timed and every write that fails noticed. Passes calls on; decides and repeats nothing.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
@@ -21,13 +21,13 @@ pub(super) struct StoreWatch {
     clock: Arc<dyn Clock>,
     metrics: Arc<ControllerMetrics>,
     events: mpsc::Sender<Event>,
-    /// The last write failed: that the next one fails too is no news.
-    is_failing: Arc<AtomicBool>,
+    /// Kinds of writes whose last one failed: that the next one fails too is no news.
+    failing: Arc<Mutex<BTreeSet<&'static str>>>,
 }
 
 impl StoreWatch {
     pub fn new(clock: Arc<dyn Clock>, metrics: Arc<ControllerMetrics>, events: mpsc::Sender<Event>) -> Self {
-        Self { clock, metrics, events, is_failing: Arc::default() }
+        Self { clock, metrics, events, failing: Arc::default() }
     }
 
     /// The same store, watched.
@@ -42,11 +42,23 @@ impl StoreWatch {
         outcome
     }
 
-    async fn write<T>(&self, action: &str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    async fn write<T>(
+        &self,
+        action: &'static str,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         let outcome = self.timed(action, call).await;
-        let failed = outcome.as_ref().err();
-        let was_failing = self.is_failing.swap(failed.is_some(), Ordering::Relaxed);
-        if let Some(error) = failed.filter(|_| !was_failing) {
+        let is_news = {
+            let mut failing = self.failing.lock().expect("nothing panics while it is held");
+            match &outcome {
+                Ok(_) => {
+                    failing.remove(action);
+                    false
+                }
+                Err(_) => failing.insert(action),
+            }
+        };
+        if let Some(error) = outcome.as_ref().err().filter(|_| is_news) {
             // A loop that is gone, or too busy to be told, logs the failure itself.
             let _ = self.events.try_send(Event::StoreFailed { problem: error.to_string() });
         }

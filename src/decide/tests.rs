@@ -346,7 +346,7 @@ fn moments_of_another_boot_hold_nothing_up() {
     assert_ne!(decide(&view, &policy(), &[ended]).intent, Intent::Hold, "in another boot of the controller's host");
 }
 
-fn operation(kind: OperationKind) -> Operation {
+pub(super) fn operation(kind: OperationKind) -> Operation {
     Operation {
         format: JOURNAL_FORMAT,
         id: OperationId("operation".to_owned()),

@@ -270,3 +270,86 @@ fn names<'a>(nodes: impl Iterator<Item = &'a NodeName>) -> String {
 fn seconds(duration: Duration) -> String {
     format!("{:.3} s", duration.as_secs_f64())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::tests::{edit, node, operation, policy, record, view};
+    use crate::domain::command::CommandOutput;
+    use crate::domain::epoch::RecordNumber;
+    use crate::domain::operation::{StepEvent, StepState};
+    use crate::domain::report::Promised;
+
+    fn failover() -> Operation {
+        operation(OperationKind::Failover {
+            from: node("n1"),
+            to: node("n2"),
+            accept_data_loss: false,
+            old_primary_is_off: false,
+        })
+    }
+
+    fn words(heard: &[Observation], witness: Witness, source: &str) -> Vec<String> {
+        let of = heard.iter().filter(|said| said.witness == witness && said.source == source);
+        of.map(|said| said.statement.clone()).collect()
+    }
+
+    #[test]
+    fn every_witness_is_heard_with_the_age_of_its_word() {
+        let (mut view, policy) = (view(&record()), policy());
+        let last = view.last_report(&node("n1")).cloned();
+        let silent = Fact::Unknown { last, for_duration: Duration::from_secs(2) };
+        view.nodes.get_mut(&node("n1")).expect("there").report = silent;
+        edit(&mut view, "n2", |report| {
+            report.standing.promised = Some(Promised { epoch: Epoch(3), remaining: Duration::from_secs(1) });
+            let live = report.postgres.live.as_mut().expect("runs");
+            live.receiver.as_mut().expect("streams").last_message_age = Some(Duration::from_millis(1500));
+        });
+        let failover = failover();
+        let heard = hear(&Hearing { view: &view, policy: &policy, operation: &failover }, Occasion::Decided);
+        let primary = words(&heard, Witness::Agent, "n1");
+        assert!(primary[0].starts_with("reported 2.000 s ago, silent since: PostgreSQL runs, primary"), "{primary:?}");
+        assert_eq!(words(&heard, Witness::WalReceiver, "n2"), ["streams from ?, last message 1.500 s ago"]);
+        let promise = "not to be promoted while epoch 3 is renewed, for another 1.000 s";
+        assert_eq!(words(&heard, Witness::Promise, "n2"), [promise]);
+        let books = words(&heard, Witness::Controller, "controller");
+        assert!(books[1].contains("seen renewed, 0.000 s ago; one wait is 3.050 s"), "{books:?}");
+        assert!(books[2].starts_with("no proof yet that it cannot write: n1: lease may run"), "{books:?}");
+        let again = hear(&Hearing { view: &view, policy: &policy, operation: &failover }, Occasion::Fenced);
+        assert!(again.iter().all(|said| said.node == node("n1")), "only the proof: {again:?}");
+    }
+
+    #[test]
+    fn once_the_epoch_was_raised_the_journal_says_what_proved_the_fence() {
+        let mut record = record();
+        (record.epoch, record.number, record.holder) = (Epoch(4), RecordNumber(11), node("n2"));
+        record.eligible.clear();
+        let (view, policy) = (view(&record), policy());
+        let mut failover = failover();
+        let note = Some("the lease of n1 has certainly run out".to_owned());
+        failover.journal.push(StepEvent {
+            step: StepName::Fence,
+            attempt: 1,
+            state: StepState::Succeeded { output: CommandOutput { lsn: None, note } },
+            epoch: Epoch(3),
+            at: view.now,
+            wall: view.wall,
+        });
+        let heard = hear(&Hearing { view: &view, policy: &policy, operation: &failover }, Occasion::Promoted);
+        let books = words(&heard, Witness::Controller, "controller");
+        assert_eq!(books[1], "cannot write in epoch 3: the lease of n1 has certainly run out");
+        assert_eq!(books.len(), 2, "{books:?}");
+    }
+
+    #[test]
+    fn an_operation_keeps_a_bounded_number_and_says_what_is_left_out() {
+        let (view, policy, mut failover) = (view(&record()), policy(), failover());
+        for _ in 0..OBSERVATIONS_MAX {
+            let heard = hear(&Hearing { view: &view, policy: &policy, operation: &failover }, Occasion::Decided);
+            keep(&mut failover, heard);
+        }
+        assert_eq!(failover.evidence.len(), OBSERVATIONS_MAX);
+        let left_out = failover.evidence.iter().filter(|said| said.statement.contains("more statements are left out"));
+        assert!(left_out.count() <= 1, "said once");
+    }
+}

@@ -76,6 +76,9 @@ pub struct HeartbeatReply {
     /// It is stored that the node's primary was left running: only now may the agent go.
     #[serde(default)]
     pub may_leave: bool,
+    /// How far the primary had flushed by its last report: what `?lag=` of the health paths is measured against.
+    #[serde(default)]
+    pub primary_flush_lsn: Option<Lsn>,
 }
 
 /// Answer to a proxy's heartbeat, and the redirect that is pushed on change.

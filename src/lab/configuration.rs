@@ -97,6 +97,7 @@ pub fn node_agent(layout: &Layout, node: &NodeLayout, programs: &Programs) -> an
         postgresql: Some(PostgresqlSection {
             node: node.name.clone(),
             data_directory: node.data_directory(),
+            config_directory: None,
             bin_directory: Some(programs.postgres.clone()),
             address: layout.way(ANY_DATABASE_CLIENT, &node.postgres),
             listen_addresses: node.postgres.host.clone(),

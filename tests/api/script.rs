@@ -191,7 +191,7 @@ fn known(cluster: &str) -> Result<(), Problem> {
 #[async_trait]
 impl ControllerHandler for Script {
     async fn heartbeat(&self, _: Report) -> Result<HeartbeatReply, Problem> {
-        Ok(HeartbeatReply { assignment: None, grant: None, paused: false, may_leave: false })
+        Ok(HeartbeatReply { assignment: None, grant: None, paused: false, may_leave: false, primary_flush_lsn: None })
     }
 
     async fn proxy_heartbeat(&self, report: ProxyReport) -> Result<ProxyAssignment, Problem> {

@@ -118,6 +118,20 @@ impl Place {
         Node { name: node.name.clone(), settings, postgres, user: node.user, bin: node.bin.clone() }
     }
 
+    /// A node without data whose configuration shall lie elsewhere, as Debian lays it out.
+    pub fn node_in_etc(&self, name: &str) -> Node {
+        let node = self.node(name);
+        let directory = self.home.path().join("etc").join(name);
+        fs::create_dir_all(&directory).expect("create");
+        if let Some((uid, gid)) = self.user {
+            chown(&directory, Some(uid), Some(gid)).expect("root may");
+        }
+        let mut settings = node.settings.clone();
+        settings.config_directory = Some(directory);
+        let postgres = Postgres::new(settings.clone()).expect("good settings");
+        Node { name: node.name.clone(), settings, postgres, user: node.user, bin: node.bin.clone() }
+    }
+
     /// A node without data, with parameters of its own.
     pub fn node_with(&self, name: &str, parameters: &[(&str, &str)]) -> Node {
         let data = self.home.path().join(name).join("data");
@@ -198,6 +212,30 @@ impl Node {
                    host all,replication replicator 127.0.0.0/8 scram-sha-256\n";
         let path = self.data().join("pg_hba.conf");
         fs::write(&path, hba).expect("write");
+        if let Some(directory) = self.settings.config_directory.clone() {
+            self.lay_out(&directory);
+        }
+    }
+
+    /// What `pg_createcluster` makes: nothing of the configuration is left in the data directory.
+    pub fn lay_out(&self, directory: &Path) {
+        let main_file = fs::read_to_string(self.data().join("postgresql.conf")).unwrap_or_default();
+        let quoted = |path: PathBuf| format!("'{}'", path.display());
+        let text = format!(
+            "{main_file}\ndata_directory = {}\nhba_file = {}\nident_file = {}\n",
+            quoted(self.data().to_owned()),
+            quoted(directory.join("pg_hba.conf")),
+            quoted(directory.join("pg_ident.conf"))
+        );
+        fs::write(directory.join("postgresql.conf"), text).expect("write");
+        fs::copy(self.data().join("pg_hba.conf"), directory.join("pg_hba.conf")).expect("copy");
+        fs::copy(self.data().join("pg_ident.conf"), directory.join("pg_ident.conf")).expect("copy");
+        for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+            let _missing = fs::remove_file(self.data().join(name));
+            if let Some((uid, gid)) = self.user {
+                chown(directory.join(name), Some(uid), Some(gid)).expect("root may");
+            }
+        }
     }
 
     /// Initialises and starts the primary of a new cluster, with the replication role.

@@ -364,8 +364,18 @@ async fn run_pg_rewind(setup: &Arc<Setup>, upstream: &Upstream) -> Result<Rewind
     let mut command = programs::command(setup, ACTION, "pg_rewind")?;
     let source = format!("{} dbname=postgres", conninfo(setup, upstream, APPLICATION_NAME));
     command.arg("--target-pgdata").arg(&setup.data).arg("--source-server").arg(source);
+    if let Some(directory) = setup.settings.config_directory.as_deref().filter(|_| knows_config_file(setup)) {
+        // For the crash recovery: PostgreSQL would look for it in the data directory.
+        command.arg("--config-file").arg(directory.join("postgresql.conf"));
+    }
     let said = programs::run(command, ACTION, REWIND_TIMEOUT).await?;
     Ok(if said.stderr.contains("no rewind required") { RewindOutcome::NotNeeded } else { RewindOutcome::Rewound })
+}
+
+/// pg_rewind takes `--config-file` from PostgreSQL 15 on; an older one fails where crash recovery is due, and a new copy is made.
+fn knows_config_file(setup: &Setup) -> bool {
+    let version = fs::read_to_string(setup.data.join("PG_VERSION")).unwrap_or_default();
+    version.trim().parse::<u32>().is_ok_and(|major| major >= 15)
 }
 
 /// The primary's configuration files may have come over, its include file among them.

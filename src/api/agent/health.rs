@@ -2,11 +2,17 @@
 //!
 //! Pure: everything follows from one snapshot. An unknown fact never counts as healthy.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::domain::clock::WallTime;
 use crate::domain::ids::{Address, NodeName};
+use crate::domain::lsn::Lsn;
 use crate::domain::report::{LiveReport, PostgresState, Report};
+
+/// Age at which the primary's position no longer says how far it is now; as long as Patroni's own loop.
+const POSITION_FRESH: Duration = Duration::from_secs(10);
 
 /// What a node's agent knows at one moment.
 #[derive(Debug, Clone)]
@@ -17,6 +23,8 @@ pub struct NodeSnapshot {
     pub primary: Option<(NodeName, Address)>,
     /// True if commits wait for this standby; `None` if nobody said so.
     pub is_synchronous: Option<bool>,
+    /// How far the primary had flushed, by a controller's word, and how old that word is.
+    pub primary_position: Option<(Lsn, Duration)>,
     /// When a controller was last heard.
     pub controller_seen: Option<WallTime>,
     /// The agent's own loop turns.
@@ -40,11 +48,15 @@ pub enum HealthPath {
     Asynchronous,
     /// The primary, or a standby that commits wait for.
     ReadOnlySynchronous,
+    /// A standby that holds every confirmed commit, in the words of quorum commit.
+    Quorum,
+    /// The primary, or such a standby.
+    ReadOnlyQuorum,
     /// PostgreSQL runs and answers.
     Health,
     /// The agent's loop turns.
     Liveness,
-    /// Clients may be sent here.
+    /// Clients may be sent here; a standby within `lag` if given.
     Readiness,
     /// Leader of a standby cluster; there are none.
     StandbyLeader,
@@ -59,11 +71,14 @@ impl HealthPath {
         ("/read-write", HealthPath::Primary),
         ("/leader", HealthPath::Leader),
         ("/standby-leader", HealthPath::StandbyLeader),
+        ("/standby_leader", HealthPath::StandbyLeader),
         ("/replica", HealthPath::Replica),
         ("/read-only", HealthPath::ReadOnly),
         ("/read-only-sync", HealthPath::ReadOnlySynchronous),
         ("/sync", HealthPath::Synchronous),
         ("/synchronous", HealthPath::Synchronous),
+        ("/quorum", HealthPath::Quorum),
+        ("/read-only-quorum", HealthPath::ReadOnlyQuorum),
         ("/async", HealthPath::Asynchronous),
         ("/asynchronous", HealthPath::Asynchronous),
         ("/health", HealthPath::Health),
@@ -80,14 +95,15 @@ impl NodeSnapshot {
             HealthPath::Leader => self.runs_as_primary() && self.holds_lease(),
             HealthPath::Replica => self.is_standby() && self.is_within(lag),
             HealthPath::ReadOnly => self.is_writable() || self.is_standby() && self.is_within(lag),
-            HealthPath::Synchronous => self.is_standby() && self.is_synchronous == Some(true),
+            // The ledger's word covers both ways of confirming: by named standbys and by a quorum of them.
+            HealthPath::Synchronous | HealthPath::Quorum => self.is_standby() && self.is_synchronous == Some(true),
             HealthPath::Asynchronous => self.is_standby() && self.is_synchronous != Some(true) && self.is_within(lag),
-            HealthPath::ReadOnlySynchronous => {
+            HealthPath::ReadOnlySynchronous | HealthPath::ReadOnlyQuorum => {
                 self.is_writable() || self.is_standby() && self.is_synchronous == Some(true)
             }
             HealthPath::Health => self.live().is_some(),
             HealthPath::Liveness => self.is_alive,
-            HealthPath::Readiness => self.is_writable() || self.is_standby(),
+            HealthPath::Readiness => self.is_writable() || self.is_standby() && self.is_within(lag),
             HealthPath::StandbyLeader => false,
         }
     }
@@ -199,13 +215,15 @@ impl NodeSnapshot {
         self.report.standing.lease_remaining.is_some_and(|left| !left.is_zero())
     }
 
-    /// A standby knows what it received and what it replayed. One that does not stream cannot know how far behind
-    /// it is, and a limit that cannot be read is not kept.
+    /// How far replay is behind the primary, as in Patroni: against the primary's last known position, or what this standby
+    /// received if that is more. Where neither is fresh nobody can tell, and a limit that cannot be read is not kept.
     fn is_within(&self, lag: Option<&str>) -> bool {
         let Some(limit) = lag else { return true };
         let (Some(limit), Some(live)) = (parse_bytes(limit), self.live()) else { return false };
-        let streams = live.receiver.as_ref().is_some_and(|receiver| receiver.streaming);
-        streams && live.flush_lsn.bytes_after(live.replay_lsn) <= limit
+        let is_fresh = self.primary_position.is_some_and(|(_, age)| age <= POSITION_FRESH);
+        // However old, the position is one that the primary had: being further behind it only understates the lag.
+        let primary = self.primary_position.map_or(live.flush_lsn, |(lsn, _)| lsn.max(live.flush_lsn));
+        (is_fresh || self.is_streaming()) && primary.bytes_after(live.replay_lsn) <= limit
     }
 
     fn state_word(&self) -> &'static str {

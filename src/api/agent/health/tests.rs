@@ -50,7 +50,14 @@ fn node(in_recovery: bool) -> NodeSnapshot {
         tags: Tags::default(),
         tasks: std::collections::BTreeMap::new(),
     };
-    NodeSnapshot { report, primary: None, is_synchronous: Some(false), controller_seen: None, is_alive: true }
+    NodeSnapshot {
+        report,
+        primary: None,
+        is_synchronous: Some(false),
+        primary_position: None,
+        controller_seen: None,
+        is_alive: true,
+    }
 }
 
 fn passing(snapshot: &NodeSnapshot) -> Vec<&'static str> {
@@ -60,7 +67,7 @@ fn passing(snapshot: &NodeSnapshot) -> Vec<&'static str> {
 #[test]
 fn a_primary_with_lease_and_passing_write_probe() {
     let expected = ["/", "/primary", "/master", "/read-write", "/leader", "/read-only", "/read-only-sync"];
-    let more = ["/health", "/liveness", "/readiness"];
+    let more = ["/read-only-quorum", "/health", "/liveness", "/readiness"];
     assert_eq!(passing(&node(false)), [expected.as_slice(), &more].concat());
 }
 
@@ -88,8 +95,12 @@ fn a_standby() {
     standby.is_synchronous = Some(true);
     assert_eq!(
         passing(&standby),
-        [common.as_slice(), &["/read-only-sync", "/sync", "/synchronous", "/health", "/liveness", "/readiness"]]
-            .concat()
+        [
+            common.as_slice(),
+            &["/read-only-sync", "/sync", "/synchronous", "/quorum", "/read-only-quorum"],
+            &["/health", "/liveness", "/readiness"]
+        ]
+        .concat()
     );
 }
 
@@ -115,6 +126,31 @@ fn lag_is_a_limit_in_bytes_and_what_is_unknown_exceeds_it() {
     standby.report.postgres.live.as_mut().unwrap().receiver = None;
     assert!(!standby.passes(HealthPath::Replica, Some("1TB")));
     assert!(standby.passes(HealthPath::Replica, None));
+}
+
+#[test]
+fn lag_is_measured_against_the_primarys_last_known_position() {
+    let mut standby = node(true);
+    // 10 MB are received and not replayed; the primary is 80 MB further.
+    standby.primary_position = Some((Lsn(100 << 20), Duration::from_secs(1)));
+    for path in [HealthPath::Replica, HealthPath::ReadOnly, HealthPath::Asynchronous, HealthPath::Readiness] {
+        assert!(!standby.passes(path, Some("89MB")), "{path:?} hides what was not received");
+        assert!(standby.passes(path, Some("90MB")), "{path:?}");
+    }
+    standby.report.postgres.live.as_mut().unwrap().receiver = None;
+    assert!(standby.passes(HealthPath::Replica, Some("90MB")), "a fresh word of the controller suffices");
+    standby.primary_position = Some((Lsn(100 << 20), Duration::from_secs(60)));
+    assert!(!standby.passes(HealthPath::Replica, Some("1TB")), "nobody knows where the primary is now");
+    standby.primary_position = Some((Lsn(1 << 20), Duration::ZERO));
+    assert!(!standby.passes(HealthPath::Replica, Some("9MB")), "what it received itself counts too");
+    assert!(node(false).passes(HealthPath::Readiness, Some("0")), "a primary is behind nobody");
+}
+
+#[test]
+fn there_are_no_standby_clusters_under_either_spelling() {
+    let paths: Vec<_> = HealthPath::ALL.iter().filter(|(_, kind)| *kind == HealthPath::StandbyLeader).collect();
+    assert_eq!(paths.len(), 2);
+    assert!([node(true), node(false)].iter().all(|node| !node.passes(HealthPath::StandbyLeader, None)));
 }
 
 #[test]
