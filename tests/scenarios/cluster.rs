@@ -1,6 +1,7 @@
 //! The cluster that a scenario describes: directives in, a view out.
 //!
 //! One word, one fact; what a scenario does not say is as in a healthy cluster. The words are listed in `scenarios/README.md`.
+//! Length: one arm a word; a reader looks for the word, and finds it in one file.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
