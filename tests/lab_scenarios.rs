@@ -112,6 +112,12 @@ fn hang_primary() {
 }
 
 #[test]
+fn nobody_is_promoted_beside_a_primary_whose_agent_and_guard_hang() {
+    let report = run(&["hang-primary", "--fault", "agent"]);
+    assert!(report["epoch"].as_u64().is_some_and(|epoch| epoch >= 2), "the fence after the thaw: {report:#}");
+}
+
+#[test]
 fn switchover() {
     let report = run(&["switchover"]);
     assert_ne!(report["old_primary"], report["new_primary"]);

@@ -166,8 +166,10 @@ impl Controller {
                 self.tell(&Event::StrainBegan { reason });
             }
         }
-        let over = |at: &Moment| view.now.since(*at) >= STRAIN_OVER_AFTER;
-        let ended: Vec<_> = self.state.strains.extract_if(.., |_, at| over(at)).map(|(key, _)| key).collect();
+        let over = |at: Moment| view.now.since(at) >= STRAIN_OVER_AFTER;
+        let ended: Vec<_> =
+            self.state.strains.iter().filter(|(_, at)| over(**at)).map(|(key, _)| key.clone()).collect();
+        self.state.strains.retain(|_, at| !over(*at));
         for (code, node) in ended {
             self.parts.metrics.show_strain(&self.state.cluster, node.as_ref(), code, false);
             self.tell(&Event::StrainEnded { node, code });

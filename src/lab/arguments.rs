@@ -215,6 +215,8 @@ pub enum HangFault {
     All,
     /// The postmaster alone: sessions go on, new ones hang
     Postmaster,
+    /// The agent and its guard, longer than a lease, while PostgreSQL goes on: nobody may be promoted beside it
+    Agent,
 }
 
 /// How data is written to stdout.

@@ -70,7 +70,7 @@ impl ControllerLink for Controller {
             renewers: None,
             peers: BTreeSet::new(),
         };
-        let timers = LeaseTimers::for_rto(Duration::from_secs(30));
+        let timers = LeaseTimers::for_rto(Duration::from_secs(10));
         let grant = Some(Grant { epoch: EPOCH, number, timers });
         Ok(HeartbeatReply { assignment: Some(assignment), grant, paused: false, may_leave: false })
     }
@@ -166,7 +166,7 @@ async fn nothing_that_matters_waits_for_a_stalled_disk() {
     assert!(!hung.is_finished(), "the disk is not stalled");
     // Many probes later: heartbeats go on, and renew.
     let heard = controller.heard();
-    until("heartbeats go on", || controller.heard() >= heard + 20).await;
+    until("heartbeats go on", || controller.heard() >= heard + 8).await;
     assert!(controller.last_is(|report| report.standing.lease_epoch == Some(EPOCH)), "the lease was not renewed");
 
     let envelope = CommandEnvelope {

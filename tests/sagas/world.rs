@@ -283,6 +283,7 @@ impl World {
             leads_for: None,
             record: self.controller.record.clone(),
             nodes: nodes.collect(),
+            sighting: None,
             proxies: BTreeMap::new(),
         }
     }

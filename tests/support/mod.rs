@@ -140,11 +140,7 @@ impl Place {
 
     /// A node without data, whose data directory will be `data`.
     pub fn node_at(&self, name: &str, parameters: &[(&str, &str)], data: PathBuf) -> Node {
-        let directory = self.home.path().join(name);
-        fs::create_dir(&directory).expect("create");
-        if let Some((uid, gid)) = self.user {
-            chown(&directory, Some(uid), Some(gid)).expect("root may");
-        }
+        let directory = self.directory(name);
         let host = own_host();
         let port =
             TcpListener::bind((host.as_str(), 0)).and_then(|socket| socket.local_addr()).expect("a free port").port();

@@ -49,6 +49,7 @@ pub(super) enum Fault {
     Switchover { held: bool },
     KillAgent,
     KillGuard,
+    HangAgent,
     KillController,
     KillPrimaryAndController,
     KillControllerDuringFailover { step: StepName },
@@ -70,6 +71,7 @@ impl Fault {
             Fault::Switchover { held: true } => "switchover-held",
             Fault::KillAgent => "kill-agent",
             Fault::KillGuard => "kill-guard",
+            Fault::HangAgent => "hang-agent",
             Fault::KillController => "kill-controller",
             Fault::KillPrimaryAndController => "kill-primary-and-controller",
             Fault::KillControllerDuringFailover { .. } => "kill-controller-during-failover",
@@ -91,6 +93,7 @@ impl Fault {
             Fault::Switchover { held: true } => "switchover while a client holds a transaction open",
             Fault::KillAgent => "SIGKILL for the primary's agent",
             Fault::KillGuard => "SIGKILL for the guard of the primary's agent",
+            Fault::HangAgent => "SIGSTOP for the primary's agent and its guard, then both go on",
             Fault::KillController => "SIGKILL for the controller, away for more than two leases",
             Fault::KillPrimaryAndController => "SIGKILL for the controller and for the primary's PostgreSQL",
             Fault::KillControllerDuringFailover { .. } => "SIGKILL for the controller in the middle of a failover",
@@ -144,6 +147,7 @@ pub(super) async fn inject(
         Fault::Switchover { held } => switchover(lab, &before, held, client, &mut at).await,
         Fault::KillAgent => kill_half(lab, &node, Half::Agent, &mut at).await,
         Fault::KillGuard => kill_half(lab, &node, Half::Guard, &mut at).await,
+        Fault::HangAgent => hang_agent(lab, &node, &before, &mut at).await,
         Fault::KillController => controller::kill(lab, &node, &before, &mut at).await.map(count),
         Fault::CutPrimaryFromController => controller::cut_from_primary(lab, &node, &before, &mut at).await.map(count),
         Fault::CutController => controller::cut_from_all(lab, &node, &before, &mut at).await.map(count),
@@ -352,6 +356,27 @@ pub(super) async fn kill_half(lab: &mut Lab, node: &NodeLayout, half: Half, at: 
     // Its other half replaces it.
     wait_for_halves(lab, node, &[victim]).await?;
     tokio::time::sleep(WATCH_AFTER_CRASH).await;
+    Ok(())
+}
+
+/// Stops both halves for longer than a lease: PostgreSQL writes without one, and whoever saw that must keep everybody from being
+/// promoted beside it. When they go on they find the lease gone, fence, and there is a failover.
+async fn hang_agent(lab: &mut Lab, node: &NodeLayout, before: &ClusterStatus, at: &mut Moment) -> anyhow::Result<()> {
+    let halves = wait_for_halves(lab, node, &[]).await?.1;
+    // The guard first: it replaces an agent that is gone, and must not be awake to miss one.
+    for half in halves.iter().rev() {
+        half.signal(Signal::STOP);
+    }
+    *at = clock::now();
+    tokio::time::sleep(WATCH_AFTER_CRASH * 2).await;
+    let status = lab.controller.status().await;
+    for half in halves {
+        half.signal(Signal::CONT);
+    }
+    let epoch = status?.epoch;
+    if epoch != before.epoch {
+        bail!("somebody was promoted into epoch {epoch} beside a primary that went on");
+    }
     Ok(())
 }
 

@@ -116,6 +116,7 @@ fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {
         Scenario::HangPrimary => match arguments.fault {
             Some(HangFault::All) => vec![Fault::HangAll],
             Some(HangFault::Postmaster) => vec![Fault::HangPostmaster],
+            Some(HangFault::Agent) => vec![Fault::HangAgent],
             None => vec![Fault::HangAll, Fault::HangPostmaster],
         },
         Scenario::Switchover => vec![Fault::Switchover { held: arguments.held }],
