@@ -52,7 +52,7 @@ fn states_max() -> usize {
 
 /// With the rule: nothing is found. Without it: a violation.
 fn check<M: Model>(trace: &str, rule: &str, whole: &M, weakened: Option<&M>) {
-    let found = weakened.map(|weakened| explore(weakened, states_max().max(600_000)));
+    let found = weakened.map(|weakened| explore(weakened, states_max().max(2_000_000)));
     if let Some(found) = &found {
         eprintln!("{trace}: found {:?} after {} states {} steps {:?}", found.violation.as_ref().map(|v| v.0), found.states, found.steps, found.took);
     }
@@ -273,9 +273,10 @@ fn consent_while_a_promise_binds() {
 }
 
 #[test]
-fn a_spent_epochs_fence_frees_no_older_promise() {
+fn fence_of_an_unused_epoch_while_the_older_lease_runs() {
     let bounds = renewal::Bounds { failovers: 2, timeouts: 1, ..RENEWAL };
-    renewals("a_spent_epochs_fence_frees_no_older_promise", "3,4a", Removed::Nothing, Start::With(2), bounds);
+    let trace = "fence_of_an_unused_epoch_while_the_older_lease_runs";
+    renewals(trace, "3,4a", Removed::ConfirmationWaits, Start::With(2), bounds);
 }
 
 #[test]
@@ -330,6 +331,57 @@ fn round_counts_from_its_end() {
 fn rounds_are_timeless() {
     let bounds = renewal::Bounds { rounds: true, ..GROWTH };
     renewals("rounds_are_timeless", "2", Removed::RoundsAreTimeless, Start::With(0), bounds);
+}
+
+/// Everything at once, as far as it goes.
+#[test]
+fn renewals_hold() {
+    let bounds = renewal::Bounds {
+        numbers: 3,
+        failovers: 2,
+        losses: 1,
+        switchovers: 1,
+        leader_changes: 1,
+        ttl: 3,
+        restarts: 1,
+        reboots: 1,
+        wipes: true,
+        timeouts: 1,
+        late: 1,
+        slow: true,
+        delays: true,
+        rounds: true,
+        stalls: true,
+        nodes: 3,
+        mode: DurabilityMode::Async,
+        epochs: 4,
+    };
+    renewals("renewals_hold", "1-4", Removed::Nothing, Start::With(2), bounds);
+}
+
+/// A switchover, undone or not, and the failover that gives its epoch back, while candidates renew.
+#[test]
+fn switchover_and_give_back_while_candidates_renew() {
+    let bounds = renewal::Bounds { failovers: 0, switchovers: 1, timeouts: 1, ..RENEWAL };
+    renewals("switchover_and_give_back_while_candidates_renew", "4", Removed::Nothing, Start::With(2), bounds);
+}
+
+/// Once nothing fails any more, the real decisions lead to one writer: asked of every state that the search reaches.
+#[test]
+fn one_writer_in_the_end() {
+    let bounds = renewal::Bounds { timeouts: 1, ..RENEWAL };
+    let mut whole = Renewal::new(Removed::Nothing, Start::With(2), bounds);
+    whole.recovers = true;
+    check("one_writer_in_the_end", "live", &whole, None);
+}
+
+/// The same after a reboot that may wipe a memory.
+#[test]
+fn one_writer_in_the_end_after_a_reboot() {
+    let bounds = renewal::Bounds { reboots: 1, wipes: true, failovers: 0, ..RENEWAL };
+    let mut whole = Renewal::new(Removed::Nothing, Start::With(2), bounds);
+    whole.recovers = true;
+    check("one_writer_in_the_end_after_a_reboot", "live", &whole, None);
 }
 
 const DEPOSED: renewal::Bounds = renewal::Bounds { leader_changes: 1, ttl: 3, ..RENEWAL };

@@ -54,6 +54,8 @@ pub enum Removed {
     DriftInWait,
     /// A consent waits for the promise to run out.
     PromiseBinds,
+    /// A fence in an epoch that was never used is confirmed only once the lease before it has run out.
+    ConfirmationWaits,
     /// An expired lease suffices only for an eligible node.
     ExpiryBindsEligible,
     /// A lone holder's lease never counts as expired.

@@ -202,6 +202,12 @@ impl Renewal {
         let done = match sent.order {
             _ if outdated => false,
             Order::Fence | Order::Demote => {
+                let binds = promises::confirmation_waits(&memory, epoch, NOW, &boot(), timers(DRIFT).promise());
+                if !binds.is_zero() && self.removed != Removed::ConfirmationWaits {
+                    node.seen = node.seen.max(sent.epoch);
+                    (node.writes, node.lease, node.left, node.lease_number) = (false, 0, 0, 0);
+                    return (after != *state).then_some(after);
+                }
                 fence(node, sent.epoch);
                 true
             }
@@ -253,11 +259,13 @@ impl Renewal {
         let node = &mut after.nodes[at];
         node.asking = None;
         if self.removed == Removed::MembershipIsStored {
-            node.told = self.initial().nodes[at].told;
+            (node.told, node.number) = (self.initial().nodes[at].told, 1);
         }
         if self.removed == Removed::PromiseIsStored {
             node.promise = None;
         }
+        // The guard keeps no number: the newest that is on disk counts.
+        node.lease_number = if node.lease > 0 { node.number } else { 0 };
         after
     }
 
