@@ -75,7 +75,7 @@ impl Renewal {
         after.nodes[at].asking = None;
         if here.left > 0 {
             let mut memory = self.memory(name, here);
-            if matches!(self.removed, Removed::RoundKeepsMembership | Removed::RoundsAreTimeless) {
+            if self.removed == Removed::RoundKeepsMembership {
                 memory.assignment = asking.told.map(|told| assignment(name, told));
             }
             let grant = round.grant(&memory, &held(here, DRIFT));
@@ -113,9 +113,7 @@ impl Renewal {
     /// The round as it stands.
     fn round(&self, name: u8, here: &Node, asking: Asking) -> Option<Round> {
         let before = Node { told: asking.told, lease: asking.epoch, seen: asking.epoch, fenced: 0, ..*here };
-        let timeless = matches!(self.removed, Removed::RoundCountsFromItsBeginning | Removed::RoundsAreTimeless);
-        let begun = ago(if timeless { 0 } else { asking.age });
-        let mut round = Round::begin(&self.memory(name, &before), &held(&before, DRIFT), begun)?;
+        let mut round = Round::begin(&self.memory(name, &before), &held(&before, DRIFT), ago(asking.age))?;
         names(asking.promised).iter().for_each(|peer| round.promised(peer));
         Some(round)
     }

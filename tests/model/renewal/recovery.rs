@@ -83,7 +83,7 @@ impl Renewal {
             return after;
         }
         let operations: Vec<Operation> = leader.moving.as_ref().map(real_operation).into_iter().collect();
-        let streaming = (1 << self.bounds.nodes) - 1 & !bit(leader.record.holder);
+        let streaming = ((1 << self.bounds.nodes) - 1) & !bit(leader.record.holder);
         let view = self.view(leader, streaming, 0);
         match decide::decide(&view, &self.policy(), &operations).intent {
             Intent::UpdateRecord { record } => {
