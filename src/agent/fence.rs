@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Agent;
 use super::lease::Lease;
+use super::{Agent, promises};
 use crate::domain::clock::Moment;
 use crate::domain::epoch::Epoch;
 
@@ -45,6 +45,7 @@ impl Agent {
             local.fence_seconds = Some(took.as_secs_f64());
             local.down_because = Some(format!("fenced in epoch {epoch}: {reason}"));
         }
+        self.outlive_older_leases(epoch).await?;
         let confirmed = self.keeper.change(|memory| {
             memory.highest_epoch = memory.highest_epoch.max(epoch);
             memory.confirm_fence(epoch);
@@ -56,6 +57,29 @@ impl Agent {
         let agent = self.clone();
         tokio::spawn(async move { agent.refresh_control().await });
         Ok(())
+    }
+
+    /// Waits until no lease of an older epoch runs that this node renewed: the confirmation speaks of that epoch too.
+    async fn outlive_older_leases(&self, epoch: Epoch) -> Result<(), String> {
+        let (boot, promise) = (self.clock.boot(), self.timers().promise());
+        let waits = || {
+            let now = self.now();
+            self.keeper.read(|memory| promises::confirmation_waits(memory, epoch, now, &boot, promise))
+        };
+        if waits().is_zero() {
+            return Ok(());
+        }
+        // From here on nothing more is promised to the older holder.
+        let stored = self.keeper.change(|memory| memory.highest_epoch = memory.highest_epoch.max(epoch)).await;
+        stored.map_err(|error| format!("store epoch {epoch}: {error}"))?;
+        loop {
+            let left = waits();
+            if left.is_zero() {
+                return Ok(());
+            }
+            tracing::info!(?left, %epoch, "the fence is confirmed once a promise to an older holder has run out");
+            tokio::time::sleep(left).await;
+        }
     }
 
     async fn kill(&self) -> Result<Duration, String> {

@@ -105,6 +105,18 @@ pub fn promise_waits(
     }
 }
 
+/// How long a fence in `epoch` is not confirmed yet although PostgreSQL is gone: a confirmation says that nobody writes in `epoch` and
+/// before it, and a node that never got as far as consenting to `epoch` may have renewed the lease of the holder before it
+/// (trace `fence_of_an_unused_epoch_while_the_older_lease_runs`).
+pub fn confirmation_waits(memory: &Memory, epoch: Epoch, now: Moment, boot: &BootId, promise: Duration) -> Duration {
+    // What it had promised ran out, or was replaced by a fence, before it held this epoch.
+    let held = memory.consented == Some(epoch) || memory.lease.as_ref().is_some_and(|lease| lease.epoch == epoch);
+    if held {
+        return Duration::ZERO;
+    }
+    consent_waits(memory, now, boot, promise).max(promise_waits(memory, epoch, None, now, boot))
+}
+
 /// The promise that binds the node now.
 pub fn promised(memory: &Memory, now: Moment, boot: &BootId) -> Option<Promised> {
     let promise = memory.promise.as_ref()?;

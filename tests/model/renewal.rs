@@ -4,6 +4,11 @@
 //! message may be lost, late, repeated or overtaken; agents are restarted, hosts rebooted, memories wiped; clocks lose a tick
 //! within the stated bound. When to start an operation, and which, when to renew, and who streams, is left to chance: safety
 //! must not rest on judgement. Decided, promised, granted and carried out is by the real code alone.
+//!
+//! That a round ends with nothing if the membership changed since it began is a second line: its grant counts from before anybody was
+//! asked, hence from before the acknowledgement that the leader counts as a renewal, and an older number is refused. A tick is
+//! half a lease here, too coarse to tell a round that counts from its end. Commits are the ledger's search.
+//! Length: the state of the search with its beginnings in one place; what happens in it is split by who acts.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -40,10 +45,6 @@ pub enum Removed {
     AllPromise,
     /// A round counts only under the membership that it began with.
     RoundKeepsMembership,
-    /// A round's grant counts from before anybody was asked.
-    RoundCountsFromItsBeginning,
-    /// The same two at once.
-    RoundsAreTimeless,
     /// A new leader waits for the leadership before it to run out.
     WaitCoversLeadership,
     /// No grant outlives the leadership.
@@ -54,6 +55,8 @@ pub enum Removed {
     DriftInWait,
     /// A consent waits for the promise to run out.
     PromiseBinds,
+    /// A fence in an epoch that was never used is confirmed only once the lease before it has run out.
+    ConfirmationWaits,
     /// An expired lease suffices only for an eligible node.
     ExpiryBindsEligible,
     /// A lone holder's lease never counts as expired.
@@ -98,6 +101,11 @@ pub enum Begins {
     With(u8),
     /// The same, and it has confirmed its fence since.
     Fenced(u8),
+    /// The same as at first, and it has renewed with the second node's promise; the leader, which knows of no such renewal, has
+    /// granted nothing for long.
+    Renewed(u8),
+    /// The same as at first, and another controller has just taken the leadership away from the one that granted.
+    Deposed(u8),
 }
 
 pub struct Renewal {
@@ -382,8 +390,7 @@ impl Renewal {
             if let Some(asking) = &mut node.asking {
                 asking.age += 1;
             }
-            let timeless = matches!(self.removed, Removed::RoundCountsFromItsBeginning | Removed::RoundsAreTimeless);
-            node.asking = node.asking.filter(|asking| timeless && asking.age <= LEASE || asking.age < LEASE);
+            node.asking = node.asking.filter(|asking| asking.age < LEASE);
             if let Some(Sent { order: Order::Promote { age, .. }, .. }) = &mut node.order {
                 *age = (*age + 1).min(LEASE);
             }
@@ -406,7 +413,8 @@ impl Model for Renewal {
     type Action = Action;
 
     fn initial(&self) -> State {
-        let (Begins::With(eligible) | Begins::Fenced(eligible)) = self.begins;
+        let (Begins::With(eligible) | Begins::Fenced(eligible) | Begins::Renewed(eligible) | Begins::Deposed(eligible)) =
+            self.begins;
         let synchronous = if self.bounds.mode == DurabilityMode::Async { 0 } else { eligible };
         let record = Record {
             epoch: 1,
@@ -458,13 +466,26 @@ impl Model for Renewal {
         if matches!(self.begins, Begins::Fenced(_)) {
             agents::fence(&mut primary, 1);
         }
+        let (mut leader, mut second, mut deposed) = (leader, standby, None);
+        match self.begins {
+            Begins::With(_) | Begins::Fenced(_) => {}
+            Begins::Renewed(_) => {
+                leader.granted = self.longest();
+                leader.heard[1] = Some(Said { number: 0, age: LEASE, ..self.said(1, &standby) });
+                second.promise = Some(Bound { epoch: 1, left: WAIT });
+            }
+            Begins::Deposed(_) => {
+                (leader.leading, leader.granted) = (0, self.longest());
+                deposed = Some(Deposed { record, left: self.bounds.ttl, pauses: false });
+            }
+        }
         State {
             store: record,
             journal: None,
             leader,
-            deposed: None,
+            deposed,
             writes: Vec::new(),
-            nodes: [primary, standby, standby],
+            nodes: [primary, second, standby],
             promoted: [0, 1, 0, 0, 0, 0, 0, 0],
             steady: 0,
             failovers: 0,

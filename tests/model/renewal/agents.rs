@@ -75,7 +75,7 @@ impl Renewal {
         after.nodes[at].asking = None;
         if here.left > 0 {
             let mut memory = self.memory(name, here);
-            if matches!(self.removed, Removed::RoundKeepsMembership | Removed::RoundsAreTimeless) {
+            if self.removed == Removed::RoundKeepsMembership {
                 memory.assignment = asking.told.map(|told| assignment(name, told));
             }
             let grant = round.grant(&memory, &held(here, DRIFT));
@@ -113,9 +113,7 @@ impl Renewal {
     /// The round as it stands.
     fn round(&self, name: u8, here: &Node, asking: Asking) -> Option<Round> {
         let before = Node { told: asking.told, lease: asking.epoch, seen: asking.epoch, fenced: 0, ..*here };
-        let timeless = matches!(self.removed, Removed::RoundCountsFromItsBeginning | Removed::RoundsAreTimeless);
-        let begun = ago(if timeless { 0 } else { asking.age });
-        let mut round = Round::begin(&self.memory(name, &before), &held(&before, DRIFT), begun)?;
+        let mut round = Round::begin(&self.memory(name, &before), &held(&before, DRIFT), ago(asking.age))?;
         names(asking.promised).iter().for_each(|peer| round.promised(peer));
         Some(round)
     }
@@ -202,6 +200,12 @@ impl Renewal {
         let done = match sent.order {
             _ if outdated => false,
             Order::Fence | Order::Demote => {
+                let binds = promises::confirmation_waits(&memory, epoch, NOW, &boot(), timers(DRIFT).promise());
+                if !binds.is_zero() && self.removed != Removed::ConfirmationWaits {
+                    node.seen = node.seen.max(sent.epoch);
+                    (node.writes, node.lease, node.left, node.lease_number) = (false, 0, 0, 0);
+                    return (after != *state).then_some(after);
+                }
                 fence(node, sent.epoch);
                 true
             }
@@ -253,11 +257,13 @@ impl Renewal {
         let node = &mut after.nodes[at];
         node.asking = None;
         if self.removed == Removed::MembershipIsStored {
-            node.told = self.initial().nodes[at].told;
+            (node.told, node.number) = (self.initial().nodes[at].told, 1);
         }
         if self.removed == Removed::PromiseIsStored {
             node.promise = None;
         }
+        // The guard keeps no number: the newest that is on disk counts.
+        node.lease_number = if node.lease > 0 { node.number } else { 0 };
         after
     }
 

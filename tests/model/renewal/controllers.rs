@@ -48,7 +48,14 @@ impl Renewal {
     }
 
     /// A report reaches a controller, and its answer sets out.
-    pub(super) fn heard(&self, state: &State, node: u8, said: Said, at_deposed: bool, may_grant: bool) -> Option<State> {
+    pub(super) fn heard(
+        &self,
+        state: &State,
+        node: u8,
+        said: Said,
+        at_deposed: bool,
+        may_grant: bool,
+    ) -> Option<State> {
         let at = usize::from(node);
         let mut after = state.clone();
         let report = self.reported(node, &said, None);
@@ -136,8 +143,7 @@ impl Renewal {
                 }
                 let (from, before) = (record.holder, record.epoch);
                 let journal = Vec::new();
-                after.leader.moving =
-                    Some(Moving { kind, from, to, before, after: 0, undoing: false, journal });
+                after.leader.moving = Some(Moving { kind, from, to, before, after: 0, undoing: false, journal });
                 next.push((Action::OperationBegins { kind: label, to }, after));
             };
             let is_eligible = record.eligible & bit(to) != 0;
@@ -244,11 +250,9 @@ impl Renewal {
     fn carried(&self, state: &State, write: Write) -> Write {
         let mut write = write;
         if self.removed == Removed::EmptiedAtPromotion {
-            let others = (1 << self.bounds.nodes) - 1 & !bit(write.record.holder);
+            let others = ((1 << self.bounds.nodes) - 1) & !bit(write.record.holder);
             write.record.eligible = others;
             write.record.synchronous = if state.store.synchronous == 0 { 0 } else { others };
-        } else if self.removed == Removed::LoneHolderNeverExpires || self.removed == Removed::ExpiryBindsEligible {
-            debug_assert_eq!(write.record.eligible, 0, "a promotion empties the eligible set");
         }
         write
     }

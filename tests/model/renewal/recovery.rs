@@ -43,6 +43,9 @@ impl Renewal {
             after = self.take(&after, order).unwrap_or(after);
         }
         after = self.decide(&after);
+        if is_well(&after) {
+            return after;
+        }
         if after != *state {
             // Heartbeats repeat for ever; what counts is whether anything else came of them.
             let mut quiet = after.clone();
@@ -80,7 +83,7 @@ impl Renewal {
             return after;
         }
         let operations: Vec<Operation> = leader.moving.as_ref().map(real_operation).into_iter().collect();
-        let streaming = (1 << self.bounds.nodes) - 1 & !bit(leader.record.holder);
+        let streaming = ((1 << self.bounds.nodes) - 1) & !bit(leader.record.holder);
         let view = self.view(leader, streaming, 0);
         match decide::decide(&view, &self.policy(), &operations).intent {
             Intent::UpdateRecord { record } => {

@@ -45,10 +45,9 @@ impl Renewal {
     /// A report as it was heard; `live` where it matters what PostgreSQL answers.
     pub(super) fn reported(&self, node: u8, said: &Said, live: Option<LiveReport>) -> Report {
         let acknowledged = (said.acknowledged > 0).then_some(RecordNumber(u64::from(said.acknowledged)));
-        let promised = said.promised.map(|promised| Promised {
-            epoch: Epoch(u64::from(promised.epoch)),
-            remaining: seconds(promised.left),
-        });
+        let promised = said
+            .promised
+            .map(|promised| Promised { epoch: Epoch(u64::from(promised.epoch)), remaining: seconds(promised.left) });
         let standing = Standing {
             highest_epoch: Epoch(u64::from(said.seen)),
             highest_number: RecordNumber(u64::from(said.number)),
