@@ -72,7 +72,10 @@ impl Agent {
         let pause_changed = {
             let mut local = self.local();
             local.controller_seen = Some(self.clock.wall());
-            local.controller_answered_at = self.now();
+            // A controller whose leadership is about to end answers and grants nothing: the standbys are asked then.
+            if reply.grant.is_some() {
+                local.controller_granted_at = self.now();
+            }
             std::mem::replace(&mut local.paused, reply.paused) != reply.paused
         };
         if pause_changed {

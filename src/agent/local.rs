@@ -53,7 +53,7 @@ pub(super) struct Local {
     /// When a controller was last heard, for people.
     pub controller_seen: Option<WallTime>,
     /// The same on the host's clock, or when the agent began.
-    pub controller_answered_at: Moment,
+    pub controller_granted_at: Moment,
     /// Starts of the standby that failed, one after the other.
     pub failed_starts: u32,
     /// When the last of them failed.

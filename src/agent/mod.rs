@@ -176,7 +176,7 @@ impl Agent {
             }
         };
         let now = parts.clock.now();
-        let mut local = Local { turned_at: now, controller_answered_at: now, ..Local::default() };
+        let mut local = Local { turned_at: now, controller_granted_at: now, ..Local::default() };
         if let Some(epoch) = memory.fence_confirmed {
             local.leases.bar(epoch);
         }

@@ -16,17 +16,17 @@ use crate::domain::ids::SystemIdentifier;
 use crate::domain::lease::LeaseTimers;
 
 impl Agent {
-    /// Renews without a controller for as long as none answers, while the node holds a lease.
+    /// Renews without a controller for as long as none grants, while the node holds a lease.
     pub(super) async fn renewal_loop(self: &Arc<Self>) {
         loop {
             tokio::time::sleep(self.renewal_interval()).await;
             let now = self.now();
-            let (lease, unanswered_since) = {
+            let (lease, ungranted_since) = {
                 let local = self.local();
-                (local.leases.valid(now), local.controller_answered_at)
+                (local.leases.valid(now), local.controller_granted_at)
             };
             if let Some(lease) = lease
-                && now.since(unanswered_since) >= patience(&lease.timers)
+                && now.since(ungranted_since) >= patience(&lease.timers)
             {
                 self.renew_without_controller(&lease, now).await;
             }
@@ -104,7 +104,7 @@ impl Agent {
     }
 }
 
-/// How long no controller may have answered before the standbys are asked: one heartbeat is lost by then, and there is time for
+/// How long no controller may have granted anything before the standbys are asked: one heartbeat is lost by then, and there is time for
 /// more than one round before PostgreSQL must be stopped.
 fn patience(timers: &LeaseTimers) -> Duration {
     timers.renewal_interval + timers.request_timeout / 2

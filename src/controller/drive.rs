@@ -364,12 +364,18 @@ impl Controller {
         });
     }
 
-    /// Stores an operation without a step that would.
+    /// Stores an operation without a step that would. Its end is stored however long that takes: the next leader would resume
+    /// an operation that never ended.
     fn save(&self, operation: Operation) {
         let store = self.parts.term.store();
+        let events = self.events.clone();
         tokio::spawn(async move {
-            if let Err(error) = store.save_operation(&operation).await {
-                tracing::error!(operation = %operation.id, %error, "the store did not take the end of an operation");
+            while let Err(error) = store.save_operation(&operation).await {
+                tracing::error!(operation = %operation.id, %error, "the store did not take an operation");
+                tokio::time::sleep(STORE_PAUSE).await;
+                if !operation.status.is_final() || events.is_closed() {
+                    break;
+                }
             }
         });
     }

@@ -12,7 +12,7 @@ use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
 use crate::domain::epoch::Epoch;
 use crate::domain::ids::OperationId;
-use crate::domain::operation::{Operation, StepName, StepState};
+use crate::domain::operation::{Operation, OperationKind, StepName, StepState};
 use crate::domain::plan::Plan;
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::{ProxyReport, Report};
@@ -86,6 +86,17 @@ pub(super) async fn run(
     };
     let nodes: BTreeMap<_, _> = parts.nodes.iter().map(|node| (node.name.clone(), state_of(node))).collect();
     let proxies = parts.proxies.iter().map(|name| (name.clone(), ProxyState { report: None })).collect();
+    // A fence that an operator was promised is stored by whoever comes next.
+    let is_fenced = |node| remembered.record.as_ref().is_some_and(|record| record.fenced.contains(node));
+    let wishes = remembered.operations.iter().filter_map(|operation| match &operation.kind {
+        OperationKind::Fence { node }
+            if !operation.status.is_final() && operation.last(StepName::Fence).is_none() && !is_fenced(node) =>
+        {
+            Some((Wish::Fence(node.clone()), None))
+        }
+        _ => None,
+    });
+    let wishes = wishes.collect();
     let state = State {
         cluster: parts.cluster.clone(),
         policy: parts.policy.clone(),
@@ -96,7 +107,7 @@ pub(super) async fn run(
         operations: remembered.operations,
         in_flight: Vec::new(),
         update_in_flight: false,
-        wishes: Default::default(),
+        wishes,
         wish_in_flight: false,
         trouble_since: None,
         last_plan: None,
