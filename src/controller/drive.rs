@@ -292,7 +292,12 @@ impl Controller {
             Intent::Hold => None,
             Intent::Start { operation } => {
                 let operation = self.begin(operation, &plan, origin);
-                self.save(operation.clone());
+                self.drive_operations();
+                // A step that began has journalled it; this must not come after that and take it back.
+                if let Some(waiting) = self.state.operation_mut(&operation.id).filter(|it| it.journal.is_empty()) {
+                    let waiting = waiting.clone();
+                    self.save(waiting);
+                }
                 Some(operation)
             }
             Intent::UpdateRecord { record } => {
