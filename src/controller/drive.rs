@@ -231,6 +231,7 @@ impl Controller {
         let outside = execute::Outside {
             cluster: self.state.cluster.clone(),
             store: self.parts.term.store(),
+            journal: self.journal.clone(),
             clock: self.parts.clock.clone(),
             nodes: self.parts.node_control.clone(),
             proxies: self.parts.proxy_control.clone(),
@@ -292,12 +293,7 @@ impl Controller {
             Intent::Hold => None,
             Intent::Start { operation } => {
                 let operation = self.begin(operation, &plan, origin);
-                self.drive_operations();
-                // A step that began has journalled it; this must not come after that and take it back.
-                if let Some(waiting) = self.state.operation_mut(&operation.id).filter(|it| it.journal.is_empty()) {
-                    let waiting = waiting.clone();
-                    self.save(waiting);
-                }
+                self.save(operation.clone());
                 Some(operation)
             }
             Intent::UpdateRecord { record } => {
@@ -372,10 +368,9 @@ impl Controller {
     /// Stores an operation without a step that would. Its end is stored however long that takes: the next leader would resume
     /// an operation that never ended.
     fn save(&self, operation: Operation) {
-        let store = self.parts.term.store();
-        let events = self.events.clone();
+        let (journal, events) = (self.journal.clone(), self.events.clone());
         tokio::spawn(async move {
-            while let Err(error) = store.save_operation(&operation).await {
+            while let Err(error) = journal.save(&operation).await {
                 tracing::error!(operation = %operation.id, %error, "the store did not take an operation");
                 tokio::time::sleep(STORE_PAUSE).await;
                 if !operation.status.is_final() || events.is_closed() {

@@ -1,10 +1,12 @@
 //! The loop: one closed set of events, one owner of the state.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::journal::Journal;
 use super::state::{NodeState, ProxyState, State, Wish};
 use super::{ConfiguredNode, ControllerParts, ENDED_KEPT, Remembered};
 use crate::decide::request::Request;
@@ -65,6 +67,7 @@ pub(super) struct Controller {
     pub parts: ControllerParts,
     pub state: State,
     pub events: mpsc::Sender<Event>,
+    pub journal: Arc<Journal>,
 }
 
 /// Runs until `shutdown`.
@@ -115,7 +118,8 @@ pub(super) async fn run(
         proxy_target: None,
         proxy_sequence: 0,
     };
-    let mut controller = Controller { parts, state, events };
+    let journal = Arc::new(Journal::new(parts.term.store()));
+    let mut controller = Controller { parts, state, events, journal };
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
