@@ -89,8 +89,7 @@ pub async fn unfence(world: &Arc<World>, host: usize) {
     let mut free = 0;
     for _ in 0..ATTEMPTS {
         // A wish that was taken may be stored a little later.
-        let is_fenced =
-            world.lock().store.record.as_ref().is_none_or(|record| record.fenced.contains(&node(host)));
+        let is_fenced = world.lock().store.record.as_ref().is_none_or(|record| record.fenced.contains(&node(host)));
         free = if is_fenced { 0 } else { free + 1 };
         if free > 4 {
             return;

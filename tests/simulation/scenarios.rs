@@ -134,4 +134,30 @@ pub const SCENARIOS: &[Scenario] = &[
         faults: &[at(700, Fault::CrashHost(0), 30_000), at(0, Fault::KillLeader, 30_000)],
         outage_seconds: 14,
     },
+    Scenario {
+        // The first write of its journal came after the second.
+        name: "operator_fences_a_standby",
+        controllers: 1,
+        durability: DurabilityMode::Sync,
+        faults: &[at(700, Fault::OperatorFence(2), 1_000)],
+        outage_seconds: 1,
+    },
+    Scenario {
+        name: "store_lost_in_the_middle_of_a_failover",
+        controllers: 1,
+        durability: DurabilityMode::Sync,
+        faults: &[
+            at(700, Fault::SlowLinks(800), 12_000),
+            at(500, Fault::KillPrimary, 0),
+            at(1_500, Fault::LoseStore, 100),
+        ],
+        outage_seconds: 40,
+    },
+    Scenario {
+        name: "store_and_primary_host_lost_together",
+        controllers: 3,
+        durability: DurabilityMode::Sync,
+        faults: &[at(700, Fault::CrashHost(0), 9_000), at(1_000, Fault::LoseStore, 0)],
+        outage_seconds: 40,
+    },
 ];

@@ -189,9 +189,8 @@ impl Store for ControllerPort {
 
 fn describe(record: &ClusterRecord) -> String {
     let ClusterRecord { epoch, number, holder, holder_confirmed, eligible, proposed, synchronous, .. } = record;
-    let names = |nodes: &BTreeSet<NodeName>| {
-        nodes.iter().map(|node| node.as_str().to_owned()).collect::<Vec<_>>().join(" ")
-    };
+    let names =
+        |nodes: &BTreeSet<NodeName>| nodes.iter().map(|node| node.as_str().to_owned()).collect::<Vec<_>>().join(" ");
     format!(
         "store record {number}: epoch {epoch} of {holder}, confirmed {holder_confirmed}, eligible [{}], proposed [{}], synchronous [{}]",
         names(eligible),
