@@ -143,6 +143,8 @@ pub const SCENARIOS: &[Scenario] = &[
         outage_seconds: 1,
     },
     Scenario {
+        // The promotion arrived after its node had reported as a standby: the old primary got the next epoch, without the
+        // commits that the new one had confirmed.
         name: "store_lost_in_the_middle_of_a_failover",
         controllers: 1,
         durability: DurabilityMode::Sync,
