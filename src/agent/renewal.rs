@@ -23,7 +23,7 @@ use crate::domain::report::Renewal;
 const ROUNDS_MAX: usize = 4;
 
 impl Agent {
-    /// Renews without a controller for as long as none answers, while the node holds a lease.
+    /// Renews without a controller for as long as none grants, while the node holds a lease.
     pub(super) async fn renewal_loop(self: &Arc<Self>) {
         let under_way = Arc::new(AtomicUsize::new(0));
         loop {

@@ -246,6 +246,7 @@ impl Controller {
         let outside = execute::Outside {
             cluster: self.state.cluster.clone(),
             store: self.store(),
+            journal: self.journal.clone(),
             clock: self.parts.clock.clone(),
             nodes: self.parts.node_control.clone(),
             proxies: self.parts.proxy_control.clone(),
@@ -389,12 +390,17 @@ impl Controller {
         });
     }
 
-    /// Stores an operation without a step that would.
+    /// Stores an operation without a step that would. Its end is stored however long that takes: the next leader would resume
+    /// an operation that never ended.
     fn save(&self, operation: Operation) {
-        let store = self.store();
+        let (journal, events) = (self.journal.clone(), self.events.clone());
         tokio::spawn(async move {
-            if let Err(error) = store.save_operation(&operation).await {
-                tracing::error!(operation = %operation.id, %error, "the store did not take the end of an operation");
+            while let Err(error) = journal.save(&operation).await {
+                tracing::error!(operation = %operation.id, %error, "the store did not take an operation");
+                tokio::time::sleep(STORE_PAUSE).await;
+                if !operation.status.is_final() || events.is_closed() {
+                    break;
+                }
             }
         });
     }

@@ -1,10 +1,12 @@
 //! The loop: one closed set of events, one owner of the state.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::journal::Journal;
 use super::state::{NodeState, ProxyState, State, Wish};
 use super::told::Told;
 use super::watched::StoreWatch;
@@ -15,7 +17,7 @@ use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
 use crate::domain::epoch::Epoch;
 use crate::domain::ids::OperationId;
-use crate::domain::operation::{Operation, StepName, StepState};
+use crate::domain::operation::{Operation, OperationKind, StepName, StepState};
 use crate::domain::plan::Plan;
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::{ProxyReport, Report};
@@ -76,6 +78,7 @@ pub(super) struct Controller {
     pub watch: StoreWatch,
     pub told: Told,
     pub doors: watch::Sender<Option<Door>>,
+    pub journal: Arc<Journal>,
 }
 
 /// Runs until `shutdown`.
@@ -98,6 +101,17 @@ pub(super) async fn run(
     };
     let nodes: BTreeMap<_, _> = parts.nodes.iter().map(|node| (node.name.clone(), state_of(node))).collect();
     let proxies = parts.proxies.iter().map(|name| (name.clone(), ProxyState { report: None })).collect();
+    // A fence that an operator was promised is stored by whoever comes next.
+    let is_fenced = |node| remembered.record.as_ref().is_some_and(|record| record.fenced.contains(node));
+    let wishes = remembered.operations.iter().filter_map(|operation| match &operation.kind {
+        OperationKind::Fence { node }
+            if !operation.status.is_final() && operation.last(StepName::Fence).is_none() && !is_fenced(node) =>
+        {
+            Some((Wish::Fence(node.clone()), None))
+        }
+        _ => None,
+    });
+    let wishes = wishes.collect();
     let state = State {
         cluster: parts.cluster.clone(),
         policy: parts.policy.clone(),
@@ -108,7 +122,7 @@ pub(super) async fn run(
         operations: remembered.operations,
         in_flight: Vec::new(),
         update_in_flight: false,
-        wishes: Default::default(),
+        wishes,
         wish_in_flight: false,
         trouble_since: None,
         last_plan: None,
@@ -118,6 +132,7 @@ pub(super) async fn run(
         sighting: None,
         strains: Default::default(),
     };
+    let journal = Arc::new(Journal::new(watch.over(parts.term.store())));
     let (doors, shown) = watch::channel(None);
     tokio::spawn(witness::watch(
         parts.primary_probe.clone(),
@@ -126,7 +141,7 @@ pub(super) async fn run(
         shown,
         events.clone(),
     ));
-    let mut controller = Controller { parts, state, events, watch, told: Told::default(), doors };
+    let mut controller = Controller { parts, state, events, watch, told: Told::default(), doors, journal };
     controller.note_started();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

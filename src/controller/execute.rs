@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use super::journal::Journal;
 use crate::domain::clock::Moment;
 use crate::domain::command::{Command, CommandEnvelope, CommandOutput, CommandReply, CommandState, ProxyAssignment};
 use crate::domain::epoch::{Epoch, RecordNumber};
@@ -30,6 +31,7 @@ const OTHERS_TIMEOUT: Duration = Duration::from_millis(300);
 pub(super) struct Outside {
     pub cluster: ClusterName,
     pub store: Arc<dyn Store>,
+    pub journal: Arc<Journal>,
     pub clock: Arc<dyn Clock>,
     pub nodes: Arc<dyn NodeControl>,
     pub proxies: Arc<dyn ProxyControl>,
@@ -52,7 +54,7 @@ impl Done {
 
 /// Journals the start and carries the step out.
 pub(super) async fn step(outside: &Outside, operation: &Operation, step: &Step) -> Done {
-    if let Err(error) = outside.store.save_operation(operation).await {
+    if let Err(error) = outside.journal.save(operation).await {
         return Done::plain(StepState::Failed {
             error: format!("not begun, because it could not be journalled: {error}"),
         });

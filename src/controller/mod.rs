@@ -7,6 +7,7 @@ mod drive;
 mod event_loop;
 mod execute;
 mod handler;
+mod journal;
 mod notes;
 mod state;
 mod status;

@@ -2,14 +2,17 @@
 //!
 //! Needs the word of every configured node (design, section 2): a node that is missing might be the primary.
 
+use std::time::Duration;
+
 use crate::domain::epoch::Epoch;
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan, Reason, ReasonCode};
+use crate::domain::policy::Policy;
 use crate::domain::report::{PostgresState, Report};
 use crate::domain::view::View;
 
 /// The plan without a record.
-pub fn plan(view: &View, operations: &[Operation]) -> Plan {
+pub fn plan(view: &View, policy: &Policy, operations: &[Operation]) -> Plan {
     let hold = |blocked_by| Plan { intent: Intent::Hold, reasons: Vec::new(), blocked_by, based_on: None, loss: None };
     if let Some(running) = super::moving(operations) {
         return hold(vec![Reason::new(ReasonCode::OperationUnderWay, running.id.to_string())]);
@@ -23,6 +26,9 @@ pub fn plan(view: &View, operations: &[Operation]) -> Plan {
     if !missing.is_empty() || view.nodes.is_empty() {
         return hold(missing);
     }
+    if let Some(reason) = promotion_may_be_on_its_way(view, policy) {
+        return hold(vec![reason]);
+    }
     let claims: Vec<&Report> = view
         .nodes
         .values()
@@ -34,6 +40,10 @@ pub fn plan(view: &View, operations: &[Operation]) -> Plan {
         .iter()
         .filter(|report| report.standing.lease_epoch == Some(highest_epoch(view)) && is_running(report))
         .collect();
+    // Or that wrote in it last: only who consented to an epoch is ever promoted in it.
+    let consented: Vec<&&Report> =
+        claims.iter().filter(|report| report.standing.consented == Some(highest_epoch(view))).collect();
+    let leased = if leased.is_empty() && highest_epoch(view) > Epoch(0) { consented } else { leased };
     let primary = match (claims.as_slice(), leased.as_slice()) {
         ([], _) => {
             return hold(vec![Reason::new(
@@ -70,6 +80,29 @@ pub fn plan(view: &View, operations: &[Operation]) -> Plan {
     };
     let why = Reason::about(&primary.node, ReasonCode::FirstEpoch, format!("epoch {}", highest_epoch(view).next()));
     Plan { intent: Intent::Start { operation }, reasons: vec![why], blocked_by: Vec::new(), based_on: None, loss: None }
+}
+
+/// After a lost store: what the leader before had begun may still arrive, and what a node confirms after it reported is not in
+/// its report. A promotion is over one lease after the consent, and consents end with that leader's own grants.
+fn promotion_may_be_on_its_way(view: &View, policy: &Policy) -> Option<Reason> {
+    let highest = highest_epoch(view);
+    if highest == Epoch(0) {
+        return None;
+    }
+    let is_open = |report: &Report| {
+        let standing = &report.standing;
+        standing.consented == Some(highest) && standing.fence_confirmed < Some(highest) && !is_primary_data(report)
+    };
+    let open = view.nodes.values().filter_map(|node| node.report.known()).find(|report| is_open(report));
+    let lease = open.map_or(Duration::ZERO, |_| policy.timers.wait());
+    if !view.is_within(view.leading_since, policy.new_leader_wait() + lease) {
+        return None;
+    }
+    let words = format!("a promotion in epoch {highest} or later may have been begun before the store was lost");
+    Some(match open {
+        Some(report) => Reason::about(&report.node, ReasonCode::LeaseMayRun, words),
+        None => Reason::new(ReasonCode::LeaseMayRun, words),
+    })
 }
 
 /// The highest epoch that any agent stored: a new store goes on above it.

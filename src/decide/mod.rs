@@ -28,7 +28,7 @@ use primary::Condition;
 /// What to do next, and why. `operations` are those under way and the latest ended ones (for back-off).
 pub fn decide(view: &View, policy: &Policy, operations: &[Operation]) -> Plan {
     let Some(record) = &view.record else {
-        return first_epoch::plan(view, operations);
+        return first_epoch::plan(view, policy, operations);
     };
     let plan = |intent, reasons, blocked_by| Plan {
         intent,

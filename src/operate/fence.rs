@@ -14,6 +14,10 @@ const STORED_LOOK: Duration = Duration::from_millis(100);
 pub(super) fn next(operation: &Operation, node: &NodeName, view: &View) -> Next {
     // A fence that is confirmed before it is stored would be followed by a restart in place.
     if !view.record.as_ref().is_some_and(|record| record.fenced.contains(node)) {
+        if operation.last(StepName::Fence).is_some() {
+            let message = format!("{node} was unfenced before its agent confirmed the fence");
+            return Next::End { status: OperationStatus::Cancelled, message };
+        }
         return Next::Wait { until: view.now.plus(STORED_LOOK), why: "until the fence is stored".to_owned() };
     }
     let step = Step {

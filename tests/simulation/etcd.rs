@@ -14,7 +14,6 @@ use stormglass::ports::{Leadership, Sole, Store, StoreError, Term};
 use tokio::sync::{oneshot, watch};
 
 use super::controllers::ControllerPort;
-use super::mutants::Mutant;
 use super::network::{Place, rest, travel};
 use super::store::StoreTrouble;
 use super::world::State;
@@ -47,7 +46,7 @@ impl State {
     }
 
     pub fn is_leading_session(&mut self, number: u64) -> bool {
-        self.is(Mutant::StoreIgnoresSessions) || self.current_session().is_some_and(|session| session.number == number)
+        self.current_session().is_some_and(|session| session.number == number)
     }
 
     fn campaign(&mut self) -> Option<u64> {

@@ -95,8 +95,9 @@ fn draw_gentle(state: &mut State) -> Fault {
             let troubles = [StoreTrouble::Fails, StoreTrouble::Slow, StoreTrouble::Unknown];
             Fault::Store(troubles[state.random.index(troubles.len())])
         }
-        9 => Fault::LoseStore,
-        10 => Fault::Pause,
+        // What was lost with it costs an epoch, and a restart.
+        9 if !state.settings.gentle => Fault::LoseStore,
+        9..=10 => Fault::Pause,
         11 => Fault::OneWay(Place::Host(host), Place::Controller(controller)),
         _ => Fault::FromController(host),
     }
@@ -174,7 +175,8 @@ fn begin(state: &mut State, fault: Fault, lasts: Duration) {
         }
         Fault::FreezeHost(host) => state.freeze_host(host, true),
         Fault::Hang(host, hang) => {
-            if let Some(run) = state.hosts[host].server.run.as_mut() {
+            let frozen = state.hosts[host].frozen;
+            if let Some(run) = state.hosts[host].server.run.as_mut().filter(|_| !frozen) {
                 run.hang = hang;
             }
         }
@@ -235,13 +237,15 @@ fn kill_controllers(state: &mut State, rests_micros: u64) {
 fn end(state: &mut State, fault: Fault) {
     match fault {
         Fault::Hang(host, _) => {
-            if let Some(run) = state.hosts[host].server.run.as_mut() {
+            let frozen = state.hosts[host].frozen;
+            if let Some(run) = state.hosts[host].server.run.as_mut().filter(|_| !frozen) {
                 run.hang = Hang::No;
             }
         }
         Fault::Disk(host, _) => state.hosts[host].server.disk = Disk::Fine,
         Fault::PauseAgent(host) => {
-            if let Some(agent) = &state.hosts[host].agent {
+            let frozen = state.hosts[host].frozen;
+            if let Some(agent) = state.hosts[host].agent.as_ref().filter(|_| !frozen) {
                 agent.life.send_replace(Life::Running);
             }
         }

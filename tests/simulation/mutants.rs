@@ -4,10 +4,33 @@
 
 use stormglass::domain::policy::DurabilityMode;
 
+use super::faults::Fault;
+use super::scenarios::{Scenario, at};
 use super::world::{Settings, State, World};
 
 /// A mutant must be found within so many seeds.
 pub const SEEDS_MAX: u64 = 300;
+
+/// The primary renews with its standbys' promises; then nobody hears it, and the standbys' agents begin anew.
+const FORGOTTEN_PROMISES: Scenario = Scenario {
+    name: "promises_are_forgotten",
+    controllers: 1,
+    durability: DurabilityMode::Sync,
+    faults: &[
+        at(1_000, Fault::FromController(0), 20_000),
+        at(5_000, Fault::Isolate(0), 10_000),
+        at(10, Fault::KillAgents, 0),
+    ],
+    outage_seconds: 60,
+};
+
+const ISOLATED_PRIMARY: Scenario = Scenario {
+    name: "primary_is_isolated",
+    controllers: 1,
+    durability: DurabilityMode::Sync,
+    faults: &[at(1_000, Fault::Isolate(0), 15_000)],
+    outage_seconds: 60,
+};
 
 /// A promise that is not kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,30 +45,23 @@ pub enum Mutant {
     KillLeavesBackends,
     /// Clocks of hosts run at six tenths of the right speed.
     ClockBeyondTheBound,
-    /// etcd keeps sessions alive, and lets them write, after it gave the leadership to another.
-    StoreIgnoresSessions,
-    /// The store writes whatever it is asked to, whichever record is there.
-    SwapWithoutCompare,
     /// Standbys confirm WAL before they have it on disk.
     ConfirmsBeforeFlush,
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 8] = [
-        Mutant::GuardDoesNotKill,
-        Mutant::DiskForgets,
-        Mutant::PromisesNobodyGave,
-        Mutant::KillLeavesBackends,
-        Mutant::ClockBeyondTheBound,
-        Mutant::StoreIgnoresSessions,
-        Mutant::SwapWithoutCompare,
-        Mutant::ConfirmsBeforeFlush,
-    ];
-
     /// The world in which it does harm.
     pub fn settings(self) -> Settings {
-        let controllers = if self == Mutant::StoreIgnoresSessions { 3 } else { 1 };
-        Settings { controllers, durability: DurabilityMode::Sync, gentle: false, mutant: Some(self) }
+        Settings { controllers: 1, durability: DurabilityMode::Sync, gentle: false, mutant: Some(self) }
+    }
+
+    /// The faults that bring it out, where chance would need many seeds.
+    pub fn scenario(self) -> Option<&'static Scenario> {
+        match self {
+            Mutant::DiskForgets => Some(&FORGOTTEN_PROMISES),
+            Mutant::PromisesNobodyGave | Mutant::ClockBeyondTheBound => Some(&ISOLATED_PRIMARY),
+            Mutant::GuardDoesNotKill | Mutant::KillLeavesBackends | Mutant::ConfirmsBeforeFlush => None,
+        }
     }
 }
 

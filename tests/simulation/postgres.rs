@@ -16,6 +16,9 @@ use super::network::Place;
 use super::server::{Disk, Hang, lsn};
 use super::world::{HOSTS, State, address, index_at, node};
 
+/// How often a server that hangs is looked at.
+const AWAKE_LOOK: Duration = Duration::from_millis(100);
+
 pub const SYSTEM: SystemIdentifier = SystemIdentifier(7);
 
 fn not_accepting(action: &'static str) -> PostgresError {
@@ -57,16 +60,25 @@ impl HostPort {
         let takes = self.world.lock().random.millis(0, 2);
         tokio::time::sleep(takes).await;
         self.process.pass().await;
-        match self.answers(new_connection) {
-            Answers::Yes => Ok(()),
-            Answers::NotYet => Err(not_accepting(action)),
-            Answers::Never => {
-                let mut running = self.world.lock().hosts[self.host].server.postmaster.subscribe();
-                running.borrow_and_update();
-                // Its death ends the wait.
-                let ended = tokio::time::timeout(timeout, running.changed()).await.is_ok();
-                self.process.pass().await;
-                if ended { Err(not_accepting(action)) } else { Err(PostgresError::NoAnswer { action, timeout }) }
+        let began = tokio::time::Instant::now();
+        loop {
+            match self.answers(new_connection) {
+                Answers::Yes => return Ok(()),
+                Answers::NotYet => return Err(not_accepting(action)),
+                Answers::Never if began.elapsed() >= timeout => {
+                    return Err(PostgresError::NoAnswer { action, timeout });
+                }
+                Answers::Never => {
+                    let mut running = self.world.lock().hosts[self.host].server.postmaster.subscribe();
+                    running.borrow_and_update();
+                    // Its death ends the wait, and so does its waking up.
+                    let left = timeout.saturating_sub(began.elapsed()).min(AWAKE_LOOK);
+                    let ended = tokio::time::timeout(left, running.changed()).await.is_ok();
+                    self.process.pass().await;
+                    if ended {
+                        return Err(not_accepting(action));
+                    }
+                }
             }
         }
     }

@@ -4,6 +4,7 @@ use stormglass::domain::policy::DurabilityMode;
 
 use super::faults::Fault;
 use super::server::{Disk, Hang};
+use super::store::StoreTrouble;
 use super::world::Settings;
 
 /// One fault of a script.
@@ -30,7 +31,7 @@ impl Scenario {
     }
 }
 
-const fn at(after_millis: u64, fault: Fault, lasts_millis: u64) -> Scripted {
+pub const fn at(after_millis: u64, fault: Fault, lasts_millis: u64) -> Scripted {
     Scripted { after_millis, fault, lasts_millis }
 }
 
@@ -73,5 +74,92 @@ pub const SCENARIOS: &[Scenario] = &[
         durability: DurabilityMode::Sync,
         faults: &[at(500, Fault::Switchover, 0), at(100, Fault::KillLeader, 700)],
         outage_seconds: 6,
+    },
+    Scenario {
+        // The leader, about to be none, answered heartbeats and granted nothing; the primary took that for a renewal.
+        name: "store_majority_lost_for_longer_than_a_leadership_lasts",
+        controllers: 3,
+        durability: DurabilityMode::Sync,
+        faults: &[at(700, Fault::Store(StoreTrouble::Fails), 12_000)],
+        outage_seconds: 1,
+    },
+    Scenario {
+        // It waited for ever for a fence that was not wanted any more, and nothing else could be begun.
+        name: "operator_takes_a_fence_back_before_the_agent_hears_of_it",
+        controllers: 1,
+        durability: DurabilityMode::Sync,
+        faults: &[at(700, Fault::FromController(0), 6_000), at(100, Fault::OperatorFence(0), 200)],
+        outage_seconds: 6,
+    },
+    Scenario {
+        // The end was written once, and every later controller resumed an operation that was long over.
+        name: "store_fails_at_the_end_of_a_failover",
+        controllers: 1,
+        durability: DurabilityMode::Sync,
+        faults: &[at(700, Fault::KillPrimary, 0), at(330, Fault::Store(StoreTrouble::Fails), 4_000)],
+        outage_seconds: 12,
+    },
+    Scenario {
+        name: "every_controller_is_away_for_long",
+        controllers: 3,
+        durability: DurabilityMode::SyncStrict,
+        faults: &[at(700, Fault::ControllersAway, 15_000)],
+        outage_seconds: 1,
+    },
+    Scenario {
+        name: "primary_cut_from_the_controllers_only",
+        controllers: 3,
+        durability: DurabilityMode::Sync,
+        faults: &[at(700, Fault::FromController(0), 30_000)],
+        outage_seconds: 1,
+    },
+    Scenario {
+        name: "primary_cut_from_its_standbys_only",
+        controllers: 3,
+        durability: DurabilityMode::Sync,
+        faults: &[at(700, Fault::FromHosts(0), 15_000)],
+        outage_seconds: 6,
+    },
+    Scenario {
+        name: "leadership_revoked_under_a_leader_that_believes_in_it",
+        controllers: 3,
+        durability: DurabilityMode::Sync,
+        faults: &[at(700, Fault::RevokeLeadership, 0), at(1_500, Fault::KillPrimary, 0)],
+        outage_seconds: 6,
+    },
+    Scenario {
+        name: "leader_and_primary_host_lost_together",
+        controllers: 3,
+        durability: DurabilityMode::Sync,
+        faults: &[at(700, Fault::CrashHost(0), 30_000), at(0, Fault::KillLeader, 30_000)],
+        outage_seconds: 14,
+    },
+    Scenario {
+        // The first write of its journal came after the second.
+        name: "operator_fences_a_standby",
+        controllers: 1,
+        durability: DurabilityMode::Sync,
+        faults: &[at(700, Fault::OperatorFence(2), 1_000)],
+        outage_seconds: 1,
+    },
+    Scenario {
+        // The promotion arrived after its node had reported as a standby: the old primary got the next epoch, without the
+        // commits that the new one had confirmed.
+        name: "store_lost_in_the_middle_of_a_failover",
+        controllers: 1,
+        durability: DurabilityMode::Sync,
+        faults: &[
+            at(700, Fault::SlowLinks(800), 12_000),
+            at(500, Fault::KillPrimary, 0),
+            at(1_500, Fault::LoseStore, 100),
+        ],
+        outage_seconds: 40,
+    },
+    Scenario {
+        name: "store_and_primary_host_lost_together",
+        controllers: 3,
+        durability: DurabilityMode::Sync,
+        faults: &[at(700, Fault::CrashHost(0), 9_000), at(1_000, Fault::LoseStore, 0)],
+        outage_seconds: 40,
     },
 ];
