@@ -11,8 +11,8 @@ pub mod membership;
 pub mod primary;
 pub mod rejoin;
 pub mod request;
-pub mod witnesses;
 pub mod strain;
+pub mod witnesses;
 
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan, Reason, ReasonCode};

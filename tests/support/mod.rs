@@ -118,6 +118,7 @@ impl Place {
         Node { name: node.name.clone(), settings, postgres, user: node.user, bin: node.bin.clone() }
     }
 
+    #[allow(dead_code, reason = "each test binary uses its part")]
     /// A node without data whose configuration shall lie elsewhere, as Debian lays it out.
     pub fn node_in_etc(&self, name: &str) -> Node {
         let node = self.node(name);

@@ -173,7 +173,13 @@ fn a_promise_is_worth_what_was_asked_for() {
 #[test]
 fn only_a_controller_that_knows_enough_has_authority() {
     let memory = holder(Some(&["n2"]));
-    let reply = |assignment| HeartbeatReply { assignment, grant: None, paused: false, may_leave: false };
+    let reply = |assignment| HeartbeatReply {
+        assignment,
+        grant: None,
+        paused: false,
+        may_leave: false,
+        primary_flush_lsn: None,
+    };
     let told = |epoch, number| has_authority(&memory, &reply(Some(assignment(epoch, number, standby(), Some(&[])))));
     assert!(told(3, 9) && told(4, 10), "also if it grants nothing, and says that somebody else leads");
     assert!(!told(3, 8) && !told(2, 10), "a store that came back from a copy");

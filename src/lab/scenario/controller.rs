@@ -183,7 +183,9 @@ fn count_in(page: &str) -> Option<u64> {
 
 /// Changes the links between the controller's host and `peer`, or everybody.
 async fn order(lab: &Lab, peer: Option<String>, state: LinkState) -> anyhow::Result<()> {
-    network::order(lab.layout(), &Order { host: CONTROLLER_HOST.to_owned(), peer, direction: Direction::Both, state }).await.map(|_| ())
+    network::order(lab.layout(), &Order { host: CONTROLLER_HOST.to_owned(), peer, direction: Direction::Both, state })
+        .await
+        .map(|_| ())
 }
 
 fn controller_process(lab: &Lab) -> anyhow::Result<ProcessIdentity> {

@@ -126,6 +126,7 @@ impl Renewal {
             system_identifier: SystemIdentifier(1),
             epoch: Epoch(u64::from(here.lease)),
             holder: name(holder),
+            standby: name(peer),
             timers: timers(drift),
         };
         let mut memory = self.memory(peer, there);

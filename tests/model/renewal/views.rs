@@ -137,6 +137,8 @@ impl Renewal {
                 barrier_lsn: Lsn(1),
             }),
             connections: None,
+            clock: Default::default(),
+            waits: None,
         }
     }
 }
