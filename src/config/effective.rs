@@ -55,7 +55,7 @@ pub fn derivation(policy: &Policy) -> Vec<String> {
     let timers = &policy.timers;
     let before_stop = timers.lease.saturating_sub(timers.stop_budget);
     let renewal = timers.renewal_interval + timers.request_timeout;
-    vec![
+    let mut lines = vec![
         format!("Derived from rto = {}, after overrides:", words(policy.rto)),
         format!("  lease              {}", words(timers.lease)),
         format!("  renewal_interval   {}", words(timers.renewal_interval)),
@@ -91,7 +91,22 @@ pub fn derivation(policy: &Policy) -> Vec<String> {
             words(timers.stop_budget)
         ),
         format!("A lost host is replaced after at most {} of waiting.", words(timers.wait())),
-    ]
+    ];
+    if !policy.leadership_ttl.is_zero() {
+        let (leadership, wait) = (policy.leadership_ttl, policy.new_leader_wait());
+        lines.extend([
+            format!("Several controllers, elected in etcd; leadership_ttl = {}:", words(leadership)),
+            "  a dead controller is replaced after leadership_ttl; nothing happens to clients meanwhile".to_owned(),
+            format!(
+                "  controller and primary host lost together: replaced after at most leadership_ttl + wait of a new leader\
+                 \n    = {} + {} = {} of waiting, and what etcd takes to notice, up to 1s",
+                words(leadership),
+                words(wait),
+                words(leadership + wait)
+            ),
+        ]);
+    }
+    lines
 }
 
 fn words(duration: Duration) -> String {

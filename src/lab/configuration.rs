@@ -18,6 +18,7 @@ use crate::config::controller::{
     AuthenticationSection, ClusterSection, ControllerSection, FailoverSection, NodeSection, PrometheusSection,
     ProxyHostSection, Role, TokenSection,
 };
+use crate::config::store::StoreSection;
 use crate::config::{AgentConfig, ControllerConfig, SecretReference};
 use crate::domain::report::Tags;
 
@@ -34,8 +35,10 @@ pub fn controller(layout: &Layout) -> anyhow::Result<ControllerConfig> {
         controller: ControllerSection {
             name: "lab".to_owned(),
             listen: socket(&layout.controller)?,
+            url: None,
             data_directory: layout.controller_directory().join("store"),
         },
+        store: StoreSection::default(),
         cluster: ClusterSection {
             name: layout.cluster.clone(),
             durability: None,
