@@ -246,7 +246,7 @@ fn problem(status: StatusCode, body: &[u8]) -> Problem {
             text => format!("answered {status}: {}", text.chars().take(300).collect::<String>()),
         };
         let title = status.canonical_reason().unwrap_or("error").to_owned();
-        Problem { kind: "about:blank".to_owned(), title, status: 0, detail, reasons: Vec::new() }
+        Problem { kind: "about:blank".to_owned(), title, status: 0, detail, reasons: Vec::new(), leader: None }
     });
     problem.status = status.as_u16();
     problem

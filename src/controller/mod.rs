@@ -7,6 +7,7 @@ mod drive;
 mod event_loop;
 mod execute;
 mod handler;
+pub mod leading;
 mod notes;
 mod state;
 mod status;

@@ -29,6 +29,7 @@ macro_rules! names {
 names! {
     BUILD_INFO = "stormglass_build_info", "Constant 1, labelled with the version.";
     CONTROLLER_STARTED = "stormglass_controller_start_timestamp_seconds", "When the controller began, in seconds since 1970.";
+    CONTROLLER_LEADS = "stormglass_controller_leads", "1 while this controller leads; of several, one does.";
     CLUSTER_HEALTH = "stormglass_cluster_health", "1 for the health that the cluster has, 0 for the others.";
     EPOCH = "stormglass_epoch", "Number of the current right to accept writes; 0 before the first.";
     RECORD_NUMBER = "stormglass_record_number", "Number of the cluster's record, raised by every change.";
@@ -108,6 +109,7 @@ pub struct NodeGauges<'a> {
 pub struct ControllerMetrics {
     registry: Registry,
     started: Gauge,
+    leads: IntGaugeVec,
     health: IntGaugeVec,
     epoch: IntGaugeVec,
     record_number: IntGaugeVec,
@@ -135,6 +137,7 @@ impl ControllerMetrics {
         let registry = Registry::new();
         let metrics = Self {
             started: register(&registry, Gauge::with_opts(options(CONTROLLER_STARTED))),
+            leads: gauges(&registry, CONTROLLER_LEADS, &[]),
             health: gauges(&registry, CLUSTER_HEALTH, &["cluster", "health"]),
             epoch: gauges(&registry, EPOCH, &["cluster"]),
             record_number: gauges(&registry, RECORD_NUMBER, &["cluster"]),
@@ -176,6 +179,11 @@ impl ControllerMetrics {
     /// When the controller began.
     pub fn set_started(&self, wall: WallTime) {
         self.started.set(wall.0 as f64 / 1e6);
+    }
+
+    /// Whether this controller leads.
+    pub fn set_leading(&self, leads: bool) {
+        self.leads.with_label_values::<&str>(&[]).set(leads.into());
     }
 
     /// Shows a cluster.
