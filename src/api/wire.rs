@@ -83,6 +83,9 @@ pub struct ClusterStatus {
     pub timers: TimerStatus,
     /// The controller that answers.
     pub controller: String,
+    /// Where there are several controllers, the one that leads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<LeaderAddress>,
     /// When the answer was made.
     pub at: WallTime,
 }

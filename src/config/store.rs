@@ -142,7 +142,10 @@ impl StoreSection {
             _ => {}
         }
         if self.certificate_file.is_some() != self.key_file.is_some() {
-            return Err(Violation::at("store.certificate_file", "and store.key_file come together: set both or neither"));
+            return Err(Violation::at(
+                "store.certificate_file",
+                "and store.key_file come together: set both or neither",
+            ));
         }
         if self.certificate_file.is_some() && self.ca_file.is_none() {
             return Err(Violation::at("store.certificate_file", "is for https:// endpoints, which need store.ca_file"));

@@ -94,12 +94,7 @@ async fn run(candidacy: Candidacy, seat: Arc<Seat>, mut shutdown: watch::Receive
 }
 
 /// Leads until the term ends (`false`) or the process shall stop (`true`).
-async fn lead(
-    candidacy: &Candidacy,
-    seat: &Seat,
-    term: &Arc<dyn Term>,
-    shutdown: &mut watch::Receiver<bool>,
-) -> bool {
+async fn lead(candidacy: &Candidacy, seat: &Seat, term: &Arc<dyn Term>, shutdown: &mut watch::Receiver<bool>) -> bool {
     let parts = (candidacy.parts)(term.clone());
     parts.metrics.set_leading(true);
     let (stop, stopped) = watch::channel(false);
@@ -151,16 +146,19 @@ impl Seat {
         Problem::not_the_leader(words, leader.map(|leader| LeaderAddress { name: leader.name, url: leader.url }))
     }
 
+    fn name_leader(&self, status: &mut ClusterStatus) {
+        status.leader = Some(LeaderAddress { name: self.own.name.clone(), url: self.own.url.clone() });
+    }
+
     fn who_leads(&self) -> (String, Option<Leader>) {
         let own = &self.own.name;
         match self.leadership.leader() {
             Some(leader) if leader == self.own => {
                 (format!("controller {own} was elected just now and is not ready yet: ask again"), None)
             }
-            Some(leader) => (
-                format!("controller {own} follows; {} leads, at {}: ask there", leader.name, leader.url),
-                Some(leader),
-            ),
+            Some(leader) => {
+                (format!("controller {own} follows; {} leads, at {}: ask there", leader.name, leader.url), Some(leader))
+            }
             None => (format!("controller {own} follows, and knows of no leader: look at the store"), None),
         }
     }
@@ -177,11 +175,15 @@ impl ControllerHandler for Seat {
     }
 
     async fn clusters(&self) -> Result<Vec<ClusterStatus>, Problem> {
-        self.leader()?.clusters().await
+        let mut clusters = self.leader()?.clusters().await?;
+        clusters.iter_mut().for_each(|status| self.name_leader(status));
+        Ok(clusters)
     }
 
     async fn status(&self, cluster: &str) -> Result<ClusterStatus, Problem> {
-        self.leader()?.status(cluster).await
+        let mut status = self.leader()?.status(cluster).await?;
+        self.name_leader(&mut status);
+        Ok(status)
     }
 
     async fn explain(&self, cluster: &str) -> Result<Explanation, Problem> {
@@ -250,7 +252,7 @@ impl ControllerHandler for Seat {
         match self.leading() {
             Some(leading) => leading.record_audit(row).await,
             // Only the leader writes; whoever was sent on is audited there.
-            None => tracing::warn!(
+            None => tracing::info!(
                 who = row.who,
                 from = row.from,
                 what = row.what,

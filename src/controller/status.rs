@@ -71,6 +71,7 @@ pub(super) fn document(glance: &Glance, cluster: &str, policy: &Policy, controll
             wait_seconds: timers.wait().as_secs_f64(),
         },
         controller: controller.to_owned(),
+        leader: None,
         at: view.wall,
     }
 }

@@ -119,6 +119,7 @@ pub fn status() -> ClusterStatus {
             wait_seconds: 3.05,
         },
         controller: "script".to_owned(),
+        leader: None,
         at: NOW,
     }
 }

@@ -98,6 +98,7 @@ pub fn healthy() -> ClusterStatus {
             wait_seconds: 3.05,
         },
         controller: "controller-1".to_owned(),
+        leader: None,
         at: NOW,
     }
 }

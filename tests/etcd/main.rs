@@ -4,6 +4,7 @@
 
 #[path = "../store/contract.rs"]
 mod contract;
+mod controllers;
 mod election;
 mod outages;
 mod server;
@@ -28,8 +29,12 @@ fn leader(name: &str) -> Leader {
 
 /// A controller's part in the election of `etcd`.
 fn candidate(etcd: &Etcd, name: &str) -> Arc<EtcdLeadership> {
+    candidate_for(etcd, name, TIME_TO_LIVE)
+}
+
+fn candidate_for(etcd: &Etcd, name: &str, time_to_live: Duration) -> Arc<EtcdLeadership> {
     let clock = Arc::new(SystemClock::new().expect("this host has a boot id"));
-    let leadership = EtcdLeadership::new(&etcd.settings(), leader(name), TIME_TO_LIVE, clock);
+    let leadership = EtcdLeadership::new(&etcd.settings(), leader(name), time_to_live, clock);
     Arc::new(leadership.expect("settings are good"))
 }
 

@@ -1,17 +1,20 @@
 //! Members that die or hang, and etcd without its majority.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 use stormglass::domain::epoch::RecordNumber;
 use stormglass::ports::{Leadership, StoreError, Swap};
 
 use super::contract::{cluster, event, record};
 use super::server::{Etcd, until};
-use super::{candidate, elected, leader, now};
+use super::{candidate, candidate_for, elected, leader, now};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_dies_or_hangs_is_not_missed() {
     let mut etcd = Etcd::start(3).await;
-    let leadership = candidate(&etcd, "c1");
+    // Longer than etcd's own elections take on a busy machine.
+    let leadership = candidate_for(&etcd, "c1", Duration::from_secs(20));
     let term = elected(&leadership).await;
     let mut expected = None;
     for number in 0..3_u64 {

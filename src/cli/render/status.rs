@@ -76,6 +76,9 @@ fn summary(status: &ClusterStatus, look: Look) -> String {
         text.push_str(&look.paint(Tone::Bad, &line));
         text.push('\n');
     }
+    if let Some(leader) = &status.leader {
+        text.push_str(&format!("Leader   controller {}, at {}\n", leader.name, leader.url));
+    }
     if look.verbose {
         let timers = &status.timers;
         text.push_str(&format!(
