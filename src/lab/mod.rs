@@ -67,7 +67,7 @@ pub async fn execute(command: LabCommand, output: OutputFormat) -> anyhow::Resul
         LabCommand::Status { directory } => show_status(directory, user.uid, output).await,
         LabCommand::Link(arguments) => link(&arguments, user.uid).await,
         command if unprivileged::is_root() => unprivileged::run_as(&user, &command).await,
-        LabCommand::Up { directory } => up(directory, user.uid, output).await,
+        LabCommand::Up { directory, controllers } => up(directory, controllers, user.uid, output).await,
         LabCommand::Run(arguments) if arguments.scenario == Scenario::DiskFull && arguments.prepared.is_none() => {
             volume::run_with_volumes(&user).await
         }
@@ -76,7 +76,7 @@ pub async fn execute(command: LabCommand, output: OutputFormat) -> anyhow::Resul
     }
 }
 
-async fn up(directory: Option<PathBuf>, uid: u32, output: OutputFormat) -> anyhow::Result<u8> {
+async fn up(directory: Option<PathBuf>, controllers: u8, uid: u32, output: OutputFormat) -> anyhow::Result<u8> {
     let directory = absolute(directory, uid)?;
     let progress = Progress::new();
     clear(&directory, uid, progress)?;
@@ -88,7 +88,7 @@ async fn up(directory: Option<PathBuf>, uid: u32, output: OutputFormat) -> anyho
             down::take_down(&directory, uid)?;
             Ok(exit::ABORTED)
         }
-        built = Lab::build(&directory, uid, Kind { has_links: true, has_volumes: false }, progress) => match built {
+        built = Lab::build(&directory, uid, Kind { has_links: true, has_volumes: false, controllers }, progress) => match built {
             Ok(mut lab) => {
                 lab.manifest.runner = None;
                 lab.manifest.write()?;
@@ -203,6 +203,7 @@ async fn run_in(
     let kind = Kind {
         has_links: arguments.scenario == Scenario::PartitionPrimary || arguments.keep,
         has_volumes: arguments.prepared.is_some(),
+        controllers: arguments.controllers,
     };
     let mut lab = Lab::build(directory, uid, kind, progress).await?;
     let seed = arguments.seed.unwrap_or_else(|| u64::from(uuid::Uuid::now_v7().as_u128() as u32));

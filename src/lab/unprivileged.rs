@@ -58,7 +58,7 @@ pub async fn run_as(user: &User, command: &LabCommand) -> anyhow::Result<u8> {
         LabCommand::Link(_) | LabCommand::Network { .. } => {
             child.args(given);
         }
-        LabCommand::Up { directory } | LabCommand::Down { directory } | LabCommand::Status { directory } => {
+        LabCommand::Up { directory, .. } | LabCommand::Down { directory } | LabCommand::Status { directory } => {
             child.args(without_option(given, "--directory"));
             if let Some(directory) = directory {
                 child.arg("--directory").arg(std::path::absolute(directory).context("find the lab's directory")?);

@@ -18,7 +18,7 @@ use super::process::ProcessIdentity;
 use super::programs::Programs;
 use super::progress::Progress;
 use super::random::Random;
-use super::{clock, configuration, database, log_tail, place, volume};
+use super::{clock, configuration, database, log_tail, place, programs, volume};
 use crate::api::wire::{ClusterStatus, Health};
 
 /// A lab that is not ready by then will not be.
@@ -34,6 +34,8 @@ pub struct Kind {
     pub has_links: bool,
     /// A volume of limited size for each node, mounted before.
     pub has_volumes: bool,
+    /// More than one: elected in etcd. Zero counts as one.
+    pub controllers: u8,
 }
 
 /// A lab whose processes this process started.
@@ -56,6 +58,9 @@ impl Lab {
         }
         let directory = directory.canonicalize().with_context(|| format!("resolve {}", directory.display()))?;
         let mut layout = Layout::find(&directory, &mut Random::new(uuid::Uuid::now_v7().as_u128() as u64))?;
+        if kind.controllers > 1 {
+            layout.add_controllers(kind.controllers)?;
+        }
         if kind.has_links {
             layout.lay_links()?;
         }
@@ -95,7 +100,12 @@ impl Lab {
             network.args(["lab", "network", "--directory"]).arg(&layout.directory);
             self.start("network", network, &layout.directory)?;
         }
-        self.start_controller()?;
+        for member in &layout.etcd {
+            self.start_etcd(&member.name)?;
+        }
+        for number in 0..layout.controllers().count() {
+            self.start_one_controller(number)?;
+        }
         for node in &layout.nodes {
             self.start_agent(&format!("agent-{}", node.name), &node.agent_config(), &node.directory)?;
         }
@@ -117,10 +127,32 @@ impl Lab {
 
     /// Starts the controller; again, after a scenario killed it.
     pub fn start_controller(&mut self) -> anyhow::Result<()> {
+        self.start_one_controller(0)
+    }
+
+    /// Starts one of several controllers, counted from 0.
+    pub fn start_one_controller(&mut self, number: usize) -> anyhow::Result<()> {
         let directory = self.layout().controller_directory();
+        let name = self.layout().controller_name(number);
         let mut command = Command::new(self.layout().program());
-        command.args(["controller", "--config"]).arg(directory.join("controller.toml"));
-        self.start("controller", command, &directory)
+        command.args(["controller", "--config"]).arg(directory.join(format!("{name}.toml")));
+        self.start(&name, command, &directory)
+    }
+
+    /// Starts a member of etcd; again, after a scenario killed it.
+    pub fn start_etcd(&mut self, name: &str) -> anyhow::Result<()> {
+        let members = self.layout().etcd.clone();
+        let member = members.iter().find(|member| member.name == name).context("the lab has no such member of etcd")?;
+        let all: Vec<String> = members.iter().map(|member| format!("{}={}", member.name, url(&member.peer))).collect();
+        let mut command = Command::new(programs::etcd()?);
+        command
+            .args(["--name", name, "--data-dir"])
+            .arg(member.directory.join("data"))
+            .args(["--listen-client-urls", &url(&member.client), "--advertise-client-urls", &url(&member.client)])
+            .args(["--listen-peer-urls", &url(&member.peer), "--initial-advertise-peer-urls", &url(&member.peer)])
+            .args(["--initial-cluster", &all.join(","), "--initial-cluster-state", "new"])
+            .args(["--logger", "zap", "--log-level", "warn", "--auto-compaction-retention", "1h"]);
+        self.start(name, command, &member.directory)
     }
 
     fn start_agent(&mut self, name: &str, config: &Path, directory: &Path) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 
 use super::Injected;
 use super::recovery::{wait_until_moved, wait_until_promoted, wait_until_redundant};
+use super::several::ControlFault;
 use crate::api::wire::ClusterStatus;
 use crate::domain::clock::Moment;
 use crate::lab::client::{self, Client, Session};
@@ -21,7 +22,7 @@ use crate::lab::up::{Lab, agent_family};
 use crate::lab::volume;
 
 /// The way back to redundancy, with a rewind or a new clone of a small database, is over by then.
-const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a dead controller stays dead.
 const CONTROLLER_AWAY: Duration = Duration::from_secs(1);
@@ -54,6 +55,7 @@ pub(super) enum Fault {
     KillPrimaryAndController { delay: Duration },
     PartitionPrimary,
     FillDisk,
+    Control(ControlFault),
 }
 
 impl Fault {
@@ -71,6 +73,7 @@ impl Fault {
             Fault::KillPrimaryAndController { .. } => "kill-primary-and-controller",
             Fault::PartitionPrimary => "partition-primary",
             Fault::FillDisk => "fill-disk",
+            Fault::Control(fault) => fault.label(),
         }
     }
 
@@ -88,12 +91,17 @@ impl Fault {
             Fault::KillPrimaryAndController { .. } => "SIGKILL for the primary's PostgreSQL and for the controller",
             Fault::PartitionPrimary => "the primary's host is cut off from every other one",
             Fault::FillDisk => "the volume of the primary's PostgreSQL is full",
+            Fault::Control(fault) => fault.words(),
         }
     }
 
     /// True if another epoch must follow; false if nothing may change.
     pub(super) fn moves_primary(self) -> bool {
-        !matches!(self, Fault::KillAgent | Fault::KillGuard | Fault::KillController)
+        match self {
+            Fault::KillAgent | Fault::KillGuard | Fault::KillController => false,
+            Fault::Control(fault) => fault.moves_primary(),
+            _ => true,
+        }
     }
 }
 
@@ -128,6 +136,7 @@ pub(super) async fn inject(
         Fault::KillPrimaryAndController { delay } => kill_both(lab, &node, delay, &mut at).await,
         Fault::PartitionPrimary => partition(lab, &node, &before, &mut at).await,
         Fault::FillDisk => fill_disk(lab, &node, &before, &mut at).await,
+        Fault::Control(fault) => fault.inject(lab, &node, &mut at).await,
     };
     let mut injected = Injected { fault, at, healed: None, before, after: None };
     if let Err(error) = outcome {
@@ -188,7 +197,7 @@ fn newest(identities: &[ProcessIdentity]) -> u64 {
     identities.iter().map(|identity| identity.started_ticks).max().unwrap_or(0)
 }
 
-fn kill_primary(lab: &Lab, node: &NodeLayout, at: &mut Moment) -> anyhow::Result<Vec<ProcessIdentity>> {
+pub(super) fn kill_primary(lab: &Lab, node: &NodeLayout, at: &mut Moment) -> anyhow::Result<Vec<ProcessIdentity>> {
     hit_family(lab, node, Signal::KILL, at)
 }
 

@@ -4,6 +4,7 @@
 
 mod faults;
 mod recovery;
+mod several;
 
 use std::time::Duration;
 
@@ -115,6 +116,7 @@ fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {
         },
         Scenario::Switchover => vec![Fault::Switchover { held: arguments.held }],
         Scenario::AgentCrash => vec![Fault::KillAgent, Fault::KillGuard],
+        Scenario::ControllerCrash if arguments.controllers > 1 => several::ALL.map(Fault::Control).to_vec(),
         Scenario::ControllerCrash if arguments.during_failover => {
             // At once, or so late that the failover is under way.
             let delay = Duration::from_millis([0, 100][random.below(2) as usize]);
