@@ -85,7 +85,7 @@ impl Problem {
 
     /// 503: another controller leads, as far as is known `leader`. Certainly nothing was changed.
     pub fn not_the_leader(detail: impl Into<String>, leader: Option<LeaderAddress>) -> Self {
-        Self { leader, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, NOT_THE_LEADER, detail) }
+        Self { leader: leader.map(Box::new), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, NOT_THE_LEADER, detail) }
     }
 
     /// True for [`Problem::not_the_leader`], however it travelled.

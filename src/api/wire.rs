@@ -285,7 +285,7 @@ pub struct Problem {
     pub reasons: Vec<Reason>,
     /// Whom to ask instead, where another controller leads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub leader: Option<LeaderAddress>,
+    pub leader: Option<Box<LeaderAddress>>,
 }
 
 /// The controller that leads.

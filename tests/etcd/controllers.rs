@@ -111,7 +111,8 @@ async fn the_leader(controllers: &[Controller], among: &[usize]) -> usize {
 async fn follows(controllers: &[Controller], place: usize, leader: usize) {
     let (follower, leader) = (&controllers[place], format!("c{leader}"));
     until("a follower names the leader", async || {
-        let (health, _) = follower.get("/health").await.expect("it runs");
+        // It may still be starting.
+        let Some((health, _)) = follower.get("/health").await else { return false };
         assert_eq!(health, 200, "a follower is healthy");
         let Some((status, problem)) = follower.get("/api/v1/clusters/main").await else { return false };
         status == 503 && problem["title"] == "not the leader" && problem["leader"]["name"] == leader.as_str()
@@ -218,6 +219,10 @@ async fn an_embedded_store_is_copied_once_and_only_when_unused() {
     assert!(code == Some(1) && text.contains("c1 leads on this etcd already"), "{text}");
     drop(controller);
     until("it is forgotten", async || etcd.ctl(&["get", "--prefix", "/stormglass/leaders/"]).is_empty()).await;
+    // It has told events; the refusal says how to remove them.
+    let (code, text) = migrate(&config, &from, &[]);
+    assert!(code == Some(1) && text.contains("etcdctl del --prefix /stormglass/"), "{text}");
+    etcd.ctl(&["del", "--prefix", "/stormglass/"]);
 
     let (code, text) = migrate(&config, &from, &[]);
     assert_eq!(code, Some(0), "{text}");

@@ -199,7 +199,6 @@ impl Connection {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "bounds a wait; no right depends on it")]
 fn now() -> Instant {
     Instant::now()
 }
