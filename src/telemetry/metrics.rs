@@ -162,6 +162,7 @@ impl ControllerMetrics {
             store: histograms(&registry, STORE_SECONDS, &["action"]),
             registry,
         };
+        metrics.set_leading(false);
         gauges(&metrics.registry, BUILD_INFO, &["version"]).with_label_values(&[version]).set(1);
         for kind in OPERATION_KINDS {
             for outcome in OUTCOMES {

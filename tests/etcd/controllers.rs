@@ -151,7 +151,7 @@ async fn one_of_three_leads_and_is_replaced() {
     let dead = "http://127.0.0.1:9";
     let (code, text) = status(&format!("{dead},{}", urls.join(",")));
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains(&format!("controller c{first}, at {}", urls[first])), "{text}");
+    assert!(text.contains(&format!("leader\tc{first}\t{}", urls[first])), "{text}");
     let (code, text) = status(urls[others[0]]);
     assert_eq!(code, Some(5), "a follower alone is no controller in charge: {text}");
 

@@ -135,6 +135,9 @@ fn nodes(status: &ClusterStatus, look: Look) -> Table {
     }
     header.push("SEEN");
     let mut table = Table::new(&header);
+    if let Some(leader) = &status.leader {
+        lines.push_str(&tabbed(["leader", leader.name.as_str(), &leader.url]));
+    }
     for node in &status.nodes {
         let is_primary = status.primary.as_ref() == Some(&node.name);
         let mut cells: Vec<Cell> = vec![
