@@ -135,9 +135,6 @@ fn nodes(status: &ClusterStatus, look: Look) -> Table {
     }
     header.push("SEEN");
     let mut table = Table::new(&header);
-    if let Some(leader) = &status.leader {
-        lines.push_str(&tabbed(["leader", leader.name.as_str(), &leader.url]));
-    }
     for node in &status.nodes {
         let is_primary = status.primary.as_ref() == Some(&node.name);
         let mut cells: Vec<Cell> = vec![
@@ -262,6 +259,9 @@ fn piped(status: &ClusterStatus) -> String {
         &status.epoch.to_string(),
         &status.at.to_string(),
     ]);
+    if let Some(leader) = &status.leader {
+        lines.push_str(&tabbed(["leader", leader.name.as_str(), &leader.url]));
+    }
     for node in &status.nodes {
         let is_primary = status.primary.as_ref() == Some(&node.name);
         let not_for_primary =
