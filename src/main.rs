@@ -1,6 +1,8 @@
 //! Parses, loads the configuration, wires adapters into shells, runs. Nothing else.
 
-use std::collections::BTreeMap;
+#[path = "main/controller.rs"]
+mod wiring;
+
 use std::ffi::OsString;
 use std::future::Future;
 use std::net::TcpListener;
@@ -13,7 +15,6 @@ use clap::{CommandFactory as _, FromArgMatches as _, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use stormglass::adapters::agent_memory::MemoryFile;
-use stormglass::adapters::control::{HttpControl, TcpPrimaryProbe};
 use stormglass::adapters::controller_link::HttpControllerLink;
 use stormglass::adapters::haproxy::link::{HttpControllerLink as HttpProxyLink, HttpNodeHealth};
 use stormglass::adapters::haproxy::{
@@ -21,7 +22,6 @@ use stormglass::adapters::haproxy::{
 };
 use stormglass::adapters::peer_link::HttpPeerLink;
 use stormglass::adapters::postgres::{Password, Postgres, PostgresSettings};
-use stormglass::adapters::store::SqliteStore;
 use stormglass::adapters::system::SystemClock;
 use stormglass::adapters::system::family::Family;
 use stormglass::agent::guard::link::{GuardClient, GuardReplacement};
@@ -29,18 +29,12 @@ use stormglass::agent::guard::{self, GuardSettings};
 use stormglass::agent::proxy::ProxyParts;
 use stormglass::agent::{self, AgentParts, Ended, HealthPort};
 use stormglass::api::agent::AgentToken;
-use stormglass::api::authentication::{Authentication, Token};
-use stormglass::api::{router, server};
-use stormglass::cli::{self, Cli, Command, Global, OutputFormat};
+use stormglass::cli::{self, Cli, Command, ControllerCommand, Global, OutputFormat};
 use stormglass::config::agent::{PostgresqlSection, ProxySection};
-use stormglass::config::{AgentConfig, ControllerConfig, SecretReference, load_agent, load_controller};
-use stormglass::controller::{self, ConfiguredNode, ControllerParts};
-use stormglass::domain::ids::ProxyName;
+use stormglass::config::{AgentConfig, SecretReference, load_agent};
 use stormglass::lab::{self, arguments::LabCommand};
-use stormglass::ports::Sole;
 use stormglass::ports::agent::KillFamily;
 use stormglass::telemetry::logging;
-use stormglass::telemetry::metrics::ControllerMetrics;
 
 // Commands beside the client's, which only `main` can run. No doc comment: clap would take it for the program's description.
 #[derive(Subcommand)]
@@ -65,9 +59,13 @@ fn main() -> ExitCode {
     let program = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let verbosity = program.global.verbose;
     match program.command {
-        Command::Controller { config } => {
+        Command::Controller { command: Some(ControllerCommand::MigrateStore { config, from }), .. } => {
+            logging::init(verbosity, false);
+            ended(wiring::migrate_store(&config, &from, program.global.dry_run).map(|done| print!("{done}")))
+        }
+        Command::Controller { config: Some(config), .. } => {
             logging::init(1 + verbosity, false);
-            ended(run_controller(&config))
+            ended(wiring::run(&config))
         }
         Command::Agent { config, under_guard, guard_of } => {
             logging::init(1 + verbosity, false);
@@ -124,68 +122,6 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
 
 fn secret(reference: &SecretReference) -> anyhow::Result<String> {
     reference.resolve().with_context(|| format!("resolve {}", String::from(reference.clone())))
-}
-
-fn run_controller(path: &Path) -> anyhow::Result<()> {
-    let config = load_controller(path)?;
-    let policy = config.policy()?;
-    block_on(async move {
-        let listener = TcpListener::bind(config.controller.listen).with_context(|| {
-            format!("listen on {}: stop what uses the port, or change controller.listen", config.controller.listen)
-        })?;
-        let agent_token = secret(&config.authentication.agent_token)?;
-        let tokens = config
-            .authentication
-            .tokens
-            .iter()
-            .map(|token| Ok(Token { name: token.name.clone(), role: token.role, secret: secret(&token.secret)? }))
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        let authentication = Authentication::new(&agent_token, tokens)?;
-        std::fs::create_dir_all(&config.controller.data_directory)
-            .with_context(|| format!("create {}", config.controller.data_directory.display()))?;
-        let store = Arc::new(SqliteStore::open(&config.controller.data_directory.join("stormglass.db"))?);
-        let control = Arc::new(control(&config, &agent_token)?);
-        let (stop, stopped) = tokio::sync::watch::channel(false);
-        let parts = ControllerParts {
-            name: config.controller.name.clone(),
-            cluster: config.cluster.name.clone(),
-            policy,
-            nodes: config
-                .nodes
-                .iter()
-                .map(|node| ConfiguredNode {
-                    name: node.name.clone(),
-                    site: node.site.clone(),
-                    agent: node.agent.clone(),
-                })
-                .collect(),
-            proxies: config.proxies.iter().map(|proxy| proxy.name.clone()).collect(),
-            clock: Arc::new(SystemClock::new()?),
-            term: Arc::new(Sole::new(store)),
-            node_control: control.clone(),
-            proxy_control: control,
-            primary_probe: Arc::new(TcpPrimaryProbe),
-            metrics: Arc::new(ControllerMetrics::new(env!("CARGO_PKG_VERSION"))),
-        };
-        let handle = controller::start(parts, stopped).await?;
-        tracing::info!(listen = %config.controller.listen, cluster = %config.cluster.name, "controller ready");
-        let routes = router::router(Arc::new(handle), Arc::new(authentication));
-        let terminated = stop_signal()?;
-        server::serve(listener, routes, async move {
-            terminated.await;
-            // The loop may have ended already.
-            let _ = stop.send(true);
-        })
-        .await
-        .context("serve the API")
-    })
-}
-
-fn control(config: &ControllerConfig, token: &str) -> anyhow::Result<HttpControl> {
-    let nodes = config.nodes.iter().map(|node| (node.name.clone(), node.agent.clone())).collect();
-    let proxies: BTreeMap<ProxyName, String> =
-        config.proxies.iter().map(|proxy| (proxy.name.clone(), proxy.agent.clone())).collect();
-    Ok(HttpControl::new(nodes, proxies, token)?)
 }
 
 /// The agent service: the guard, or the agent proper under it. A proxy host needs no guard.

@@ -1,5 +1,8 @@
 //! Configuration files: the examples load, and every mistake gives one clear error with its place.
 
+#[path = "config/store.rs"]
+mod store;
+
 use std::path::{Path, PathBuf};
 
 use stormglass::config::load::{load_agent_with, load_controller_with};

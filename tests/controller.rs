@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stormglass::adapters::control::HttpControl;
+use stormglass::adapters::control::{HttpControl, TcpPrimaryProbe};
 use stormglass::adapters::store::SqliteStore;
 use stormglass::adapters::system::SystemClock;
 use stormglass::api::authentication::Caller;
@@ -110,6 +110,7 @@ async fn start(stale_after: Duration, operations: &[Operation]) -> Running {
         term: Arc::new(Sole::new(Arc::new(store))),
         node_control: control.clone(),
         proxy_control: control,
+        primary_probe: Arc::new(TcpPrimaryProbe),
         metrics: Arc::new(ControllerMetrics::new("test")),
     };
     let handle = controller::start(parts, stopped).await.expect("starts");
@@ -161,6 +162,7 @@ impl Running {
             holding: false,
             epoch: Epoch(3),
             error: error.map(str::to_owned),
+            path: None,
         };
         self.handle.proxy_heartbeat(report).await.expect("heard");
         // The proxies are judged once a turn, after what was heard in it.

@@ -172,6 +172,15 @@ fn partition_controller() {
 }
 
 #[test]
+fn controller_crash_with_three_controllers() {
+    let report = run(&["controller-crash", "--controllers", "3"]);
+    let faults = report["faults"].as_array().expect("a list");
+    let names: Vec<&str> = faults.iter().filter_map(|fault| fault["fault"].as_str()).collect();
+    assert_eq!(names, ["kill-leader", "pause-leader", "lose-etcd-majority", "kill-leader-and-primary"], "{report:#}");
+    assert!(report["epoch"].as_u64().is_some_and(|epoch| epoch >= 2), "{report:#}");
+}
+
+#[test]
 fn partition_primary() {
     let report = run(&["partition-primary"]);
     assert_ne!(report["old_primary"], report["new_primary"]);

@@ -261,7 +261,7 @@ async fn debians_layout_is_closed_opened_cloned_and_rewound() {
     second.caught_up(&first).await;
     second.postgres.follow(None, PATIENCE).await.expect("frozen");
     first.sql("insert into t values (1)").await;
-    second.postgres.promote(PATIENCE).await.expect("promoted");
+    second.postgres.promote(false, PATIENCE).await.expect("promoted");
     first.postgres.kill_family(PATIENCE).await.expect("killed");
     second.sql("insert into t values (2)").await;
     second.postgres.tend_slots(&names(&[&first]), PATIENCE).await.expect("slots");

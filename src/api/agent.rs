@@ -245,5 +245,6 @@ fn problem(status: StatusCode, title: &str, detail: &str) -> Problem {
         status: status.as_u16(),
         detail: detail.to_owned(),
         reasons: Vec::new(),
+        leader: None,
     }
 }

@@ -1,8 +1,11 @@
 //! Client of the controller's API, for the command line and the lab.
 //!
 //! Keeps every document as it came, beside what was read from it, so that `--output json` shows the wire and nothing else.
-//! Never repeats a mutation: an answer that got lost is an unknown outcome, and said to be one.
+//! Of several controllers it asks the next one where one is out of reach or does not lead. Otherwise it never repeats a mutation:
+//! an answer that got lost is an unknown outcome, and said to be one.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
@@ -90,35 +93,36 @@ pub struct Event {
     pub message: String,
 }
 
-/// A connection to one controller.
+/// Connections to one controller, or to one of several.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
-    base: String,
+    bases: Vec<String>,
+    /// The controller that answered last.
+    preferred: Arc<AtomicUsize>,
     token: Option<String>,
 }
 
 impl Client {
-    /// A client of the controller at `url`, with a bearer token if there is one. Connects with the first request.
-    pub fn new(url: &str, token: Option<String>) -> Result<Self, ClientError> {
-        let valid = reqwest::Url::parse(url).is_ok_and(|parsed| parsed.scheme() == "http" && parsed.has_host());
-        if !valid {
-            return Err(ClientError::BadUrl { url: url.to_owned() });
+    /// A client of the controllers at `urls` (separated by commas), with a bearer token if there is one. Connects with the first
+    /// request.
+    pub fn new(urls: &str, token: Option<String>) -> Result<Self, ClientError> {
+        let mut bases = Vec::new();
+        for url in urls.split(',').map(str::trim) {
+            let valid = reqwest::Url::parse(url).is_ok_and(|parsed| parsed.scheme() == "http" && parsed.has_host());
+            if !valid {
+                return Err(ClientError::BadUrl { url: url.to_owned() });
+            }
+            bases.push(url.trim_end_matches('/').to_owned());
         }
-        let base = url.trim_end_matches('/').to_owned();
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT)
             // A proxy for web pages in the environment leads to no controller.
             .no_proxy()
             .build()
-            .map_err(|source| ClientError::Unreachable { url: base.clone(), source })?;
-        Ok(Self { http, base, token })
-    }
-
-    /// Base URL.
-    pub fn url(&self) -> &str {
-        &self.base
+            .map_err(|source| ClientError::Unreachable { url: urls.to_owned(), source })?;
+        Ok(Self { http, bases, preferred: Arc::default(), token })
     }
 
     /// Names of the clusters that the controller keeps.
@@ -171,8 +175,7 @@ impl Client {
     /// Asks that an operation be stopped before its point of no return.
     pub async fn cancel(&self, id: &str) -> Result<Value, ClientError> {
         let path = format!("/api/v1/operations/{id}/cancel");
-        let request = self.request(Method::POST, &path).json(&serde_json::json!({}));
-        self.send(&path, request).await
+        self.send(Method::POST, &path, Some(&serde_json::json!({}))).await
     }
 
     /// `POST …/{verb}`: switchover, failover, pause, resume, fence, unfence, rejoin.
@@ -183,13 +186,15 @@ impl Client {
         body: &(impl Serialize + Sync),
     ) -> Result<Document<MutationReply>, ClientError> {
         let path = format!("/api/v1/clusters/{cluster}/{verb}");
-        let raw = self.send(&path, self.request(Method::POST, &path).json(body)).await?;
+        let body =
+            serde_json::to_value(body).map_err(|source| ClientError::Malformed { path: path.clone(), source })?;
+        let raw = self.send(Method::POST, &path, Some(&body)).await?;
         Ok(Document { value: read(&path, &raw)?, raw })
     }
 
     /// Any document below the base URL, as it comes.
     pub async fn get(&self, path: &str) -> Result<Value, ClientError> {
-        self.send(path, self.request(Method::GET, path)).await
+        self.send(Method::GET, path, None).await
     }
 
     async fn document<T: DeserializeOwned>(&self, path: &str) -> Result<Document<T>, ClientError> {
@@ -204,18 +209,47 @@ impl Client {
         Ok(Document { value, raw })
     }
 
-    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.base));
-        match &self.token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
+    /// Asks one controller after another until one answers that is in charge.
+    async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
+        let first = self.preferred.load(Ordering::Relaxed);
+        let mut refusal = None;
+        for step in 0..self.bases.len() {
+            let place = (first + step) % self.bases.len();
+            match self.send_to(&self.bases[place], method.clone(), path, body).await {
+                Ok(answer) => {
+                    self.preferred.store(place, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(error) if error.leaves_another_to_ask(&method) => {
+                    // That somebody else leads says more than that somebody is out of reach.
+                    let says_more = matches!(error, ClientError::Problem { .. });
+                    if refusal.is_none() || says_more {
+                        refusal = Some(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
         }
+        Err(refusal.expect("there is at least one controller, and its refusal was kept"))
     }
 
-    async fn send(&self, path: &str, request: reqwest::RequestBuilder) -> Result<Value, ClientError> {
+    async fn send_to(
+        &self,
+        base: &str,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, ClientError> {
+        let mut request = self.http.request(method, format!("{base}{path}"));
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
         let response = request.send().await.map_err(|source| {
             let source = source.without_url();
-            let url = self.base.clone();
+            let url = base.to_owned();
             if source.is_connect() || source.is_builder() {
                 ClientError::Unreachable { url, source }
             } else {
@@ -226,7 +260,7 @@ impl Client {
         let body = response
             .bytes()
             .await
-            .map_err(|source| ClientError::NoAnswer { url: self.base.clone(), source: source.without_url() })?;
+            .map_err(|source| ClientError::NoAnswer { url: base.to_owned(), source: source.without_url() })?;
         if !status.is_success() {
             return Err(ClientError::Problem { problem: Box::new(problem(status, &body)) });
         }
@@ -234,6 +268,18 @@ impl Client {
             return Ok(Value::Null);
         }
         serde_json::from_slice(&body).map_err(|source| ClientError::Malformed { path: path.to_owned(), source })
+    }
+}
+
+impl ClientError {
+    /// True if the request certainly changed nothing, and another controller may answer it.
+    fn leaves_another_to_ask(&self, method: &Method) -> bool {
+        match self {
+            ClientError::Unreachable { .. } => true,
+            ClientError::NoAnswer { .. } => *method == Method::GET,
+            ClientError::Problem { problem } => problem.is_not_the_leader(),
+            ClientError::BadUrl { .. } | ClientError::Malformed { .. } => false,
+        }
     }
 }
 
@@ -246,7 +292,7 @@ fn problem(status: StatusCode, body: &[u8]) -> Problem {
             text => format!("answered {status}: {}", text.chars().take(300).collect::<String>()),
         };
         let title = status.canonical_reason().unwrap_or("error").to_owned();
-        Problem { kind: "about:blank".to_owned(), title, status: 0, detail, reasons: Vec::new() }
+        Problem { kind: "about:blank".to_owned(), title, status: 0, detail, reasons: Vec::new(), leader: None }
     });
     problem.status = status.as_u16();
     problem

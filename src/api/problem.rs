@@ -7,11 +7,14 @@ use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use super::wire::Problem;
+use super::wire::{LeaderAddress, Problem};
 use crate::domain::plan::Reason;
 
 /// Media type of a [`Problem`].
 pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// Title of the one problem after which a client asks another controller.
+const NOT_THE_LEADER: &str = "not the leader";
 
 impl Problem {
     fn new(status: StatusCode, title: &str, detail: impl Into<String>) -> Self {
@@ -21,6 +24,7 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             reasons: Vec::new(),
+            leader: None,
         }
     }
 
@@ -77,6 +81,16 @@ impl Problem {
     /// 503: not now, nothing was changed: not the leader, still starting, store out of reach.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
+    }
+
+    /// 503: another controller leads, as far as is known `leader`. Certainly nothing was changed.
+    pub fn not_the_leader(detail: impl Into<String>, leader: Option<LeaderAddress>) -> Self {
+        Self { leader: leader.map(Box::new), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, NOT_THE_LEADER, detail) }
+    }
+
+    /// True for [`Problem::not_the_leader`], however it travelled.
+    pub fn is_not_the_leader(&self) -> bool {
+        self.status == StatusCode::SERVICE_UNAVAILABLE.as_u16() && self.title == NOT_THE_LEADER
     }
 
     /// 504: it may have happened. `detail` names the operation to look at.

@@ -83,6 +83,9 @@ pub struct ClusterStatus {
     pub timers: TimerStatus,
     /// The controller that answers.
     pub controller: String,
+    /// Where there are several controllers, the one that leads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<LeaderAddress>,
     /// When the answer was made.
     pub at: WallTime,
 }
@@ -327,4 +330,16 @@ pub struct Problem {
     /// Reasons of a guard that refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<Reason>,
+    /// Whom to ask instead, where another controller leads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<Box<LeaderAddress>>,
+}
+
+/// The controller that leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderAddress {
+    /// Its name.
+    pub name: String,
+    /// Base URL of its API.
+    pub url: String,
 }

@@ -16,7 +16,7 @@ pub const DEFAULT_CONTROLLER: &str = "http://127.0.0.1:8432";
     propagate_version = true,
     disable_help_subcommand = true,
     max_term_width = 120,
-    after_help = "Environment: STORMGLASS_CONTROLLER is the controller's URL, STORMGLASS_TOKEN the bearer token.\n\n\
+    after_help = "Environment: STORMGLASS_CONTROLLER is the controller's URL (several: comma-separated), STORMGLASS_TOKEN the bearer token.\n\n\
                   Exit codes: 0 done, 1 failed (state unchanged or undone), 2 usage or configuration, 3 confirmation needed,\n\
                   4 not found, 5 controller out of reach, 6 not authorised, 7 aborted, 8 controller error,\n\
                   9 refused by a guard, 10 outcome unknown or neither done nor undone. status --check: 0 healthy, 20 degraded, 21 no primary."
@@ -33,7 +33,7 @@ pub struct Cli {
 /// Flags of every command.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
-    /// URL of the controller.
+    /// URL of the controller; of several, all of them, separated by commas.
     #[arg(long, global = true, value_name = "URL", env = "STORMGLASS_CONTROLLER", default_value = DEFAULT_CONTROLLER,
         help_heading = "Connection")]
     pub controller: String,
@@ -88,11 +88,15 @@ pub enum ColourChoice {
 /// Every command.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
-    /// Run the controller.
+    /// Run the controller, or move its store.
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Controller {
         /// Its configuration.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[arg(long, value_name = "FILE", required = true)]
+        config: Option<PathBuf>,
+        /// What else can be done.
+        #[command(subcommand)]
+        command: Option<ControllerCommand>,
     },
     /// Run the agent of a database or proxy host.
     Agent {
@@ -201,6 +205,24 @@ pub enum Command {
     /// Configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+/// `stormglass controller …`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ControllerCommand {
+    /// Copy the store of a single controller to etcd: record, operations, events, audit log. Both must be unused, etcd empty.
+    #[command(
+        after_help = "Example:\n  systemctl stop stormglass-controller\n  stormglass controller migrate-store --config \
+                      /etc/stormglass/controller.toml --from /var/lib/stormglass/controller/stormglass.db --dry-run"
+    )]
+    MigrateStore {
+        /// The new configuration, with [store] kind = "etcd".
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The file of the embedded store; it stays as it is.
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+    },
 }
 
 /// A cluster and one of its nodes.

@@ -87,6 +87,8 @@ impl From<ClientError> for Failure {
                 lines.extend(problem.reasons.iter().map(|reason| format!("  {reason}")));
                 let text = lines.join("\n");
                 match problem.status {
+                    _ if problem.is_not_the_leader() => Failure::new(Exit::Unreachable, text)
+                        .advise("name every controller in --controller or STORMGLASS_CONTROLLER, separated by commas"),
                     401 => Failure::new(Exit::NotAuthorised, text).advise("set STORMGLASS_TOKEN to a valid token"),
                     403 => Failure::new(Exit::NotAuthorised, text).advise("use a token whose role allows this"),
                     404 => Failure::new(Exit::NotFound, text),

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-pub use arguments::{Cli, Command, ConfigCommand, Global, OperationCommand, OutputFormat};
+pub use arguments::{Cli, Command, ConfigCommand, ControllerCommand, Global, OperationCommand, OutputFormat};
 pub use console::Console;
 pub use exit::{Exit, Failure};
 

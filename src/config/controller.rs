@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::secret::SecretReference;
+use super::store::{StoreKind, StoreSection};
 pub use crate::domain::access::Role;
 use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::policy::DurabilityMode;
@@ -19,6 +20,9 @@ pub struct ControllerConfig {
     pub controller: ControllerSection,
     /// The cluster.
     pub cluster: ClusterSection,
+    /// Where the controller's memory is, and whether there are others.
+    #[serde(default)]
+    pub store: StoreSection,
     /// One target, from which every timer follows.
     #[serde(default)]
     pub failover: FailoverSection,
@@ -43,8 +47,27 @@ pub struct ControllerSection {
     pub name: String,
     /// API, metrics, dashboard.
     pub listen: SocketAddr,
-    /// Where the embedded store is.
+    /// Base URL that followers send others to; `http://` and `listen` if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Where the embedded store is. Not used with etcd.
+    #[serde(default = "default_data_directory")]
     pub data_directory: PathBuf,
+}
+
+impl ControllerConfig {
+    /// Base URL of this controller, as others are told.
+    pub fn url(&self) -> String {
+        match &self.controller.url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => format!("http://{}", self.controller.listen),
+        }
+    }
+
+    /// True if this is one of several controllers.
+    pub fn has_election(&self) -> bool {
+        self.store.kind == StoreKind::Etcd
+    }
 }
 
 /// `[cluster]`.
@@ -158,6 +181,10 @@ pub struct ProxyHostSection {
 pub struct PrometheusSection {
     /// Base URL.
     pub url: String,
+}
+
+fn default_data_directory() -> PathBuf {
+    PathBuf::from("/var/lib/stormglass/controller")
 }
 
 fn default_max_lag_bytes() -> u64 {

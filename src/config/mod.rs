@@ -11,6 +11,7 @@ pub mod environment;
 pub mod error;
 pub mod load;
 pub mod secret;
+pub mod store;
 mod validate;
 
 pub use agent::AgentConfig;

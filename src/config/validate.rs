@@ -65,11 +65,13 @@ impl ControllerConfig {
             }
         }
         timers.check().map_err(|contradiction| Violation::at("failover", contradiction.to_string()))?;
+        self.store.violation(&timers)?;
         let fallback = if self.nodes.len() > 1 { DurabilityMode::Sync } else { DurabilityMode::Async };
         Ok(Policy {
             durability: self.cluster.durability.unwrap_or(fallback),
             timers,
             sync_standby_patience: self.cluster.sync_standby_patience.unwrap_or(timers.renewal_interval * 3),
+            leadership_ttl: self.store.leadership_ttl(&timers),
             max_lag_bytes: self.cluster.max_lag_bytes,
             gray_after: failover.gray_after.unwrap_or(derived.gray_after),
             report_stale_after: timers.renewal_interval * 3,
@@ -84,6 +86,17 @@ impl ControllerConfig {
             return Err(Violation::at("controller.name", "must not be empty: logs and the journal name it"));
         }
         absolute("controller.data_directory", &self.controller.data_directory)?;
+        match &self.controller.url {
+            Some(url) => base_url("controller.url", url)?,
+            None if self.has_election() && self.controller.listen.ip().is_unspecified() => {
+                let problem = format!(
+                    "missing: with several controllers followers send others to the leader, and nobody can connect to {}",
+                    self.controller.listen
+                );
+                return Err(Violation::at("controller.url", problem));
+            }
+            None => {}
+        }
         if self.nodes.is_empty() {
             return Err(Violation::at("node", "a cluster needs at least one [[node]]"));
         }
@@ -319,7 +332,7 @@ fn clashes(key: &str, address: &Address, listen: SocketAddr) -> Result<(), Viola
     Ok(())
 }
 
-fn absolute(key: &str, path: &Path) -> Result<(), Violation> {
+pub(super) fn absolute(key: &str, path: &Path) -> Result<(), Violation> {
     if path.is_absolute() {
         return Ok(());
     }

@@ -24,7 +24,7 @@ use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::Policy;
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::trail::{AuditRow, EventRow};
-use crate::ports::{Clock, Store, StoreError};
+use crate::ports::{Clock, Store, StoreError, Term};
 use crate::telemetry::metrics::ControllerMetrics;
 
 /// A pause ends by itself after this, unless it was asked to last otherwise.
@@ -42,6 +42,7 @@ pub struct ControllerHandle {
     cluster: ClusterName,
     policy: Policy,
     clock: Arc<dyn Clock>,
+    term: Arc<dyn Term>,
     store: Arc<dyn Store>,
     metrics: Arc<ControllerMetrics>,
 }
@@ -54,6 +55,7 @@ impl ControllerHandle {
             cluster: parts.cluster.clone(),
             policy: parts.policy.clone(),
             clock: parts.clock.clone(),
+            term: parts.term.clone(),
             store,
             metrics: parts.metrics.clone(),
         }
@@ -147,7 +149,16 @@ fn site(text: Option<String>) -> Result<Option<SiteName>, Problem> {
 impl ControllerHandler for ControllerHandle {
     async fn heartbeat(&self, report: Report) -> Result<HeartbeatReply, Problem> {
         self.check(report.cluster.as_str())?;
-        self.ask(|reply| Event::Heartbeat { report: Box::new(report), reply }).await
+        let answer = self.ask(|reply| Event::Heartbeat { report: Box::new(report), reply }).await?;
+        // An answer keeps the holder from asking its standbys. One that could not carry a full lease, because the leadership may
+        // end before, would let the lease run out in between: it was heard, and is told to look elsewhere in time.
+        let leads_until = self.term.leads_until();
+        if leads_until.is_some_and(|until| until.since(self.clock.now()) < self.policy.timers.lease) {
+            return Err(Problem::unavailable(
+                "the store has not confirmed this controller's leadership for as long as a lease: see its log",
+            ));
+        }
+        Ok(answer)
     }
 
     async fn proxy_heartbeat(&self, report: ProxyReport) -> Result<ProxyAssignment, Problem> {

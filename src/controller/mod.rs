@@ -8,6 +8,7 @@ mod event_loop;
 mod execute;
 mod handler;
 mod journal;
+pub mod leading;
 mod notes;
 mod state;
 mod status;

@@ -69,6 +69,7 @@ pub(super) fn document(glance: &Glance, cluster: &str, policy: &Policy, controll
             .collect(),
         timers: timers(policy),
         controller: controller.to_owned(),
+        leader: None,
         at: view.wall,
     }
 }

@@ -22,6 +22,9 @@ pub enum LabCommand {
         /// `failover.rto` of the cluster, such as 2s
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         rto: Option<Duration>,
+        /// How many controllers; more than one are elected in etcd, which has as many members
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
+        controllers: u8,
     },
     /// Stop everything of the lab and remove it, also after a crash
     Down {
@@ -145,6 +148,9 @@ pub struct RunArguments {
     /// The cluster's durability mode [default: sync]
     #[arg(long, value_parser = durability_mode, value_name = "sync|sync_strict|async")]
     pub durability: Option<DurabilityMode>,
+    /// How many controllers; more than one are elected in etcd, which has as many members
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
+    pub controllers: u8,
     /// A lab directory with volumes of limited size in it (made by the lab itself)
     #[arg(long, value_name = "DIR", hide = true)]
     pub prepared: Option<PathBuf>,
@@ -240,6 +246,12 @@ impl LabCommand {
         }
         if run.keep && run.scenario == Scenario::DiskFull {
             return Some("--keep: the volumes of disk-full end with the run".to_owned());
+        }
+        if run.controllers == 2 {
+            return Some("--controllers: two members of etcd survive no loss; take one or three".to_owned());
+        }
+        if run.controllers > 1 && run.scenario == Scenario::ControllerCrash && run.during_failover {
+            return Some("--during-failover: with several controllers that is part of the scenario".to_owned());
         }
         let misplaced = [
             (run.held, Scenario::Switchover, "--held"),

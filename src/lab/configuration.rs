@@ -18,7 +18,9 @@ use crate::config::controller::{
     AuthenticationSection, ClusterSection, ControllerSection, FailoverSection, NodeSection, PrometheusSection,
     ProxyHostSection, Role, TokenSection,
 };
+use crate::config::store::{StoreKind, StoreSection};
 use crate::config::{AgentConfig, ControllerConfig, SecretReference};
+use crate::domain::ids::Address;
 use crate::domain::report::Tags;
 
 /// Roles with a bearer token, and the name of each token and of its file.
@@ -28,15 +30,28 @@ pub const TOKENS: [(&str, Role); 4] =
 /// Every secret's file.
 pub const SECRETS: [&str; 7] = ["agent", "viewer", "backup", "operator", "admin", "replicator", "exporter"];
 
-/// Settings of the controller.
-pub fn controller(layout: &Layout, rto: Option<Duration>) -> anyhow::Result<ControllerConfig> {
+/// Settings of the controller that listens on `listen`.
+pub fn controller(
+    layout: &Layout,
+    number: usize,
+    listen: &Address,
+    rto: Option<Duration>,
+) -> anyhow::Result<ControllerConfig> {
     let defaults = FailoverSection::default();
+    let store = if layout.etcd.is_empty() {
+        StoreSection::default()
+    } else {
+        let endpoints = layout.etcd.iter().map(|member| url(&member.client)).collect();
+        StoreSection { kind: StoreKind::Etcd, endpoints, ..StoreSection::default() }
+    };
     Ok(ControllerConfig {
         controller: ControllerSection {
-            name: "lab".to_owned(),
-            listen: socket(&layout.controller)?,
+            name: if number == 0 { "lab".to_owned() } else { format!("lab-{}", number + 1) },
+            listen: socket(listen)?,
+            url: None,
             data_directory: layout.controller_directory().join("store"),
         },
+        store,
         cluster: ClusterSection {
             name: layout.cluster.clone(),
             durability: layout.durability,
@@ -77,6 +92,11 @@ pub fn controller(layout: &Layout, rto: Option<Duration>) -> anyhow::Result<Cont
     })
 }
 
+/// Where `host` reaches every controller.
+fn controllers(layout: &Layout, host: &str) -> Vec<String> {
+    layout.controllers().map(|controller| url(&layout.way(host, controller))).collect()
+}
+
 /// Settings of a database host's agent.
 pub fn node_agent(layout: &Layout, node: &NodeLayout, programs: &Programs) -> anyhow::Result<AgentConfig> {
     Ok(AgentConfig {
@@ -85,7 +105,7 @@ pub fn node_agent(layout: &Layout, node: &NodeLayout, programs: &Programs) -> an
             site: node.site.clone(),
             listen: socket(&node.agent)?,
             state_directory: node.directory.join("state"),
-            controllers: vec![url(&layout.way(node.name.as_str(), &layout.controller))],
+            controllers: controllers(layout, node.name.as_str()),
             token: SecretReference::File(layout.secret("agent")),
             peers: layout
                 .nodes
@@ -124,7 +144,7 @@ pub fn proxy_agent(layout: &Layout, proxy: &ProxyLayout) -> anyhow::Result<Agent
             site: proxy.site.clone(),
             listen: socket(&proxy.agent)?,
             state_directory: proxy.directory.join("state"),
-            controllers: vec![url(&layout.way(proxy.name.as_str(), &layout.controller))],
+            controllers: controllers(layout, proxy.name.as_str()),
             token: SecretReference::File(layout.secret("agent")),
             peers: BTreeMap::new(),
         },
@@ -198,7 +218,7 @@ pub fn prometheus(layout: &Layout) -> String {
         .map(|proxy| (proxy.agent.to_string(), format!(", proxy: '{}', site: '{}'", proxy.name, proxy.site)));
     let agents = layout.nodes.iter().map(|node| (node.agent.to_string(), node_labels(node))).chain(proxies);
     job("stormglass-agent", agents.collect());
-    job("stormglass", vec![(layout.controller.to_string(), String::new())]);
+    job("stormglass", layout.controllers().map(|controller| (controller.to_string(), String::new())).collect());
     text
 }
 
@@ -228,6 +248,7 @@ pub fn write_all(layout: &Layout, programs: &Programs, rto: Option<Duration>) ->
         layout.controller_directory(),
         layout.prometheus_directory(),
     ];
+    folders.extend(layout.etcd.iter().map(|member| member.directory.clone()));
     folders.extend(layout.nodes.iter().map(|node| node.directory.join("state")));
     folders.extend(layout.proxies.iter().map(|proxy| proxy.directory.join("state")));
     for folder in folders {
@@ -236,8 +257,11 @@ pub fn write_all(layout: &Layout, programs: &Programs, rto: Option<Duration>) ->
     for name in SECRETS {
         write(&layout.secret(name), &secret())?;
     }
-    let file = layout.controller_directory().join("controller.toml");
-    write(&file, &toml::to_string(&controller(layout, rto)?).context("write the controller's settings as TOML")?)?;
+    for (number, listen) in layout.controllers().enumerate() {
+        let file = layout.controller_directory().join(format!("{}.toml", layout.controller_name(number)));
+        let settings = controller(layout, number, listen, rto)?;
+        write(&file, &toml::to_string(&settings).context("write the controller's settings as TOML")?)?;
+    }
     for node in &layout.nodes {
         let settings = node_agent(layout, node, programs)?;
         write(&node.agent_config(), &toml::to_string(&settings).context("write the agent's settings as TOML")?)?;
@@ -290,7 +314,7 @@ mod tests {
 
         let text = read(layout.controller_directory().join("controller.toml"));
         let settings: ControllerConfig = toml::from_str(&text).expect("understood");
-        assert_eq!(settings, controller(&layout, Some(Duration::from_secs(2))).expect("settings"));
+        assert_eq!(settings, controller(&layout, 0, &layout.controller, Some(Duration::from_secs(2))).expect("settings"));
         assert_eq!(settings.failover.rto, Duration::from_secs(2));
         assert_eq!(settings.nodes.len(), 3);
         assert_eq!(settings.proxies.len(), 2);

@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::layout::Layout;
+use super::layout::{Layout, url};
 use crate::api::wire::{ClusterStatus, MutationReply, Problem, SwitchoverRequest};
 use crate::domain::operation::Operation;
 
@@ -22,7 +23,7 @@ const MUTATION_TIMEOUT: Duration = Duration::from_secs(15);
 #[derive(Clone)]
 pub struct Controller {
     http: reqwest::Client,
-    base: String,
+    bases: Vec<String>,
     cluster: String,
     token: String,
 }
@@ -47,7 +48,7 @@ impl Controller {
             .context("make the HTTP client")?;
         Ok(Self {
             http,
-            base: layout.controller_url(),
+            bases: layout.controllers().map(url).collect(),
             cluster: layout.cluster.to_string(),
             token: token.trim().to_owned(),
         })
@@ -71,14 +72,27 @@ impl Controller {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        self.send(self.http.get(format!("{}{path}", self.base)).timeout(REQUEST_TIMEOUT)).await
+        self.send(|base| self.http.get(format!("{base}{path}")).timeout(REQUEST_TIMEOUT)).await
     }
 
-    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
-        self.send(self.http.post(format!("{}{path}", self.base)).json(body).timeout(MUTATION_TIMEOUT)).await
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &(impl Serialize + Sync)) -> anyhow::Result<T> {
+        self.send(|base| self.http.post(format!("{base}{path}")).json(body).timeout(MUTATION_TIMEOUT)).await
     }
 
-    async fn send<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> anyhow::Result<T> {
+    /// Asks every controller at once: of several, only the leader answers with success, and a stopped one not at all.
+    async fn send<T: DeserializeOwned>(&self, request: impl Fn(&str) -> reqwest::RequestBuilder) -> anyhow::Result<T> {
+        let mut answers: FuturesUnordered<_> = self.bases.iter().map(|base| self.send_one(request(base))).collect();
+        let mut problems = Vec::new();
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(answer) => return Ok(answer),
+                Err(error) => problems.push(format!("{error:#}")),
+            }
+        }
+        bail!("{}", problems.join("; "))
+    }
+
+    async fn send_one<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> anyhow::Result<T> {
         let response = request.bearer_auth(&self.token).send().await.context("ask the controller")?;
         let status = response.status();
         let body = response.bytes().await.context("read the controller's answer")?;

@@ -55,6 +55,12 @@ pub struct Layout {
     /// The cluster's durability mode; the product's default if not given.
     #[serde(default)]
     pub durability: Option<DurabilityMode>,
+    /// Controllers besides the first one.
+    #[serde(default)]
+    pub more_controllers: Vec<Address>,
+    /// Members of etcd; none where there is one controller.
+    #[serde(default)]
+    pub etcd: Vec<EtcdLayout>,
 }
 
 /// One way from a host to a server on another one.
@@ -75,6 +81,19 @@ pub const CONTROLLER_HOST: &str = "controller";
 
 /// Prometheus' name as a host.
 pub const PROMETHEUS_HOST: &str = "prometheus";
+
+/// A member of etcd, where the lab has several controllers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EtcdLayout {
+    /// Its name.
+    pub name: String,
+    /// Where its files are.
+    pub directory: PathBuf,
+    /// Where controllers connect.
+    pub client: Address,
+    /// Where the other members connect.
+    pub peer: Address,
+}
 
 /// Whoever connects to a PostgreSQL: HAProxy, standbys, clients. A node has one address for all of them.
 pub const ANY_DATABASE_CLIENT: &str = "database";
@@ -191,7 +210,43 @@ impl Layout {
             links: Vec::new(),
             has_namespaces: false,
             durability: None,
+            more_controllers: Vec::new(),
+            etcd: Vec::new(),
         })
+    }
+
+    /// Makes it a lab of `count` controllers on as many members of etcd.
+    pub fn add_controllers(&mut self, count: u8) -> anyhow::Result<()> {
+        let SocketAddr::V4(first) = socket(&self.controller)? else {
+            anyhow::bail!("the controller has no IPv4 address")
+        };
+        let [first, second, third, _] = first.ip().octets();
+        let mut ports = Ports::default();
+        for number in 0..count {
+            // Controllers stand on .1, .3, .4; each member of etcd beside one of them.
+            let host = Ipv4Addr::new(first, second, third, if number == 0 { 1 } else { 2 + number });
+            if number > 0 {
+                self.more_controllers.push(ports.free(host)?);
+            }
+            let name = format!("etcd-{}", number + 1);
+            self.etcd.push(EtcdLayout {
+                directory: self.directory.join(&name),
+                name,
+                client: ports.free(host)?,
+                peer: ports.free(host)?,
+            });
+        }
+        Ok(())
+    }
+
+    /// Every controller.
+    pub fn controllers(&self) -> impl Iterator<Item = &Address> {
+        std::iter::once(&self.controller).chain(&self.more_controllers)
+    }
+
+    /// Name of the process and of the directory of a controller.
+    pub fn controller_name(&self, number: usize) -> String {
+        if number == 0 { "controller".to_owned() } else { format!("controller-{}", number + 1) }
     }
 
     /// Puts a link in every way from one host to another. What a host says to itself stays direct, and so does the
@@ -211,7 +266,9 @@ impl Layout {
             // PostgreSQL's port is part of what the agent tells others, so it is the same on both addresses.
             lay(ANY_DATABASE_CLIENT, node.name.as_str(), &node.postgres, Some(node.postgres.port))?;
             lay(CONTROLLER_HOST, node.name.as_str(), &node.agent, None)?;
-            lay(node.name.as_str(), CONTROLLER_HOST, &self.controller, None)?;
+            for controller in self.controllers() {
+                lay(node.name.as_str(), CONTROLLER_HOST, controller, None)?;
+            }
             for peer in self.nodes.iter().filter(|peer| peer.name != node.name) {
                 lay(peer.name.as_str(), node.name.as_str(), &node.agent, None)?;
             }
@@ -221,7 +278,9 @@ impl Layout {
         }
         for proxy in &self.proxies {
             lay(CONTROLLER_HOST, proxy.name.as_str(), &proxy.agent, None)?;
-            lay(proxy.name.as_str(), CONTROLLER_HOST, &self.controller, None)?;
+            for controller in self.controllers() {
+                lay(proxy.name.as_str(), CONTROLLER_HOST, controller, None)?;
+            }
         }
         self.links = links;
         Ok(())

@@ -79,8 +79,8 @@ pub async fn execute(command: LabCommand, output: OutputFormat) -> anyhow::Resul
             say("--namespaces: only root can make a network namespace for each host; run the command with sudo");
             Ok(exit::USAGE)
         }
-        LabCommand::Up { directory, namespaces, rto } => {
-            let kind = Kind { has_links: true, has_namespaces: namespaces, rto, ..Kind::default() };
+        LabCommand::Up { directory, namespaces, rto, controllers } => {
+            let kind = Kind { has_links: true, has_namespaces: namespaces, rto, controllers, ..Kind::default() };
             up(directory, user.uid, kind, output).await
         }
         LabCommand::Chaos(arguments) => {
@@ -267,6 +267,7 @@ async fn run_in(
         has_namespaces: arguments.namespaces,
         rto: arguments.rto,
         durability: arguments.durability,
+        controllers: arguments.controllers,
         ..Kind::default()
     };
     let mut lab = Lab::build(directory, uid, kind, progress).await?;

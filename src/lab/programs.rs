@@ -55,6 +55,13 @@ impl Programs {
     }
 }
 
+/// Where etcd is; only labs of several controllers need it.
+pub fn etcd() -> anyhow::Result<PathBuf> {
+    on_path("etcd").ok_or_else(|| {
+        anyhow::anyhow!("several controllers need etcd (package etcd-server, or etcd); scripts/setup installs it")
+    })
+}
+
 /// The newest supported version below `root`; else the directory in which PATH has `initdb`.
 fn postgres_directory(root: &Path) -> Option<PathBuf> {
     let newest = std::fs::read_dir(root)

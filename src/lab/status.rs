@@ -17,6 +17,8 @@ pub struct LabStatus {
     pub cluster: String,
     /// The controller's API.
     pub controller_url: String,
+    /// The APIs of every controller, this one among them.
+    pub controller_urls: Vec<String>,
     /// A bearer token for each role.
     pub tokens: Tokens,
     /// Prometheus.
@@ -97,6 +99,7 @@ pub async fn read(manifest: &Manifest) -> anyhow::Result<LabStatus> {
     Ok(LabStatus {
         cluster: layout.cluster.to_string(),
         controller_url: layout.controller_url(),
+        controller_urls: layout.controllers().map(url).collect(),
         tokens: tokens(layout)?,
         prometheus_url: url(&layout.prometheus),
         alertmanager_url: None,
@@ -142,7 +145,9 @@ impl LabStatus {
     /// For people.
     pub fn table(&self) -> String {
         let mut text = format!("Lab {}\n", self.directory.display());
-        let _ = writeln!(text, "controller    {}", self.controller_url);
+        for controller in &self.controller_urls {
+            let _ = writeln!(text, "controller    {controller}");
+        }
         let _ = writeln!(text, "prometheus    {}", self.prometheus_url);
         for proxy in &self.haproxy {
             let HaproxyStatus { site, write, read, stats } = proxy;
@@ -157,7 +162,12 @@ impl LabStatus {
         if !self.dead_processes.is_empty() {
             let _ = writeln!(text, "not running: {}", self.dead_processes.join(", "));
         }
-        text.push_str(&look_around(&self.directory, &self.controller_url, self.haproxy.first(), &self.nodes));
+        text.push_str(&look_around(
+            &self.directory,
+            &self.controller_urls.join(","),
+            self.haproxy.first(),
+            &self.nodes,
+        ));
         text
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 
 use super::control::{self, Controller};
 use super::layout::{CONTROLLER_HOST, Layout, NodeLayout, PROMETHEUS_HOST, ProxyLayout, url};
@@ -20,7 +20,7 @@ use super::programs::Programs;
 use super::progress::Progress;
 use super::random::Random;
 use super::wall_clock::{Clocks, Environment};
-use super::{clock, configuration, database, log_tail, place, volume};
+use super::{clock, configuration, database, log_tail, place, programs, volume};
 use crate::api::wire::{ClusterStatus, Health};
 use crate::domain::policy::DurabilityMode;
 
@@ -45,6 +45,8 @@ pub struct Kind {
     pub rto: Option<Duration>,
     /// Durability mode; the product's default if not given.
     pub durability: Option<DurabilityMode>,
+    /// More than one: elected in etcd. Zero counts as one.
+    pub controllers: u8,
 }
 
 /// A lab whose processes this process started.
@@ -73,6 +75,10 @@ impl Lab {
             Layout::find(&directory, &mut Random::new(uuid::Uuid::now_v7().as_u128() as u64))?
         };
         layout.durability = kind.durability;
+        if kind.controllers > 1 {
+            ensure!(!kind.has_namespaces, "several controllers have no namespaces of their own yet: leave out --namespaces or --controllers");
+            layout.add_controllers(kind.controllers)?;
+        }
         if kind.has_links && !kind.has_namespaces {
             layout.lay_links()?;
         }
@@ -113,7 +119,12 @@ impl Lab {
             network.args(["lab", "network", "--directory"]).arg(&layout.directory);
             self.start("network", SWITCH, network, &layout.directory)?;
         }
-        self.start_controller()?;
+        for member in &layout.etcd {
+            self.start_etcd(&member.name)?;
+        }
+        for number in 0..layout.controllers().count() {
+            self.start_one_controller(number)?;
+        }
         for node in &layout.nodes {
             self.start_node_agent(node)?;
         }
@@ -135,10 +146,32 @@ impl Lab {
 
     /// Starts the controller; again, after a scenario killed it.
     pub fn start_controller(&mut self) -> anyhow::Result<()> {
+        self.start_one_controller(0)
+    }
+
+    /// Starts one of several controllers, counted from 0.
+    pub fn start_one_controller(&mut self, number: usize) -> anyhow::Result<()> {
         let directory = self.layout().controller_directory();
+        let name = self.layout().controller_name(number);
         let mut command = Command::new(self.layout().program());
-        command.args(["controller", "--config"]).arg(directory.join("controller.toml"));
-        self.start("controller", CONTROLLER_HOST, command, &directory)
+        command.args(["controller", "--config"]).arg(directory.join(format!("{name}.toml")));
+        self.start(&name, CONTROLLER_HOST, command, &directory)
+    }
+
+    /// Starts a member of etcd; again, after a scenario killed it.
+    pub fn start_etcd(&mut self, name: &str) -> anyhow::Result<()> {
+        let members = self.layout().etcd.clone();
+        let member = members.iter().find(|member| member.name == name).context("the lab has no such member of etcd")?;
+        let all: Vec<String> = members.iter().map(|member| format!("{}={}", member.name, url(&member.peer))).collect();
+        let mut command = Command::new(programs::etcd()?);
+        command
+            .args(["--name", name, "--data-dir"])
+            .arg(member.directory.join("data"))
+            .args(["--listen-client-urls", &url(&member.client), "--advertise-client-urls", &url(&member.client)])
+            .args(["--listen-peer-urls", &url(&member.peer), "--initial-advertise-peer-urls", &url(&member.peer)])
+            .args(["--initial-cluster", &all.join(","), "--initial-cluster-state", "new"])
+            .args(["--logger", "zap", "--log-level", "warn", "--auto-compaction-retention", "1h"]);
+        self.start(name, CONTROLLER_HOST, command, &member.directory)
     }
 
     /// Starts what runs on a database host; again, after a scenario killed all of it.

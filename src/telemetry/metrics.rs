@@ -32,6 +32,7 @@ macro_rules! names {
 names! {
     BUILD_INFO = "stormglass_build_info", "Constant 1, labelled with the version.";
     CONTROLLER_STARTED = "stormglass_controller_start_timestamp_seconds", "When the controller began, in seconds since 1970.";
+    CONTROLLER_LEADS = "stormglass_controller_leads", "1 while this controller leads; of several, one does.";
     CLUSTER_HEALTH = "stormglass_cluster_health", "1 for the health that the cluster has, 0 for the others.";
     EPOCH = "stormglass_epoch", "Number of the current right to accept writes; 0 before the first.";
     RECORD_NUMBER = "stormglass_record_number", "Number of the cluster's record, raised by every change.";
@@ -113,6 +114,7 @@ pub struct NodeGauges<'a> {
 pub struct ControllerMetrics {
     registry: Registry,
     started: Gauge,
+    leads: IntGaugeVec,
     health: IntGaugeVec,
     epoch: IntGaugeVec,
     record_number: IntGaugeVec,
@@ -144,6 +146,7 @@ impl ControllerMetrics {
         let registry = Registry::new();
         let metrics = Self {
             started: register(&registry, Gauge::with_opts(options(CONTROLLER_STARTED))),
+            leads: gauges(&registry, CONTROLLER_LEADS, &[]),
             health: gauges(&registry, CLUSTER_HEALTH, &["cluster", "health"]),
             epoch: gauges(&registry, EPOCH, &["cluster"]),
             record_number: gauges(&registry, RECORD_NUMBER, &["cluster"]),
@@ -171,6 +174,7 @@ impl ControllerMetrics {
             store: histograms(&registry, STORE_SECONDS, &["action"]),
             registry,
         };
+        metrics.set_leading(false);
         gauges(&metrics.registry, BUILD_INFO, &["version"]).with_label_values(&[version]).set(1);
         for kind in OPERATION_KINDS {
             for outcome in OUTCOMES {
@@ -188,6 +192,11 @@ impl ControllerMetrics {
     /// When the controller began.
     pub fn set_started(&self, wall: WallTime) {
         self.started.set(wall.0 as f64 / 1e6);
+    }
+
+    /// Whether this controller leads.
+    pub fn set_leading(&self, leads: bool) {
+        self.leads.with_label_values::<&str>(&[]).set(leads.into());
     }
 
     /// Shows a cluster.

@@ -127,6 +127,7 @@ pub fn status() -> ClusterStatus {
             outages: Vec::new(),
         },
         controller: "script".to_owned(),
+        leader: None,
         at: NOW,
     }
 }

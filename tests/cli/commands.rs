@@ -363,3 +363,40 @@ async fn config_commands_need_no_controller() {
     assert_eq!(ran.exit, 2, "the secrets are not here");
     assert!(ran.err.contains("authentication.agent_token: the secret cannot be had"), "{}", ran.err);
 }
+
+fn not_the_leader() -> Value {
+    json!({
+        "type": "about:blank", "title": "not the leader", "status": 503, "detail": "controller c1 follows; c2 leads",
+        "leader": {"name": "c2", "url": "http://c2.example:8432"},
+    })
+}
+
+#[tokio::test]
+async fn of_several_controllers_the_leader_is_found_also_for_a_mutation() {
+    let (follower, leader) = (Controller::start().await, ready(OperationStatus::Succeeded).await);
+    for request in [CLUSTER, SWITCHOVER] {
+        follower.on(request, 503, not_the_leader());
+    }
+    let nobody = "http://127.0.0.1:9";
+    let urls = format!("{nobody},{},{}", follower.url(), leader.url());
+    let ran = run(&urls, &["switchover", "orders", "--yes"], false, "").await;
+    assert_eq!(ran.exit, 0, "{}", ran.err);
+    assert_eq!(leader.changes(), 1, "asked once, where it counts");
+
+    let ran = run(&format!("{nobody},{}", follower.url()), &["status", "orders"], false, "").await;
+    assert_eq!(ran.exit, 5, "nobody is in charge");
+    assert!(ran.err.contains("c2 leads") && ran.err.contains("--controller"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_mutation_is_sent_to_nobody_else_after_any_other_answer() {
+    let (first, second) = (ready(OperationStatus::Succeeded).await, ready(OperationStatus::Succeeded).await);
+    let failing = Controller::start().await;
+    failing.on(CLUSTER, 200, healthy());
+    failing.on(SWITCHOVER, 200, planned());
+    failing.on(SWITCHOVER, 503, problem(503, "the controller is shutting down"));
+    let urls = format!("{},{},{}", failing.url(), first.url(), second.url());
+    let ran = run(&urls, &["switchover", "orders", "--yes"], false, "").await;
+    assert_eq!(ran.exit, 8, "{}", ran.err);
+    assert_eq!(first.changes() + second.changes(), 0, "it may have been begun already");
+}

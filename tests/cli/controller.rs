@@ -48,6 +48,10 @@ impl Controller {
         controller
     }
 
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Answers `request` (method and path) so; several answers are given one after the other, the last one for ever.
     pub fn on(&self, request: &str, status: u16, body: impl serde::Serialize) {
         let body = serde_json::to_value(body).expect("plain data");

@@ -116,6 +116,7 @@ pub fn healthy() -> ClusterStatus {
             }],
         },
         controller: "controller-1".to_owned(),
+        leader: None,
         at: NOW,
     }
 }

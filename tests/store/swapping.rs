@@ -5,94 +5,31 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use stormglass::domain::clock::WallTime;
 use stormglass::domain::epoch::{Epoch, RecordNumber};
-use stormglass::domain::ids::{Address, ClusterName, SystemIdentifier};
 use stormglass::domain::record::ClusterRecord;
 use stormglass::ports::store::{Store, StoreError, Swap};
 
-use super::{Scratch, cluster, node, record};
+use super::{Scratch, cluster, contract, node, record};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_many_swaps_at_once_exactly_one_wins() {
     let scratch = Scratch::new();
-    let store = Arc::new(scratch.open());
-    let mut expected = None;
-    for round in 1..=10 {
-        let tasks: Vec<_> = (0..16)
-            .map(|rival| {
-                let store = store.clone();
-                let wanted = ClusterRecord { holder_since: WallTime(rival), ..record(round) };
-                tokio::spawn(async move { (store.swap_record(expected, &wanted).await.expect("swap"), wanted) })
-            })
-            .collect();
-        let mut winners = Vec::new();
-        let mut losers = Vec::new();
-        for task in tasks {
-            match task.await.expect("no panic") {
-                (Swap::Stored, wanted) => winners.push(wanted),
-                (Swap::Conflict(now), _) => losers.push(now.map(|now| *now)),
-            }
-        }
-        assert_eq!(winners.len(), 1, "round {round}");
-        assert!(losers.iter().all(|now| now.as_ref() == winners.first()), "a loser was told of another record");
-        assert_eq!(store.load_record(&cluster()).await.expect("load").as_ref(), winners.first());
-        expected = Some(RecordNumber(round));
-    }
+    contract::of_many_swaps_at_once_exactly_one_wins(Arc::new(scratch.open())).await;
 }
 
 #[tokio::test]
 async fn a_swap_on_the_wrong_number_tells_the_record() {
-    let scratch = Scratch::new();
-    let store = scratch.open();
-    let early = store.swap_record(Some(RecordNumber(1)), &record(2)).await.expect("swap");
-    assert_eq!(early, Swap::Conflict(None));
-    assert_eq!(store.swap_record(None, &record(1)).await.expect("swap"), Swap::Stored);
-    let late = store.swap_record(None, &record(1)).await.expect("swap");
-    assert_eq!(late, Swap::Conflict(Some(Box::new(record(1)))));
+    contract::a_swap_on_the_wrong_number_tells_the_record(&Scratch::new().open()).await;
 }
 
 #[tokio::test]
 async fn every_rule_of_the_record_is_kept() {
-    let scratch = Scratch::new();
-    let store = scratch.open();
-    let with_standby = ClusterRecord {
-        synchronous: BTreeSet::from([node("db2")]),
-        eligible: BTreeSet::from([node("db2")]),
-        epoch: Epoch(5),
-        ..record(1)
-    };
-    store.swap_record(None, &with_standby).await.expect("swap");
-
-    let next = with_standby.changed();
-    let violations = [
-        ("one cluster", ClusterRecord { system_identifier: SystemIdentifier(1), ..next.clone() }),
-        ("exactly one", ClusterRecord { number: RecordNumber(3), ..next.clone() }),
-        ("exactly one", with_standby.clone()),
-        ("never shrinks", ClusterRecord { epoch: Epoch(4), ..next.clone() }),
-        ("one holder", ClusterRecord { holder: node("db2"), ..next.clone() }),
-        ("start of an epoch", ClusterRecord { epoch: Epoch(6), ..next.clone() }),
-        ("own standby", ClusterRecord { synchronous: BTreeSet::from([node("db1"), node("db2")]), ..next.clone() }),
-        ("only a named standby", ClusterRecord { synchronous: BTreeSet::new(), ..next.clone() }),
-    ];
-    for (words, violation) in violations {
-        let refused = store.swap_record(Some(RecordNumber(1)), &violation).await.expect_err(words);
-        assert!(matches!(refused, StoreError::Failed { .. }), "{refused}");
-        assert!(refused.to_string().contains(words), "{refused} does not mention {words:?}");
-        assert_eq!(store.load_record(&cluster()).await.expect("load").as_ref(), Some(&with_standby));
-    }
-    let promoted = with_standby.with_next_epoch(node("db2"), Address::new("127.0.0.1", 5433), WallTime(9));
-    assert_eq!(store.swap_record(Some(RecordNumber(1)), &promoted).await.expect("swap"), Swap::Stored);
+    contract::every_rule_of_the_record_is_kept(&Scratch::new().open()).await;
 }
 
 #[tokio::test]
 async fn clusters_do_not_disturb_each_other() {
-    let scratch = Scratch::new();
-    let store = scratch.open();
-    let other = ClusterRecord { cluster: ClusterName::new("other").expect("valid"), ..record(1) };
-    assert_eq!(store.swap_record(None, &record(1)).await.expect("swap"), Swap::Stored);
-    assert_eq!(store.swap_record(None, &other).await.expect("swap"), Swap::Stored);
-    assert_eq!(store.load_record(&cluster()).await.expect("load"), Some(record(1)));
+    contract::clusters_do_not_disturb_each_other(&Scratch::new().open()).await;
 }
 
 /// One step of the random walk.

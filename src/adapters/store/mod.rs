@@ -6,6 +6,7 @@
 pub mod etcd;
 mod file;
 mod format;
+pub mod migration;
 mod queue;
 mod rows;
 mod schema;

@@ -76,6 +76,9 @@ fn summary(status: &ClusterStatus, look: Look) -> String {
         text.push_str(&look.paint(Tone::Bad, &line));
         text.push('\n');
     }
+    if let Some(leader) = &status.leader {
+        text.push_str(&format!("Leader   controller {}, at {}\n", leader.name, leader.url));
+    }
     if look.verbose {
         let timers = &status.timers;
         text.push_str(&format!(
@@ -263,6 +266,9 @@ fn piped(status: &ClusterStatus) -> String {
         &status.epoch.to_string(),
         &status.at.to_string(),
     ]);
+    if let Some(leader) = &status.leader {
+        lines.push_str(&tabbed(["leader", leader.name.as_str(), &leader.url]));
+    }
     for node in &status.nodes {
         let is_primary = status.primary.as_ref() == Some(&node.name);
         let not_for_primary =

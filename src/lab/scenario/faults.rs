@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use rustix::process::Signal;
 
 use super::recovery::{wait_until_moved, wait_until_promoted, wait_until_redundant};
+use super::several::ControlFault;
 use super::{Injected, controller};
 use crate::api::wire::ClusterStatus;
 use crate::domain::clock::Moment;
@@ -58,6 +59,7 @@ pub(super) enum Fault {
     PartitionPrimary,
     FillDisk,
     LoseHost,
+    Control(ControlFault),
 }
 
 impl Fault {
@@ -80,6 +82,7 @@ impl Fault {
             Fault::PartitionPrimary => "partition-primary",
             Fault::FillDisk => "fill-disk",
             Fault::LoseHost => "lose-host",
+            Fault::Control(fault) => fault.label(),
         }
     }
 
@@ -102,19 +105,21 @@ impl Fault {
             Fault::PartitionPrimary => "the primary's host is cut off from every other one",
             Fault::FillDisk => "the volume of the primary's PostgreSQL is full",
             Fault::LoseHost => "the primary's host loses its line and its power",
+            Fault::Control(fault) => fault.words(),
         }
     }
 
     /// True if another epoch must follow; false if nothing may change.
     pub(super) fn moves_primary(self) -> bool {
-        !matches!(
-            self,
+        match self {
             Fault::KillAgent
-                | Fault::KillGuard
-                | Fault::KillController
-                | Fault::CutPrimaryFromController
-                | Fault::CutController
-        )
+            | Fault::KillGuard
+            | Fault::KillController
+            | Fault::CutPrimaryFromController
+            | Fault::CutController => false,
+            Fault::Control(fault) => fault.moves_primary(),
+            _ => true,
+        }
     }
 }
 
@@ -158,6 +163,7 @@ pub(super) async fn inject(
         Fault::PartitionPrimary => partition(lab, &node, &before, &mut at).await,
         Fault::FillDisk => fill_disk(lab, &node, &before, &mut at).await,
         Fault::LoseHost => lose_host(lab, &node, &before, &mut at).await,
+        Fault::Control(fault) => fault.inject(lab, &node, &mut at).await,
     };
     let mut injected = Injected { fault, at, healed: None, before, after: None, renewals };
     if let Err(error) = outcome {

@@ -5,6 +5,7 @@
 mod controller;
 mod faults;
 mod recovery;
+mod several;
 
 use std::time::Duration;
 
@@ -121,6 +122,7 @@ fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {
         },
         Scenario::Switchover => vec![Fault::Switchover { held: arguments.held }],
         Scenario::AgentCrash => vec![Fault::KillAgent, Fault::KillGuard],
+        Scenario::ControllerCrash if arguments.controllers > 1 => several::ALL.map(Fault::Control).to_vec(),
         Scenario::ControllerCrash if arguments.during_failover => {
             let step = controller::STEPS[random.below(controller::STEPS.len() as u64) as usize];
             vec![Fault::KillPrimaryAndController, Fault::KillControllerDuringFailover { step }]

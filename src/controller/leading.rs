@@ -1,0 +1,279 @@
+//! One of several controllers: stands for the leadership, leads while the term lasts, follows, stands again.
+//!
+//! A follower answers who leads and nothing else. Invariant: what leads was started after its election, on what it then read
+//! from the store, and is stopped as soon as its term ends; steps under way may end, fenced by session and epoch.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::{ControllerHandle, ControllerParts};
+use crate::api::authentication::Caller;
+use crate::api::controller::ControllerHandler;
+use crate::api::wire::{
+    ClusterStatus, Explanation, FailoverRequest, LeaderAddress, MutationReply, NodeRequest, PauseRequest, Problem,
+    SwitchoverRequest,
+};
+use crate::domain::clock::WallTime;
+use crate::domain::command::{HeartbeatReply, ProxyAssignment};
+use crate::domain::operation::Operation;
+use crate::domain::report::{ProxyReport, Report};
+use crate::domain::trail::{AuditRow, EventRow};
+use crate::ports::{Clock, Leader, Leadership, Term};
+use crate::telemetry::metrics::ControllerMetrics;
+
+/// After an election that failed, before the next one is stood for.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What stands for the leadership.
+pub struct Candidacy {
+    /// As others see this controller.
+    pub own: Leader,
+    /// The election.
+    pub leadership: Arc<dyn Leadership>,
+    /// Clocks of this host.
+    pub clock: Arc<dyn Clock>,
+    /// What a follower shows.
+    pub metrics: Arc<ControllerMetrics>,
+    /// Makes a controller for a term; each has its own counters, so that a former leader shows nothing stale.
+    pub parts: Box<dyn Fn(Arc<dyn Term>) -> ControllerParts + Send + Sync>,
+}
+
+/// The API of a controller that leads at times.
+pub struct Seat {
+    own: Leader,
+    leadership: Arc<dyn Leadership>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<ControllerMetrics>,
+    leading: RwLock<Option<Arc<ControllerHandle>>>,
+}
+
+/// Stands until `shutdown` turns true; the task ends once the leadership was given back.
+pub fn stand(candidacy: Candidacy, shutdown: watch::Receiver<bool>) -> (Arc<Seat>, JoinHandle<()>) {
+    candidacy.metrics.set_leading(false);
+    let seat = Arc::new(Seat {
+        own: candidacy.own.clone(),
+        leadership: candidacy.leadership.clone(),
+        clock: candidacy.clock.clone(),
+        metrics: candidacy.metrics.clone(),
+        leading: RwLock::new(None),
+    });
+    let task = tokio::spawn(run(candidacy, seat.clone(), shutdown));
+    (seat, task)
+}
+
+async fn run(candidacy: Candidacy, seat: Arc<Seat>, mut shutdown: watch::Receiver<bool>) {
+    loop {
+        let elected = tokio::select! {
+            biased;
+            () = asked_to_stop(&mut shutdown) => return,
+            elected = candidacy.leadership.lead() => elected,
+        };
+        let term = match elected {
+            Ok(term) => term,
+            Err(error) => {
+                tracing::warn!(%error, "not elected; standing again");
+                tokio::select! {
+                    () = asked_to_stop(&mut shutdown) => return,
+                    () = tokio::time::sleep(PAUSE) => continue,
+                }
+            }
+        };
+        tracing::info!(controller = candidacy.own.name, "elected: this controller leads");
+        let stopping = lead(&candidacy, &seat, &term, &mut shutdown).await;
+        term.resign().await;
+        if stopping {
+            tracing::info!(controller = candidacy.own.name, "the leadership was given back");
+            return;
+        }
+        tracing::warn!(controller = candidacy.own.name, "this controller does not lead any more");
+    }
+}
+
+/// Leads until the term ends (`false`) or the process shall stop (`true`).
+async fn lead(candidacy: &Candidacy, seat: &Seat, term: &Arc<dyn Term>, shutdown: &mut watch::Receiver<bool>) -> bool {
+    let parts = (candidacy.parts)(term.clone());
+    parts.metrics.set_leading(true);
+    let (stop, stopped) = watch::channel(false);
+    let started = tokio::select! {
+        biased;
+        () = asked_to_stop(shutdown) => return true,
+        () = term.ended() => return false,
+        started = super::start(parts, stopped) => started,
+    };
+    match started {
+        Ok(handle) => seat.sit(Some(Arc::new(handle))),
+        Err(error) => {
+            tracing::error!(%error, "elected, and the store cannot be read: the leadership goes to another one");
+            tokio::time::sleep(PAUSE).await;
+            return false;
+        }
+    }
+    let stopping = tokio::select! {
+        biased;
+        () = term.ended() => false,
+        () = asked_to_stop(shutdown) => true,
+    };
+    seat.sit(None);
+    // The loop may have ended by itself.
+    let _ = stop.send(true);
+    stopping
+}
+
+async fn asked_to_stop(shutdown: &mut watch::Receiver<bool>) {
+    // A sender that is gone asks for nothing else any more.
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+impl Seat {
+    fn sit(&self, handle: Option<Arc<ControllerHandle>>) {
+        *self.leading.write().unwrap_or_else(PoisonError::into_inner) = handle;
+    }
+
+    fn leading(&self) -> Option<Arc<ControllerHandle>> {
+        self.leading.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn leader(&self) -> Result<Arc<ControllerHandle>, Problem> {
+        self.leading().ok_or_else(|| self.not_the_leader())
+    }
+
+    fn not_the_leader(&self) -> Problem {
+        let (words, leader) = self.who_leads();
+        Problem::not_the_leader(words, leader.map(|leader| LeaderAddress { name: leader.name, url: leader.url }))
+    }
+
+    fn name_leader(&self, status: &mut ClusterStatus) {
+        status.leader = Some(LeaderAddress { name: self.own.name.clone(), url: self.own.url.clone() });
+    }
+
+    fn who_leads(&self) -> (String, Option<Leader>) {
+        let own = &self.own.name;
+        match self.leadership.leader() {
+            Some(leader) if leader == self.own => {
+                (format!("controller {own} was elected just now and is not ready yet: ask again"), None)
+            }
+            Some(leader) => {
+                (format!("controller {own} follows; {} leads, at {}: ask there", leader.name, leader.url), Some(leader))
+            }
+            None => (format!("controller {own} follows, and knows of no leader: look at the store"), None),
+        }
+    }
+}
+
+#[async_trait]
+impl ControllerHandler for Seat {
+    async fn heartbeat(&self, report: Report) -> Result<HeartbeatReply, Problem> {
+        self.leader()?.heartbeat(report).await
+    }
+
+    async fn proxy_heartbeat(&self, report: ProxyReport) -> Result<ProxyAssignment, Problem> {
+        self.leader()?.proxy_heartbeat(report).await
+    }
+
+    async fn clusters(&self) -> Result<Vec<ClusterStatus>, Problem> {
+        let mut clusters = self.leader()?.clusters().await?;
+        clusters.iter_mut().for_each(|status| self.name_leader(status));
+        Ok(clusters)
+    }
+
+    async fn status(&self, cluster: &str) -> Result<ClusterStatus, Problem> {
+        let mut status = self.leader()?.status(cluster).await?;
+        self.name_leader(&mut status);
+        Ok(status)
+    }
+
+    async fn explain(&self, cluster: &str) -> Result<Explanation, Problem> {
+        self.leader()?.explain(cluster).await
+    }
+
+    async fn events(&self, cluster: &str, limit: usize) -> Result<Vec<EventRow>, Problem> {
+        self.leader()?.events(cluster, limit).await
+    }
+
+    async fn operations(&self, cluster: Option<&str>, limit: usize) -> Result<Vec<Operation>, Problem> {
+        self.leader()?.operations(cluster, limit).await
+    }
+
+    async fn operation(&self, id: &str) -> Result<Operation, Problem> {
+        self.leader()?.operation(id).await
+    }
+
+    async fn cancel(&self, id: &str, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.cancel(id, caller).await
+    }
+
+    async fn switchover(
+        &self,
+        cluster: &str,
+        request: SwitchoverRequest,
+        caller: &Caller,
+    ) -> Result<MutationReply, Problem> {
+        self.leader()?.switchover(cluster, request, caller).await
+    }
+
+    async fn failover(
+        &self,
+        cluster: &str,
+        request: FailoverRequest,
+        caller: &Caller,
+    ) -> Result<MutationReply, Problem> {
+        self.leader()?.failover(cluster, request, caller).await
+    }
+
+    async fn fence(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.fence(cluster, request, caller).await
+    }
+
+    async fn unfence(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.unfence(cluster, request, caller).await
+    }
+
+    async fn rejoin(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.rejoin(cluster, request, caller).await
+    }
+
+    async fn pause(&self, cluster: &str, request: PauseRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.pause(cluster, request, caller).await
+    }
+
+    async fn resume(&self, cluster: &str, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.resume(cluster, caller).await
+    }
+
+    async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, Problem> {
+        self.leader()?.audit(limit).await
+    }
+
+    async fn record_audit(&self, row: AuditRow) {
+        match self.leading() {
+            Some(leading) => leading.record_audit(row).await,
+            // Only the leader writes; whoever was sent on is audited there.
+            None => tracing::info!(
+                who = row.who,
+                from = row.from,
+                what = row.what,
+                outcome = row.outcome,
+                "audit row of a follower: logged, not stored"
+            ),
+        }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        match self.leading() {
+            Some(leading) => leading.ready(),
+            None => Err(self.who_leads().0),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        self.leading().map_or_else(|| self.metrics.render(), |leading| leading.metrics())
+    }
+
+    fn wall(&self) -> WallTime {
+        self.clock.wall()
+    }
+}

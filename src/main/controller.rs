@@ -1,0 +1,226 @@
+//! Puts the controller's adapters behind its ports, for one controller or one of several. Part of `main`, decides nothing.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use stormglass::adapters::control::{HttpControl, TcpPrimaryProbe};
+use stormglass::adapters::store::etcd::{EtcdLeadership, EtcdSettings, EtcdStore, EtcdTls};
+use stormglass::adapters::store::{SqliteStore, migration};
+use stormglass::adapters::system::SystemClock;
+use stormglass::api::authentication::{Authentication, Token};
+use stormglass::api::controller::ControllerHandler;
+use stormglass::api::{router, server};
+use stormglass::config::store::{StoreKind, StoreSection};
+use stormglass::config::{ControllerConfig, load_controller};
+use stormglass::controller::leading::{self, Candidacy};
+use stormglass::controller::{self, ConfiguredNode, ControllerParts};
+use stormglass::domain::ids::ProxyName;
+use stormglass::domain::policy::Policy;
+use stormglass::ports::{Clock, Leader, Leadership as _, Sole, Term};
+use stormglass::telemetry::metrics::ControllerMetrics;
+
+use super::{block_on, secret, stop_signal};
+
+/// A leadership that is not given back in this time ends by itself.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// How long etcd may take to say who leads, when a store is moved.
+const OBSERVATION: Duration = Duration::from_secs(10);
+
+/// Runs the controller until it is told to stop.
+pub fn run(path: &Path) -> anyhow::Result<()> {
+    let config = load_controller(path)?;
+    let policy = config.policy()?;
+    block_on(async move {
+        let listener = TcpListener::bind(config.controller.listen).with_context(|| {
+            format!("listen on {}: stop what uses the port, or change controller.listen", config.controller.listen)
+        })?;
+        let agent_token = secret(&config.authentication.agent_token)?;
+        let tokens = config
+            .authentication
+            .tokens
+            .iter()
+            .map(|token| Ok(Token { name: token.name.clone(), role: token.role, secret: secret(&token.secret)? }))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let authentication = Authentication::new(&agent_token, tokens)?;
+        let parts = parts(&config, policy.clone(), &agent_token)?;
+        let (stop, stopped) = watch::channel(false);
+        let (handler, candidacy) = match config.store.kind {
+            StoreKind::Embedded => (alone(&config, parts, stopped).await?, None),
+            StoreKind::Etcd => {
+                let (handler, task) = one_of_several(&config, &policy, parts, stopped)?;
+                (handler, Some(task))
+            }
+        };
+        tracing::info!(listen = %config.controller.listen, cluster = %config.cluster.name, "controller ready");
+        let routes = router::router(handler, Arc::new(authentication));
+        let terminated = stop_signal()?;
+        let served = server::serve(listener, routes, async move {
+            terminated.await;
+            // The loop may have ended already.
+            let _ = stop.send(true);
+        })
+        .await;
+        if let Some(task) = candidacy
+            && tokio::time::timeout(FAREWELL, task).await.is_err()
+        {
+            tracing::warn!("the leadership was not given back; it ends by itself");
+        }
+        served.context("serve the API")
+    })
+}
+
+/// Makes the parts of a controller for a term.
+type Parts = Box<dyn Fn(Arc<dyn Term>) -> ControllerParts + Send + Sync>;
+
+fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow::Result<Parts> {
+    let control = Arc::new(control(config, agent_token)?);
+    let clock = Arc::new(SystemClock::new()?);
+    let (name, cluster) = (config.controller.name.clone(), config.cluster.name.clone());
+    let nodes: Vec<ConfiguredNode> = config
+        .nodes
+        .iter()
+        .map(|node| ConfiguredNode { name: node.name.clone(), site: node.site.clone(), agent: node.agent.clone() })
+        .collect();
+    let proxies: Vec<ProxyName> = config.proxies.iter().map(|proxy| proxy.name.clone()).collect();
+    Ok(Box::new(move |term| ControllerParts {
+        name: name.clone(),
+        cluster: cluster.clone(),
+        policy: policy.clone(),
+        nodes: nodes.clone(),
+        proxies: proxies.clone(),
+        clock: clock.clone(),
+        term,
+        node_control: control.clone(),
+        proxy_control: control.clone(),
+        primary_probe: Arc::new(TcpPrimaryProbe),
+        metrics: metrics(),
+    }))
+}
+
+fn metrics() -> Arc<ControllerMetrics> {
+    Arc::new(ControllerMetrics::new(env!("CARGO_PKG_VERSION")))
+}
+
+fn control(config: &ControllerConfig, token: &str) -> anyhow::Result<HttpControl> {
+    let nodes = config.nodes.iter().map(|node| (node.name.clone(), node.agent.clone())).collect();
+    let proxies: BTreeMap<ProxyName, String> =
+        config.proxies.iter().map(|proxy| (proxy.name.clone(), proxy.agent.clone())).collect();
+    Ok(HttpControl::new(nodes, proxies, token)?)
+}
+
+/// The only controller leads for ever.
+async fn alone(
+    config: &ControllerConfig,
+    parts: Parts,
+    stopped: watch::Receiver<bool>,
+) -> anyhow::Result<Arc<dyn ControllerHandler>> {
+    let directory = &config.controller.data_directory;
+    std::fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
+    let store = Arc::new(SqliteStore::open(&directory.join("stormglass.db"))?);
+    let parts = parts(Arc::new(Sole::new(store)));
+    parts.metrics.set_leading(true);
+    Ok(Arc::new(controller::start(parts, stopped).await?))
+}
+
+fn one_of_several(
+    config: &ControllerConfig,
+    policy: &Policy,
+    parts: Parts,
+    stopped: watch::Receiver<bool>,
+) -> anyhow::Result<(Arc<dyn ControllerHandler>, JoinHandle<()>)> {
+    let own = Leader { name: config.controller.name.clone(), url: config.url() };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new()?);
+    let settings = etcd_settings(&config.store)?;
+    let leadership = EtcdLeadership::new(&settings, own.clone(), policy.leadership_ttl, clock.clone())?;
+    let candidacy = Candidacy { own, leadership: Arc::new(leadership), clock, metrics: metrics(), parts };
+    let (seat, task) = leading::stand(candidacy, stopped);
+    Ok((seat, task))
+}
+
+fn etcd_settings(store: &StoreSection) -> anyhow::Result<EtcdSettings> {
+    let read = |file: &Path| std::fs::read(file).with_context(|| format!("read {}", file.display()));
+    let tls = match &store.ca_file {
+        None => None,
+        Some(authority) => Some(EtcdTls {
+            authority: read(authority)?,
+            identity: match (&store.certificate_file, &store.key_file) {
+                (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
+                _ => None,
+            },
+        }),
+    };
+    let user = match (&store.user, &store.password) {
+        (Some(user), Some(password)) => Some((user.clone(), secret(password)?)),
+        _ => None,
+    };
+    Ok(EtcdSettings { endpoints: store.endpoints.clone(), prefix: store.prefix.clone(), user, tls })
+}
+
+/// Copies an embedded store to etcd, or says what would be copied.
+pub fn migrate_store(path: &Path, from: &Path, is_dry_run: bool) -> anyhow::Result<String> {
+    let config = load_controller(path)?;
+    let policy = config.policy()?;
+    if config.store.kind != StoreKind::Etcd {
+        bail!("{} has no [store] with kind = \"etcd\": name the configuration of the new store", path.display());
+    }
+    if !from.is_file() {
+        bail!(
+            "there is no store {}: name the file stormglass.db in the data_directory of the controller",
+            from.display()
+        );
+    }
+    block_on(async move {
+        // Opening takes the file for this process, so a controller that runs on it is found.
+        let source = SqliteStore::open(from)?;
+        let contents = migration::read(&source, &config.cluster.name).await?;
+        let found = contents.inventory();
+        let Some((epoch, number)) = found.record else {
+            bail!(
+                "{} holds no record of the cluster {}: the controllers make one from their agents, nothing needs to be copied",
+                from.display(),
+                config.cluster.name
+            );
+        };
+        let settings = etcd_settings(&config.store)?;
+        let own = Leader { name: "migrate-store".to_owned(), url: config.url() };
+        let clock = Arc::new(SystemClock::new()?);
+        let leadership = EtcdLeadership::new(&settings, own, policy.leadership_ttl, clock)?;
+        if let Some(leader) = leadership.observe(OBSERVATION).await? {
+            bail!(
+                "controller {} leads on this etcd already, at {}: stop every controller first",
+                leader.name,
+                leader.url
+            );
+        }
+        if !EtcdStore::reader(&settings)?.is_empty().await? {
+            bail!(
+                "there is something below {} in etcd already: look with etcdctl get --prefix --keys-only {}/ and, if an earlier \
+                 copy was cut off, remove it with etcdctl del --prefix {}/",
+                settings.prefix,
+                settings.prefix,
+                settings.prefix
+            );
+        }
+        let words = format!(
+            "the record of {} (epoch {epoch}, number {number}), {} operations ({} under way), {} events, {} rows of the audit log",
+            config.cluster.name, found.operations, found.unfinished, found.events, found.audit
+        );
+        if is_dry_run {
+            return Ok(format!("would copy {words}\n"));
+        }
+        let term = tokio::time::timeout(OBSERVATION, leadership.lead())
+            .await
+            .context("another controller took the leadership: stop every controller first")??;
+        let written = contents.write(term.store().as_ref()).await;
+        term.resign().await;
+        written.context("the copy is not complete, and without a record counts for nothing")?;
+        Ok(format!("copied {words}\n{} is as it was: keep it until the controllers run on etcd\n", from.display()))
+    })
+}

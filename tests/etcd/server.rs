@@ -1,0 +1,147 @@
+//! Real etcd for tests: members in a temporary directory, on free ports, gone with the test.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use stormglass::adapters::store::etcd::EtcdSettings;
+use stormglass::adapters::system::boot_time;
+
+/// Longer than anything takes on a busy machine; only a failing test waits so long.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A cluster of etcd.
+pub struct Etcd {
+    home: tempfile::TempDir,
+    pub members: Vec<Member>,
+}
+
+/// One member.
+pub struct Member {
+    name: String,
+    pub client_url: String,
+    peer_url: String,
+    child: Option<Child>,
+}
+
+fn free_urls(count: usize) -> Vec<String> {
+    // Held until all are found, so that none is found twice.
+    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    held.iter().map(|listener| format!("http://{}", listener.local_addr().expect("bound"))).collect()
+}
+
+impl Etcd {
+    /// Starts `count` members and waits until they answer.
+    pub async fn start(count: usize) -> Self {
+        let home = tempfile::Builder::new().prefix("sg-etcd").tempdir().expect("a temporary directory");
+        let urls = free_urls(2 * count);
+        let members = urls
+            .chunks(2)
+            .enumerate()
+            .map(|(number, urls)| Member {
+                name: format!("m{number}"),
+                client_url: urls[0].clone(),
+                peer_url: urls[1].clone(),
+                child: None,
+            })
+            .collect();
+        let mut etcd = Self { home, members };
+        for number in 0..count {
+            etcd.launch(number);
+        }
+        etcd.until_healthy().await;
+        etcd
+    }
+
+    /// Starts a member, again if it ran before.
+    pub fn launch(&mut self, number: usize) {
+        let all: Vec<String> =
+            self.members.iter().map(|member| format!("{}={}", member.name, member.peer_url)).collect();
+        let directory: PathBuf = self.home.path().join(&self.members[number].name);
+        let member = &mut self.members[number];
+        let log =
+            std::fs::File::options().create(true).append(true).open(directory.with_extension("log")).expect("a log");
+        let child = Command::new("etcd")
+            .args(["--name", &member.name, "--data-dir"])
+            .arg(directory)
+            .args(["--listen-client-urls", &member.client_url, "--advertise-client-urls", &member.client_url])
+            .args(["--listen-peer-urls", &member.peer_url, "--initial-advertise-peer-urls", &member.peer_url])
+            .args(["--initial-cluster", &all.join(","), "--initial-cluster-state", "new"])
+            .args(["--heartbeat-interval", "100", "--election-timeout", "1000", "--logger", "zap"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("etcd is installed (package etcd-server, or etcd)");
+        member.child = Some(child);
+    }
+
+    /// `kill -9` of a member.
+    pub fn kill(&mut self, number: usize) {
+        if let Some(mut child) = self.members[number].child.take() {
+            child.kill().expect("killed");
+            child.wait().expect("reaped");
+        }
+    }
+
+    /// SIGSTOP, or SIGCONT.
+    pub fn signal(&self, number: usize, signal: Signal) {
+        let child = self.members[number].child.as_ref().expect("it runs");
+        let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("not 0");
+        kill_process(pid, signal).expect("signalled");
+    }
+
+    pub fn urls(&self) -> Vec<String> {
+        self.members.iter().map(|member| member.client_url.clone()).collect()
+    }
+
+    pub fn settings(&self) -> EtcdSettings {
+        EtcdSettings { endpoints: self.urls(), prefix: "/stormglass".to_owned(), user: None, tls: None }
+    }
+
+    /// Runs `etcdctl` and returns what it printed.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let output = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &self.urls().join(",")])
+            .args(arguments)
+            .output()
+            .expect("etcdctl is installed (package etcd-client)");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Every running member answers with a quorum behind it.
+    pub async fn until_healthy(&self) {
+        for member in self.members.iter().filter(|member| member.child.is_some()) {
+            let url = format!("{}/health", member.client_url);
+            until("etcd is healthy", async || {
+                let answer = reqwest::Client::builder().no_proxy().build().expect("client").get(&url).send().await;
+                match answer {
+                    Ok(answer) => answer.text().await.is_ok_and(|text| text.contains("true")),
+                    Err(_) => false,
+                }
+            })
+            .await;
+        }
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        for number in 0..self.members.len() {
+            self.kill(number);
+        }
+    }
+}
+
+/// Waits for a condition; a deadline instead of a sleep.
+pub async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+    let begin = boot_time();
+    while !condition().await {
+        assert!(boot_time() - begin < PATIENCE, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
