@@ -227,7 +227,7 @@ impl Chaos<'_> {
         number: usize,
     ) -> anyhow::Result<(Outcome, (String, Vec<Acknowledgement>))> {
         let before = wait_until(lab, clock::now().plus(WHOLE_TIMEOUT), redundancy).await?;
-        let scene = Scene::of(lab, &before, &mut self.random)?;
+        let scene = Scene::of(lab, &before)?;
         let name = format!("{number}-{}-{:x}", fault.name, uuid::Uuid::now_v7().as_u128());
         let mut step = self.progress.step(fault.name);
         step.note("steady writes");
