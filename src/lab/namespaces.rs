@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
 use super::manifest::Manifest;
 use super::place::User;
@@ -154,7 +154,8 @@ pub fn door(manifest: &Manifest) -> anyhow::Result<Vec<String>> {
 /// Runs this very command again outside the hosts of the lab of `manifest`, and returns its exit code.
 pub fn again_outside(manifest: &Manifest) -> anyhow::Result<u8> {
     if !super::unprivileged::is_root() {
-        bail!("the hosts of this lab are network namespaces: only root reaches them; run the command with sudo");
+        super::say("the hosts of this lab are network namespaces: only root reaches them; run the command with sudo");
+        return Ok(super::exit::USAGE);
     }
     let door = door(manifest)?;
     let status = Command::new("nsenter")
