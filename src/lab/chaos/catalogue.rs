@@ -37,7 +37,7 @@ pub enum Needs {
     Nothing,
     /// Links that can be broken.
     Links,
-    /// Packets that can be lost one way, or late: hosts as namespaces.
+    /// Packets that can be lost one way, or late, or between a standby and its primary: hosts as namespaces.
     Namespaces,
     /// Wall clocks that can be moved (libfaketime).
     Clocks,
@@ -162,13 +162,13 @@ pub const FAULTS: [Fault; 36] = {
     [
         fault("partition-controller", 20, "the primary's host does not reach the controller", Links,
             Line(Host::Primary, Peers::Controller, Both, CUT), Seconds(10, 15)).undisturbed(),
-        fault("partition-standbys", 21, "the primary's host does not reach the standbys", Links,
+        fault("partition-standbys", 21, "the primary's host does not reach the standbys", Namespaces,
             Line(Host::Primary, Peers::Standbys, Both, CUT), Seconds(8, 12)).moves(0, 1),
         fault("partition-primary", 22, "the primary's host reaches nobody", Links,
             Line(Host::Primary, Peers::All, Both, CUT), Move).moves(1, 1),
         fault("partition-clients", 24, "the primary's host does not reach the proxies", Namespaces,
             Line(Host::Primary, Peers::Proxies, Both, CUT), Seconds(8, 12)).moves(0, 1),
-        fault("partition-standby", 26, "the host of the standby that commits wait for reaches nobody", Links,
+        fault("partition-standby", 26, "the host of the standby that commits wait for reaches nobody", Namespaces,
             Line(Host::Standby, Peers::All, Both, CUT), Seconds(5, 12)),
         fault("controller-isolated", 25, "the controller reaches nobody", Links,
             Line(Host::Controller, Peers::All, Both, CUT), Seconds(8, 15)).undisturbed(),
@@ -194,7 +194,7 @@ pub const FAULTS: [Fault; 36] = {
             Line(Host::Primary, Peers::All, Both, CUT), Operation).moves(0, 1),
         fault("host-lost", 8, "the primary's host loses line and power at once, and returns", Links,
             LoseHost(Host::Primary), Move).moves(1, 1),
-        fault("standby-lost", 7, "the host of the standby that commits wait for loses line and power at once, and returns", Links,
+        fault("standby-lost", 7, "the host of the standby that commits wait for loses line and power at once, and returns", Namespaces,
             LoseHost(Host::Standby), Seconds(4, 8)),
         fault("pause-host", 9, "every process of the primary's host stands still, then goes on", Nothing,
             Pause(Host::Primary), Seconds(5, 30)).moves(1, 1),
