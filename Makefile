@@ -4,9 +4,10 @@ BINARY := $(or $(CARGO_TARGET_DIR),target)/release/stormglass
 RUNS ?= 10
 SECONDS ?= 3600
 SEED ?= $(shell date +%s)000
+FAULTS ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test soak bench lab lab-down
+.PHONY: help setup build demo test soak bench chaos lab lab-down
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +34,10 @@ bench: build ## failover times: median and greatest of RUNS=10 runs each
 	@for scenario in kill-primary hang-primary switchover; do \
 		$(BINARY) lab run $$scenario --runs $(RUNS) --report target/lab/bench-$$scenario.json || exit 1; \
 	done
+
+chaos: build ## break everything once under load, then FAULTS=100 times at random; the ledger decides (root: sudo make chaos)
+	@mkdir -p target/lab
+	@$(BINARY) lab chaos --faults $(FAULTS) --report target/lab/chaos.json $(CHAOS)
 
 lab: build ## start the lab and leave it running
 	@$(BINARY) lab up

@@ -265,7 +265,10 @@ async fn debians_layout_is_closed_opened_cloned_and_rewound() {
     first.postgres.kill_family(PATIENCE).await.expect("killed");
     second.sql("insert into t values (2)").await;
     second.postgres.tend_slots(&names(&[&first]), PATIENCE).await.expect("slots");
-    assert_eq!(first.postgres.rewind(&second.upstream()).await.expect("rewound"), RewindOutcome::Rewound);
+    assert_eq!(
+        first.postgres.rewind(&second.upstream(), &Noted::default()).await.expect("rewound"),
+        RewindOutcome::Rewound
+    );
     first.start_standby(Some(&second)).await;
     first.caught_up(&second).await;
     assert_eq!(first.sql("select array_agg(n)::text from t").await.as_deref(), Some("{2}"));

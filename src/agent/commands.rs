@@ -422,7 +422,7 @@ impl Agent {
                 let mut local = self.local();
                 local.write.record(&written, began, self.now());
                 if local.postmaster == postmaster && observed.is_ok() {
-                    local.observed(observed);
+                    local.observed(observed, self.now());
                 }
                 return Ok(());
             }

@@ -144,6 +144,13 @@ impl ProbeHistory {
         }
     }
 
+    /// What failed because PostgreSQL was starting is no sign of a PostgreSQL that runs and does not commit.
+    fn begin_anew(&mut self, now: Moment) {
+        if let Some(since) = &mut self.failing_since {
+            *since = now;
+        }
+    }
+
     pub(in crate::agent) fn report(&self, now: Moment) -> Probe {
         Probe {
             last_success_age: self.last_success.map(|at| now.since(at)),
@@ -214,7 +221,7 @@ impl Local {
     }
 
     /// Takes what SQL told, or did not; true if a controller should hear of it at once.
-    pub(super) fn observed(&mut self, result: Result<LiveReport, PostgresError>) -> bool {
+    pub(super) fn observed(&mut self, result: Result<LiveReport, PostgresError>, now: Moment) -> bool {
         let state_before = self.state();
         let before = self.live.take();
         match result {
@@ -222,6 +229,10 @@ impl Local {
                 self.role = Some(if live.in_recovery { Role::Standby } else { Role::Primary });
                 // Names that somebody changed behind our back are not in force: they are applied, and acknowledged, again.
                 self.synchronous = live.synchronous.clone();
+                if self.answers == Answers::NotYet {
+                    self.connect.begin_anew(now);
+                    self.write.begin_anew(now);
+                }
                 self.answers = Answers::InTime;
                 self.failed_starts = 0;
                 self.live = Some(live);
@@ -270,4 +281,58 @@ fn gist(live: &LiveReport) -> impl PartialEq + use<> {
     let receiver = live.receiver.as_ref().map(|receiver| (receiver.sender.clone(), receiver.streaming));
     let synchronous = live.synchronous.as_ref().map(|report| report.number);
     (live.in_recovery, live.history.timeline, live.replay_paused, receiver, standbys, synchronous)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::ids::SystemIdentifier;
+    use crate::domain::lsn::{History, Lsn, Timeline};
+
+    fn live() -> LiveReport {
+        LiveReport {
+            system_identifier: SystemIdentifier(1),
+            in_recovery: false,
+            history: History::root(Timeline(1)),
+            started_at_unix_seconds: None,
+            major_version: 15,
+            flush_lsn: Lsn(1),
+            replay_lsn: Lsn(1),
+            replay_paused: false,
+            receiver: None,
+            standbys: Vec::new(),
+            synchronous: None,
+            connections: None,
+            clock: Default::default(),
+            waits: None,
+        }
+    }
+
+    /// A backend was killed: PostgreSQL restarts itself for two seconds and then serves again, before any probe was
+    /// there to see it.
+    #[test]
+    fn what_failed_while_postgresql_restarted_itself_does_not_count_against_it_afterwards() {
+        let at = |milliseconds: u64| Moment(milliseconds * 1000);
+        let starting = || PostgresError::NotAccepting { action: "ask", problem: "in recovery mode".to_owned() };
+        let mut local = Local::default();
+        local.began(4711, Some(Role::Primary));
+        local.observed(Ok(live()), at(0));
+        local.write.record(&Err::<(), _>(starting()), at(100), at(110));
+        local.connect.record(&Err::<(), _>(starting()), at(120), at(130));
+        local.observed(Err(starting()), at(200));
+        assert_eq!(local.state(), PostgresState::Starting);
+        assert_eq!(local.postgres_report(at(2100)).probes.write.failing_for, Some(Duration::from_secs(2)));
+
+        local.observed(Ok(live()), at(2200));
+        assert_eq!(local.state(), PostgresState::Running);
+        let probes = local.postgres_report(at(2300)).probes;
+        assert_eq!(probes.write.failing_for, Some(Duration::from_millis(100)), "it counts from the end of the start");
+        assert_eq!(probes.connect.failing_for, Some(Duration::from_millis(100)));
+
+        // A server that answers all the while gets no such pardon.
+        local.observed(Ok(live()), at(2900));
+        assert_eq!(local.postgres_report(at(3200)).probes.write.failing_for, Some(Duration::from_secs(1)));
+    }
 }

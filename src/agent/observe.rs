@@ -40,12 +40,13 @@ impl Agent {
         let timeout = self.settings.probe_timeout;
         let asked = self.postgres.observe(timeout);
         let result = bounded("observe PostgreSQL", timeout, asked).await;
+        let now = self.now();
         let changed = {
             let mut local = self.local();
             if local.postmaster != Some(postmaster) {
                 return;
             }
-            local.observed(result)
+            local.observed(result, now)
         };
         if changed {
             self.heartbeat_wanted.notify_one();

@@ -314,7 +314,10 @@ mod tests {
 
         let text = read(layout.controller_directory().join("controller.toml"));
         let settings: ControllerConfig = toml::from_str(&text).expect("understood");
-        assert_eq!(settings, controller(&layout, 0, &layout.controller, Some(Duration::from_secs(2))).expect("settings"));
+        assert_eq!(
+            settings,
+            controller(&layout, 0, &layout.controller, Some(Duration::from_secs(2))).expect("settings")
+        );
         assert_eq!(settings.failover.rto, Duration::from_secs(2));
         assert_eq!(settings.nodes.len(), 3);
         assert_eq!(settings.proxies.len(), 2);

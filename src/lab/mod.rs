@@ -90,8 +90,12 @@ pub async fn execute(command: LabCommand, output: OutputFormat) -> anyhow::Resul
             let Some(report) = report else { return Ok(exit::USAGE) };
             store(arguments.report.as_deref(), serde_json::to_string_pretty(&report)? + "\n")?;
             print(output, &report, || report.table())?;
+            // Nothing of what was asked for can be done here; the table says why.
+            let is_impossible = report.faults.is_empty() && !report.skipped.is_empty();
             Ok(if report.interrupted {
                 exit::ABORTED
+            } else if is_impossible {
+                exit::USAGE
             } else if report.succeeded {
                 exit::DONE
             } else {

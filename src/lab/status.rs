@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::control::Controller;
 use super::layout::{Layout, url};
 use super::manifest::Manifest;
+use super::namespaces;
 
 /// The document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,6 +34,8 @@ pub struct LabStatus {
     pub nodes: Vec<NodeStatus>,
     /// Where the lab's files are.
     pub directory: PathBuf,
+    /// The words before a command that bring it into the lab's network; `null` where the loopback is that network.
+    pub entrance: Option<String>,
     /// Processes that were started and do not live any more.
     pub dead_processes: Vec<String>,
 }
@@ -128,6 +131,7 @@ pub async fn read(manifest: &Manifest) -> anyhow::Result<LabStatus> {
             })
             .collect(),
         directory: layout.directory.clone(),
+        entrance: if layout.has_namespaces { Some(namespaces::door(manifest)?.join(" ")) } else { None },
         dead_processes: dead.map(|(_, entry)| entry.name.clone()).collect(),
     })
 }
@@ -161,6 +165,12 @@ impl LabStatus {
         }
         if !self.dead_processes.is_empty() {
             let _ = writeln!(text, "not running: {}", self.dead_processes.join(", "));
+        }
+        if let Some(entrance) = &self.entrance {
+            let _ = writeln!(
+                text,
+                "\nIts addresses are in a network of its own. As root, enter that first:\n  {entrance} bash"
+            );
         }
         text.push_str(&look_around(
             &self.directory,

@@ -76,7 +76,10 @@ impl Lab {
         };
         layout.durability = kind.durability;
         if kind.controllers > 1 {
-            ensure!(!kind.has_namespaces, "several controllers have no namespaces of their own yet: leave out --namespaces or --controllers");
+            ensure!(
+                !kind.has_namespaces,
+                "several controllers have no namespaces of their own yet: leave out --namespaces or --controllers"
+            );
             layout.add_controllers(kind.controllers)?;
         }
         if kind.has_links && !kind.has_namespaces {

@@ -72,7 +72,13 @@ impl ControllerLink for Controller {
         };
         let timers = LeaseTimers::for_rto(Duration::from_secs(10));
         let grant = Some(Grant { epoch: EPOCH, number, timers });
-        Ok(HeartbeatReply { assignment: Some(assignment), grant, paused: false, may_leave: false })
+        Ok(HeartbeatReply {
+            assignment: Some(assignment),
+            grant,
+            paused: false,
+            may_leave: false,
+            primary_flush_lsn: None,
+        })
     }
 
     async fn proxy_heartbeat(&self, _: &ProxyReport, _: Duration) -> Result<ProxyAssignment, LinkError> {

@@ -37,7 +37,7 @@ pub enum Needs {
     Nothing,
     /// Links that can be broken.
     Links,
-    /// Packets that can be lost one way, or late: hosts as namespaces.
+    /// Packets that can be lost one way, or late, or between a standby and its primary: hosts as namespaces.
     Namespaces,
     /// Wall clocks that can be moved (libfaketime).
     Clocks,
@@ -49,7 +49,7 @@ pub enum Needs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Host {
     Primary,
-    /// Drawn from both.
+    /// The one that commits wait for.
     Standby,
     Controller,
     FirstProxy,
@@ -162,13 +162,13 @@ pub const FAULTS: [Fault; 36] = {
     [
         fault("partition-controller", 20, "the primary's host does not reach the controller", Links,
             Line(Host::Primary, Peers::Controller, Both, CUT), Seconds(10, 15)).undisturbed(),
-        fault("partition-standbys", 21, "the primary's host does not reach the standbys", Links,
+        fault("partition-standbys", 21, "the primary's host does not reach the standbys", Namespaces,
             Line(Host::Primary, Peers::Standbys, Both, CUT), Seconds(8, 12)).moves(0, 1),
         fault("partition-primary", 22, "the primary's host reaches nobody", Links,
             Line(Host::Primary, Peers::All, Both, CUT), Move).moves(1, 1),
         fault("partition-clients", 24, "the primary's host does not reach the proxies", Namespaces,
             Line(Host::Primary, Peers::Proxies, Both, CUT), Seconds(8, 12)).moves(0, 1),
-        fault("partition-standby", 26, "a standby's host reaches nobody", Links,
+        fault("partition-standby", 26, "the host of the standby that commits wait for reaches nobody", Namespaces,
             Line(Host::Standby, Peers::All, Both, CUT), Seconds(5, 12)),
         fault("controller-isolated", 25, "the controller reaches nobody", Links,
             Line(Host::Controller, Peers::All, Both, CUT), Seconds(8, 15)).undisturbed(),
@@ -194,11 +194,11 @@ pub const FAULTS: [Fault; 36] = {
             Line(Host::Primary, Peers::All, Both, CUT), Operation).moves(0, 1),
         fault("host-lost", 8, "the primary's host loses line and power at once, and returns", Links,
             LoseHost(Host::Primary), Move).moves(1, 1),
-        fault("standby-lost", 7, "a standby's host loses line and power at once, and returns", Links,
+        fault("standby-lost", 7, "the host of the standby that commits wait for loses line and power at once, and returns", Namespaces,
             LoseHost(Host::Standby), Seconds(4, 8)),
         fault("pause-host", 9, "every process of the primary's host stands still, then goes on", Nothing,
             Pause(Host::Primary), Seconds(5, 30)).moves(1, 1),
-        fault("pause-standby-host", 9, "every process of a standby's host stands still, then goes on", Nothing,
+        fault("pause-standby-host", 9, "every process on the host of the standby that commits wait for stands still, then goes on", Nothing,
             Pause(Host::Standby), Seconds(5, 15)),
         fault("clock-forward", 39, "the wall clock of the primary's host jumps a day forward, and back", Clocks,
             Clock(86_400), Seconds(8, 10)).undisturbed().never_drawn(),
@@ -210,7 +210,7 @@ pub const FAULTS: [Fault; 36] = {
         fault("kill-guard", 6, "SIGKILL for the guard of the primary's agent", Nothing, Kill(Victim::Guard), Seconds(2, 4)).undisturbed(),
         fault("kill-postgres", 1, "SIGKILL for every PostgreSQL process of the primary", Nothing, Kill(Victim::Postgres), Moment).moves(1, 1),
         fault("kill-backend", 2, "SIGKILL for one backend of the primary", Nothing, Kill(Victim::Backend), Moment).moves(0, 1),
-        fault("kill-standby", 45, "SIGKILL for every PostgreSQL process of a standby", Nothing, KillStandby, Moment),
+        fault("kill-standby", 45, "SIGKILL for PostgreSQL on the standby that commits wait for", Nothing, KillStandby, Moment),
         fault("stop-postmaster", 3, "SIGSTOP for the primary's postmaster", Nothing, Stop { postmaster_alone: true }, Move).moves(1, 1),
         fault("stop-postgres", 4, "SIGSTOP for every PostgreSQL process of the primary", Nothing, Stop { postmaster_alone: false }, Move).moves(1, 1),
         fault("proxy-killed", 60, "SIGKILL for one HAProxy", Nothing, KillProxy, Moment),

@@ -14,6 +14,7 @@ use crate::domain::clock::Moment;
 use crate::domain::ids::NodeName;
 use crate::domain::operation::{OperationKind, StepName};
 use crate::lab::arguments::ChaosArguments;
+use crate::lab::client::Session;
 use crate::lab::clock;
 use crate::lab::layout::{CONTROLLER_HOST, NodeLayout, ProxyLayout};
 use crate::lab::namespaces::{HOSTS, OUTSIDE};
@@ -32,6 +33,9 @@ const AFTER_MOVE: Duration = Duration::from_secs(1);
 
 /// An operation that the fault calls for begins by then. Without one the fault heals.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A clock is seen to have jumped by then.
+const JUMP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Half of a flap.
 const FLAP: Duration = Duration::from_secs(10);
@@ -60,12 +64,13 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// Looks around, and draws a standby.
-    pub(super) fn of(lab: &Lab, before: &ClusterStatus, random: &mut Random) -> anyhow::Result<Self> {
+    /// Looks around. Of the standbys it takes one that commits wait for: it is missed the most.
+    pub(super) fn of(lab: &Lab, before: &ClusterStatus) -> anyhow::Result<Self> {
         let layout = lab.layout();
         let primary = layout.node(before.primary.as_ref().context("a whole cluster has a primary")?)?.clone();
         let standbys: Vec<NodeLayout> = layout.nodes.iter().filter(|node| node.name != primary.name).cloned().collect();
-        let standby = standbys[random.below(standbys.len() as u64) as usize].clone();
+        let waited_for = standbys.iter().find(|node| before.synchronous.contains(&node.name));
+        let standby = waited_for.or(standbys.first()).context("the lab has no standby")?.clone();
         Ok(Self { primary, standbys, standby, proxies: layout.proxies.clone(), before: before.clone() })
     }
 
@@ -196,8 +201,17 @@ async fn begin(
             line(lab, candidate.as_str(), controller, Direction::Both, LinkState::CUT, undos).await?;
         }
         Action::Clock(seconds) => {
+            let before = wall_clock_of(&scene.primary).await?;
             undos.push(Undo::Clock(scene.primary.clone()));
             wall_clock::set(&scene.primary, seconds)?;
+            // A jump that nobody sees proves nothing.
+            let deadline = clock::now().plus(JUMP_TIMEOUT);
+            while (wall_clock_of(&scene.primary).await? - before).abs() < seconds.abs() / 2 {
+                if clock::now() > deadline {
+                    bail!("the wall clock of {} did not jump: does libfaketime work here?", scene.primary.name);
+                }
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
         }
         Action::FillDisk => {
             let volume = scene.primary.volume.clone().context("the node has no volume of limited size")?;
@@ -336,6 +350,18 @@ fn kill(lab: &Lab, node: &NodeLayout, victim: Victim) -> anyhow::Result<()> {
 
 fn controller(lab: &Lab) -> anyhow::Result<ProcessIdentity> {
     lab.manifest.process(CONTROLLER_HOST).and_then(|entry| entry.identity).context("no controller was started")
+}
+
+/// What PostgreSQL takes for the time, in seconds.
+async fn wall_clock_of(node: &NodeLayout) -> anyhow::Result<i64> {
+    let session = Session::open(&node.postgres, "lab-clock").await.map_err(|error| anyhow::anyhow!("{error}"))?;
+    let rows = session.query("SELECT extract(epoch FROM clock_timestamp())::bigint").await;
+    let rows = rows.map_err(|error| anyhow::anyhow!("{error}")).context("ask PostgreSQL for the time")?;
+    rows.first()
+        .and_then(|row| row.first())
+        .context("PostgreSQL does not tell the time")?
+        .parse()
+        .context("read the time")
 }
 
 /// Waits until somebody is being promoted, and names the node.

@@ -7,7 +7,7 @@ mod inject;
 mod report;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -43,6 +43,9 @@ const STEADY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A cluster that is not whole so long after a fault will not be.
 const WHOLE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// After a fault, before the controller's word on the cluster counts.
+const NOTICED_AFTER: Duration = Duration::from_secs(1);
 
 /// Within this time after the writes are steady the fault happens.
 const FAULT_WINDOW_MILLISECONDS: u64 = 1000;
@@ -203,7 +206,6 @@ impl Chaos<'_> {
             done += 1;
             let (mut outcome, acknowledgements) = self.one(&mut lab, fault, done).await?;
             outcome.random = are_random;
-            self.progress.line(&outcome.line());
             if !outcome.failures.is_empty() {
                 self.keep_evidence(&lab, fault.name).await;
             }
@@ -226,7 +228,7 @@ impl Chaos<'_> {
         number: usize,
     ) -> anyhow::Result<(Outcome, (String, Vec<Acknowledgement>))> {
         let before = wait_until(lab, clock::now().plus(WHOLE_TIMEOUT), redundancy).await?;
-        let scene = Scene::of(lab, &before, &mut self.random)?;
+        let scene = Scene::of(lab, &before)?;
         let name = format!("{number}-{}-{:x}", fault.name, uuid::Uuid::now_v7().as_u128());
         let mut step = self.progress.step(fault.name);
         step.note("steady writes");
@@ -244,7 +246,14 @@ impl Chaos<'_> {
             clock::now()
         });
         step.note("waiting until the cluster is whole again");
-        let whole = wait_until(lab, clock::now().plus(WHOLE_TIMEOUT), redundancy).await;
+        // Nobody may take the moment before anybody noticed for the end.
+        tokio::time::sleep(NOTICED_AFTER).await;
+        let least = before.epoch + fault.moves.0;
+        let whole = wait_until(lab, clock::now().plus(WHOLE_TIMEOUT), |status| match status.epoch < least {
+            true => Err(format!("still in epoch {}", status.epoch)),
+            false => redundancy(status),
+        })
+        .await;
         let whole_at = clock::now();
         if let Err(error) = &whole {
             failures.push(format!("{error:#}"));
@@ -253,9 +262,6 @@ impl Chaos<'_> {
         }
         let stopped_at = clock::now();
         let record = client.stop().await?;
-        // What it says moves up to make room for the line of the table.
-        step.done();
-
         let after = lab.controller.status().await.ok();
         let all = record.all();
         let rows = match after.as_ref().and_then(|status| status.primary.as_ref()) {
@@ -281,6 +287,7 @@ impl Chaos<'_> {
         };
         failures.extend(check(fault, &outcome));
         outcome.failures = failures;
+        step.done_as(&outcome.line());
         Ok((outcome, (name, all)))
     }
 
@@ -335,11 +342,11 @@ impl Chaos<'_> {
     }
 }
 
-fn keep(lab: &Lab, place: &PathBuf, history: &[Operation], status: Option<&ClusterStatus>) -> anyhow::Result<()> {
+fn keep(lab: &Lab, place: &Path, history: &[Operation], status: Option<&ClusterStatus>) -> anyhow::Result<()> {
     std::fs::create_dir_all(place).with_context(|| format!("make the directory {}", place.display()))?;
-    for entry in std::fs::read_dir(lab.layout().log_directory()).context("list the logs")? {
-        let entry = entry.context("list the logs")?;
-        std::fs::copy(entry.path(), place.join(entry.file_name())).context("copy a log")?;
+    copy_logs(&lab.layout().log_directory(), place, "")?;
+    for node in &lab.layout().nodes {
+        copy_logs(&node.directory.join("state/postgres-log"), place, &format!("{}-", node.name))?;
     }
     #[derive(Serialize)]
     struct Seen<'lab> {
@@ -348,6 +355,17 @@ fn keep(lab: &Lab, place: &PathBuf, history: &[Operation], status: Option<&Clust
     }
     let text = serde_json::to_string_pretty(&Seen { status, history })?;
     std::fs::write(place.join("history.json"), text).context("write the history")
+}
+
+fn copy_logs(from: &Path, to: &Path, prefix: &str) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(from).with_context(|| format!("list {}", from.display()))? {
+        let file = entry.with_context(|| format!("list {}", from.display()))?.path();
+        if file.extension().is_some_and(|extension| extension == "log") {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            std::fs::copy(&file, to.join(format!("{prefix}{name}"))).context("copy a log")?;
+        }
+    }
+    Ok(())
 }
 
 /// Which lab a fault happens in.

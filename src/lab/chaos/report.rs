@@ -94,7 +94,7 @@ impl Outcome {
         let writers = if self.two_writers { "TWO" } else { "one" };
         let decisions = if self.decisions.is_empty() { "nothing".to_owned() } else { self.decisions.join("; ") };
         let mut line = format!(
-            "{:<23}{:>7.1}{:>9}{:>8}{:>6}{:>8}{:>7}  {:<7}{decisions}",
+            "{:<23}{:>7.1}{:>9}{:>8}{:>6}{:>8}{:>7}  {:<8}{decisions}",
             self.fault,
             self.lasted_seconds,
             seconds(self.write_outage_seconds),
@@ -114,7 +114,7 @@ impl Outcome {
 /// What stands over the lines.
 pub fn header() -> String {
     format!(
-        "{:<23}{:>7}{:>9}{:>8}{:>6}{:>8}{:>7}  {:<7}decision",
+        "{:<23}{:>7}{:>9}{:>8}{:>6}{:>8}{:>7}  {:<8}decision",
         "fault", "lasted", "outage", "whole", "lost", "writers", "moves", "primary"
     )
 }

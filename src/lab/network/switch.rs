@@ -23,6 +23,9 @@ const PACKET_BYTES_MAX: usize = 64 * 1024;
 /// Packets on their way between two hosts; what comes on top of them is lost, as in any switch.
 const QUEUE_LENGTH: usize = 20_000;
 
+/// Packets with the moment when each is due.
+type Queue = mpsc::Sender<(Instant, Vec<u8>)>;
+
 /// What is done to packets, by (from, to).
 #[derive(Debug, Clone, Default)]
 pub(super) struct Rules(Arc<Mutex<BTreeMap<(u8, u8), LinkState>>>);
@@ -80,7 +83,7 @@ impl Switch {
     /// Carries packets for as long as the process lives.
     pub(super) async fn serve(self) {
         let mut random = Random::new(uuid::Uuid::now_v7().as_u128() as u64);
-        let mut late: BTreeMap<(u8, u8), mpsc::Sender<(Instant, Vec<u8>)>> = BTreeMap::new();
+        let mut late: BTreeMap<(u8, u8), Queue> = BTreeMap::new();
         let mut buffer = vec![0; PACKET_BYTES_MAX];
         loop {
             let Ok((length, SocketAddr::V4(source))) = self.socket.recv_from(&mut buffer).await else { continue };
@@ -111,7 +114,7 @@ impl Switch {
 }
 
 /// Sends packets to `to` when they are due, in the order in which they came.
-fn deliver_late(socket: Arc<UdpSocket>, to: u8) -> mpsc::Sender<(Instant, Vec<u8>)> {
+fn deliver_late(socket: Arc<UdpSocket>, to: u8) -> Queue {
     let (sender, mut queue) = mpsc::channel::<(Instant, Vec<u8>)>(QUEUE_LENGTH);
     tokio::spawn(async move {
         while let Some((due, packet)) = queue.recv().await {
