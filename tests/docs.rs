@@ -379,6 +379,11 @@ fn faults_of(row: &str, number: usize) -> Vec<String> {
                     wrong.push(format!("row {no}: {name} cannot be run: {error}"));
                 }
             }
+            for chaos in arguments.split("--only ").skip(1).map(str::trim) {
+                if !read("src/lab/chaos/catalogue.rs").contains(&format!("\"{chaos}\"")) {
+                    wrong.push(format!("row {no}: {chaos} is no fault of stormglass lab chaos"));
+                }
+            }
             points_at += 1;
         } else if name.starts_with("tests/") || name.starts_with("src/") {
             let source = fs::read_to_string(root().join(name)).ok();

@@ -1,4 +1,5 @@
 //! Fakes of our own ports, for tests of the shell. What talks to real servers is tested on real servers.
+//! Length: one fake for each port, and the bench that joins them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use subtle::ConstantTimeEq;
 
 use super::wire::Problem;
+pub use crate::domain::command::WAIT_HEADER;
 use crate::domain::command::{
     Assignment, CommandEnvelope, CommandReply, PromiseReply, PromiseRequest, ProxyAssignment, ProxyReply,
 };
@@ -33,9 +34,6 @@ const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// How long a command is waited for before it is answered as running; a controller may ask for less.
 const COMMAND_WAIT: Duration = Duration::from_secs(5);
-
-/// Header in which a controller says, in milliseconds, how long it waits for a command.
-pub const WAIT_HEADER: &str = "stormglass-wait-milliseconds";
 
 /// Why an agent does not take an assignment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

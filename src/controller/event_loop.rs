@@ -98,6 +98,7 @@ pub(super) async fn run(
         last_live: None,
         last_grant: None,
         streaming_lost_at: None,
+        behind_since: None,
     };
     let nodes: BTreeMap<_, _> = parts.nodes.iter().map(|node| (node.name.clone(), state_of(node))).collect();
     let proxies = parts.proxies.iter().map(|name| (name.clone(), ProxyState { report: None })).collect();
@@ -260,6 +261,7 @@ impl Controller {
                 for node in self.state.nodes.values_mut() {
                     node.last_grant = None;
                     node.streaming_lost_at = None;
+                    node.behind_since = None;
                 }
             }
             self.state.record = Some(record);

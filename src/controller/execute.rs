@@ -18,8 +18,9 @@ use crate::domain::report::{ProxyReport, Report};
 use crate::operate::{Effect, Step};
 use crate::ports::{Clock, ControlError, NodeControl, ProxyControl, Store, Swap};
 
-/// How long one question to an agent may take; a long command answers `Running` before that.
-const ASK_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long one question to an agent may take; a long command answers `Running` before that. A host that lost its power answers
+/// nothing: the question that was on its way is over by then.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// For how long an agent that does not answer at all is asked again within one attempt.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Between two questions about the same command.

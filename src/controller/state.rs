@@ -11,6 +11,7 @@ use crate::decide;
 use crate::domain::clock::{Moment, WallTime};
 use crate::domain::command::{AssignedRole, Assignment, HeartbeatReply, ProxyAssignment, ProxyTarget};
 use crate::domain::ids::{ClusterName, NodeName, OperationId, ProxyName, SiteName};
+use crate::domain::lsn::Lsn;
 use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepName, StepState};
 use crate::domain::plan::{Plan, ReasonCode};
 use crate::domain::policy::{DurabilityMode, Policy};
@@ -27,6 +28,18 @@ pub(super) struct NodeState {
     pub last_live: Option<LiveReport>,
     pub last_grant: Option<Moment>,
     pub streaming_lost_at: Option<Moment>,
+    /// A position of the primary that it had not flushed, and since when.
+    pub behind_since: Option<(Lsn, Moment)>,
+}
+
+impl NodeState {
+    /// The primary's view of a standby whose host is gone lives until `wal_sender_timeout`. With a silent agent, one that confirms
+    /// nothing for as long as that agent may be silent does not stream, whatever the primary shows.
+    fn stalled_since(&self, now: Moment, stale: Duration) -> Option<Moment> {
+        let silent = self.report.as_ref().is_none_or(|(_, heard)| now.since(*heard) > stale);
+        let (_, since) = self.behind_since?;
+        (silent && now.since(since) >= stale).then_some(since)
+    }
 }
 
 /// A configured proxy.
@@ -107,7 +120,10 @@ impl State {
                 report: fact(&node.report, now, self.leading_since, stale),
                 last_grant: node.last_grant,
                 last_live: node.last_live.clone(),
-                not_streaming_for: node.streaming_lost_at.map(|lost| now.since(lost)),
+                not_streaming_for: node
+                    .streaming_lost_at
+                    .or(node.stalled_since(now, stale))
+                    .map(|lost| now.since(lost)),
             };
             (name.clone(), view)
         });
@@ -139,13 +155,7 @@ impl State {
             return false;
         }
         let holder = self.record.as_ref().is_some_and(|record| record.holder == report.node);
-        let rows: Option<Vec<String>> = holder
-            .then(|| {
-                let live = report.postgres.live.as_ref()?;
-                let streaming = live.standbys.iter().filter(|row| row.state == "streaming");
-                Some(streaming.map(|row| row.node.clone()).collect())
-            })
-            .flatten();
+        let primary = report.postgres.live.clone().filter(|_| holder);
         if self.record.as_ref().is_some_and(|record| decide::lease::shows_renewal(record, &report)) {
             node.last_grant = node.last_grant.max(Some(now));
         }
@@ -153,12 +163,17 @@ impl State {
             node.last_live = Some(live.clone());
         }
         node.report = Some((report, now));
-        if let Some(rows) = rows {
+        if let Some(primary) = primary {
             for (name, node) in &mut self.nodes {
-                if rows.iter().any(|row| row == name.as_str()) {
-                    node.streaming_lost_at = None;
-                } else {
+                let row = primary.standbys.iter().find(|row| row.node == name.as_str() && row.state == "streaming");
+                let Some(row) = row else {
                     node.streaming_lost_at.get_or_insert(now);
+                    continue;
+                };
+                node.streaming_lost_at = None;
+                let reached = |position| row.flush_lsn.is_some_and(|flushed| flushed >= position);
+                if node.behind_since.is_none_or(|(position, _)| reached(position)) {
+                    node.behind_since = (!reached(primary.flush_lsn)).then_some((primary.flush_lsn, now));
                 }
             }
         }

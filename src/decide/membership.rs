@@ -289,7 +289,10 @@ fn is_streaming(view: &View, record: &ClusterRecord, node: &NodeName) -> bool {
     by_primary
         && match view.report(node) {
             Some(report) => report.postgres.state == PostgresState::Running,
-            None => record.synchronous.contains(node),
+            None => {
+                record.synchronous.contains(node)
+                    && view.nodes.get(node).is_some_and(|node| node.not_streaming_for.is_none())
+            }
         }
 }
 

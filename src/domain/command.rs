@@ -15,6 +15,9 @@ use super::lsn::Lsn;
 use super::operation::StepName;
 use super::report::{ProxyReport, Report};
 
+/// HTTP header in which a controller says, in milliseconds, how long it waits for the end of a command.
+pub const WAIT_HEADER: &str = "stormglass-wait-milliseconds";
+
 /// What a node shall be, as of one record number. Sent with every heartbeat's answer and pushed on change;
 /// an older number than the last one seen is ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,15 +8,16 @@ use stormglass::api::authentication::Caller;
 use stormglass::api::controller::ControllerHandler;
 use stormglass::api::routes::Endpoint;
 use stormglass::api::wire::{
-    ClusterStatus, Explanation, FailoverPreview, FailoverRequest, Health, MutationReply, NodeRequest, PauseRequest,
-    Problem, SCHEMA_VERSION, SwitchoverRequest, TimerStatus,
+    ClusterStatus, Explanation, FailoverPreview, FailoverRequest, Health, LeaderAddress, MutationReply, NodeRequest,
+    PauseRequest, Problem, SCHEMA_VERSION, SwitchoverRequest, TimerStatus,
 };
 use stormglass::domain::clock::{BootId, Moment, WallTime};
 use stormglass::domain::command::{HeartbeatReply, ProxyAssignment};
 use stormglass::domain::epoch::{Epoch, RecordNumber};
 use stormglass::domain::ids::{Address, ClusterName, NodeName, OperationId, ProxyName, SiteName};
+use stormglass::domain::lsn::Lsn;
 use stormglass::domain::operation::{JOURNAL_FORMAT, Operation, OperationKind, OperationStatus};
-use stormglass::domain::plan::{Intent, Plan, Reason, ReasonCode};
+use stormglass::domain::plan::{Intent, Loss, Plan, Reason, ReasonCode};
 use stormglass::domain::report::{PostgresReport, PostgresState, Probes, ProxyReport, Report, Standing, Tags};
 use stormglass::domain::trail::{AuditRow, EventRow};
 use tokio::sync::Notify;
@@ -77,7 +78,16 @@ pub fn plan() -> Plan {
         reasons: vec![Reason::new(ReasonCode::Healthy, "")],
         blocked_by: Vec::new(),
         based_on: Some((Epoch(1), RecordNumber(1))),
-        loss: None,
+        loss: Some(Loss {
+            node: NodeName::new("n2").expect("valid"),
+            missing_bytes: Some(1),
+            flush_lsn: Lsn(1),
+            last_commit_at: None,
+            primary: NodeName::new("n1").expect("valid"),
+            primary_flush_lsn: Some(Lsn(2)),
+            primary_seen_at: None,
+            holds_every_confirmed_commit: false,
+        }),
     }
 }
 
@@ -127,7 +137,7 @@ pub fn status() -> ClusterStatus {
             outages: Vec::new(),
         },
         controller: "script".to_owned(),
-        leader: None,
+        leader: Some(LeaderAddress { name: "script".to_owned(), url: "http://127.0.0.1:8432".to_owned() }),
         at: NOW,
     }
 }

@@ -166,7 +166,7 @@ impl NodeControl for ControllerPort {
         self.process.pass().await;
         let host = index_of(node.as_str()).expect("configured");
         let (world, envelope) = (self.world.clone(), envelope.clone());
-        let wait = timeout.min(Duration::from_secs(5));
+        let wait = timeout.mul_f64(0.75).min(Duration::from_secs(5));
         let answer = ask(&self.world, Place::Controller(self.index), Place::Host(host), timeout, move || {
             let (world, envelope) = (world.clone(), envelope.clone());
             Box::pin(async move {

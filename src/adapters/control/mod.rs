@@ -16,7 +16,7 @@ use reqwest::{Client, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::command::{Assignment, CommandEnvelope, CommandReply, ProxyAssignment, ProxyReply};
+use crate::domain::command::{Assignment, CommandEnvelope, CommandReply, ProxyAssignment, ProxyReply, WAIT_HEADER};
 use crate::domain::ids::{NodeName, ProxyName};
 use crate::ports::control::{ControlError, NodeControl, ProxyControl};
 pub use primary_probe::TcpPrimaryProbe;
@@ -81,11 +81,19 @@ impl HttpControl {
         path: &str,
         message: &M,
         timeout: Duration,
+        wait: Option<Duration>,
     ) -> Result<Vec<u8>, ControlError> {
         let Some(base) = agent.base else {
             return Err(agent.unreachable("it is not in the configuration".to_owned()));
         };
-        let send = || self.client.post(format!("{base}{path}")).timeout(timeout).json(message).send();
+        let send = || {
+            let request = self.client.post(format!("{base}{path}")).timeout(timeout).json(message);
+            let request = match wait {
+                Some(wait) => request.header(WAIT_HEADER, wait.as_millis().to_string()),
+                None => request,
+            };
+            request.send()
+        };
         let exchange = async {
             let answer = match send().await {
                 // The agent closed a kept connection in the moment it was used. It may have read the message, but every
@@ -198,11 +206,13 @@ impl NodeControl for HttpControl {
         timeout: Duration,
     ) -> Result<CommandReply, ControlError> {
         let agent = self.node(node);
-        agent.parse(&self.post(&agent, "/v1/command", envelope, timeout).await?)
+        // An agent that is at it still says so in time.
+        let wait = timeout.mul_f64(0.75);
+        agent.parse(&self.post(&agent, "/v1/command", envelope, timeout, Some(wait)).await?)
     }
 
     async fn assign(&self, node: &NodeName, assignment: &Assignment, timeout: Duration) -> Result<(), ControlError> {
-        self.post(&self.node(node), "/v1/assignment", assignment, timeout).await.map(|_| ())
+        self.post(&self.node(node), "/v1/assignment", assignment, timeout, None).await.map(|_| ())
     }
 }
 
@@ -215,7 +225,7 @@ impl ProxyControl for HttpControl {
         timeout: Duration,
     ) -> Result<ProxyReply, ControlError> {
         let agent = self.proxy(proxy);
-        agent.parse(&self.post(&agent, "/v1/proxy/assignment", assignment, timeout).await?)
+        agent.parse(&self.post(&agent, "/v1/proxy/assignment", assignment, timeout, None).await?)
     }
 
     async fn command(
@@ -225,7 +235,7 @@ impl ProxyControl for HttpControl {
         timeout: Duration,
     ) -> Result<CommandReply, ControlError> {
         let agent = self.proxy(proxy);
-        agent.parse(&self.post(&agent, "/v1/command", envelope, timeout).await?)
+        agent.parse(&self.post(&agent, "/v1/command", envelope, timeout, None).await?)
     }
 }
 
