@@ -379,7 +379,20 @@ async fn wiped_agent_consents_again() {
 async fn a_former_holder_found_down_confirms_its_fence() {
     let mut remembered = memory(3);
     remembered.assignment = Some(assignment(3, 3, primary_role()));
+    remembered.consented = Some(Epoch(3));
     let bench = Bench::begin(FakePostgres::stopped("in production"), remembered, None).await;
-    assert_eq!(bench.stored().fence_confirmed, Some(Epoch(3)));
+    eventually("the fence is confirmed", || bench.stored().fence_confirmed == Some(Epoch(3))).await;
     assert_eq!(bench.postgres.count("start"), 0);
+}
+
+/// It was named for an epoch that it never consented to, and may have promised the holder before it: the same rule as for a fence
+/// that is asked for (trace `fence_of_an_unused_epoch_while_the_older_lease_runs`).
+#[tokio::test]
+async fn a_holder_by_name_alone_confirms_when_its_promise_has_run_out() {
+    let mut remembered = memory(3);
+    remembered.assignment = Some(assignment(3, 3, primary_role()));
+    let bench = Bench::begin(FakePostgres::stopped("in production"), remembered, None).await;
+    let began = bench.stored().memory_since.at;
+    eventually("the fence is confirmed", || bench.stored().fence_confirmed == Some(Epoch(3))).await;
+    assert!(bench.agent.now().since(began) >= timers().promise(), "a young memory may have forgotten a promise");
 }

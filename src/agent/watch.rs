@@ -53,8 +53,9 @@ impl Agent {
         let is_down = matches!(presence, Presence::Stopped | Presence::NoData);
         if is_down && was_holder && highest > Epoch(0) && self.local().postmaster.is_none() {
             self.local().leases.bar(highest);
-            self.keeper.change(|memory| memory.confirm_fence(highest)).await?;
-            self.guard.release(highest);
+            // Not here: the agent begins at once, and the confirmation may have to wait for a promise to an older holder.
+            let agent = self.clone();
+            tokio::spawn(async move { agent.fence_until_done(highest, "found dead at start").await });
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! What an operation says is decided elsewhere; nothing here retries.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::Mutex;
 
@@ -17,23 +17,27 @@ type Progress = (bool, usize);
 /// The way of operations to the store.
 pub(super) struct Journal {
     store: Arc<dyn Store>,
-    written: Mutex<BTreeMap<OperationId, Progress>>,
+    written: std::sync::Mutex<BTreeMap<OperationId, Arc<Mutex<Progress>>>>,
 }
 
 impl Journal {
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, written: Mutex::default() }
+        Self { store, written: std::sync::Mutex::default() }
     }
 
     /// Stores `operation` as it is here, unless it was stored as it was later.
     pub async fn save(&self, operation: &Operation) -> Result<(), StoreError> {
-        let mut written = self.written.lock().await;
         let progress = (operation.status.is_final(), operation.journal.len());
-        let furthest = written.entry(operation.id.clone()).or_insert(progress);
-        if progress < *furthest {
-            return Ok(());
+        let written = {
+            let mut all = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            all.entry(operation.id.clone()).or_default().clone()
+        };
+        // One operation's slow write holds up no other operation.
+        let mut furthest = written.lock().await;
+        if progress >= *furthest {
+            self.store.save_operation(operation).await?;
+            *furthest = progress;
         }
-        *furthest = progress;
-        self.store.save_operation(operation).await
+        Ok(())
     }
 }

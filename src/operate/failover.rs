@@ -18,6 +18,9 @@ use crate::domain::proof::{self, Proof};
 use crate::domain::record::{ClusterRecord, Member, RECORD_FORMAT};
 use crate::domain::view::View;
 
+/// How the note of a fence step ends that rests on the end of the lease and not on a confirmation.
+const RUN_OUT: &str = "has certainly run out";
+
 /// How often an agent that answers, and fails to fence, is asked again; the lease's expiry is waited for beside it.
 const FENCE_PAUSE: Duration = Duration::from_millis(500);
 
@@ -111,6 +114,27 @@ pub(super) fn may_have_risen(operation: &Operation) -> bool {
         || is_in_doubt(operation, StepName::AdvanceEpoch)
 }
 
+/// A lease that had run out when the step ended says nothing of a record that was changed since, and nothing to a controller that took
+/// the operation over: the one before it may have granted again. Only a fence stays confirmed.
+fn still_run_out(
+    operation: &Operation,
+    view: &View,
+    record: &ClusterRecord,
+    policy: &Policy,
+    to: &NodeName,
+) -> Result<(), Next> {
+    let failed = |why: String| Err(Next::End { status: OperationStatus::Failed, message: why });
+    let expires = proof::expiry(view, record, policy);
+    match proof::proof(view, record, policy) {
+        Ok(proof) if proof.suffices_for(record, to) => Ok(()),
+        Ok(_) => failed(format!("record {} no longer names {to} among those whose promises renew", record.number)),
+        Err(reason) if view.now < expires => Err(Next::Wait { until: expires, why: reason.to_string() }),
+        // The swap may have landed: it is settled first, and the candidate outlives its promises before it consents.
+        Err(_) if may_have_risen(operation) => Ok(()),
+        Err(reason) => failed(format!("nothing was changed: {reason}")),
+    }
+}
+
 /// Until it is proven that the old primary cannot write: ask its agent, and wait for the lease beside that.
 fn fence(
     operation: &Operation,
@@ -121,8 +145,9 @@ fn fence(
     to: &NodeName,
     old_primary_is_off: bool,
 ) -> Result<(), Next> {
-    if let Progress::Done(_) = progress(operation, StepName::Fence, record.epoch) {
-        return Ok(());
+    if let Progress::Done(output) = progress(operation, StepName::Fence, record.epoch) {
+        let on_expiry = output.note.as_deref().is_some_and(|note| note.ends_with(RUN_OUT));
+        return if on_expiry { still_run_out(operation, view, record, policy, to) } else { Ok(()) };
     }
     let satisfied = |note: String| {
         let output = CommandOutput { lsn: None, note: Some(note) };
@@ -131,7 +156,7 @@ fn fence(
     let missing = match proof::proof(view, record, policy) {
         Ok(Proof::FenceConfirmed) => return satisfied(format!("{from} confirmed its fence in epoch {}", record.epoch)),
         Ok(proof) if proof.suffices_for(record, to) => {
-            return satisfied(format!("the lease of {from} has certainly run out"));
+            return satisfied(format!("the lease of {from} {RUN_OUT}"));
         }
         Ok(_) => Reason::about(
             from,
