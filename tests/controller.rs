@@ -5,15 +5,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use stormglass::adapters::control::{HttpControl, TcpPrimaryProbe};
 use stormglass::adapters::store::SqliteStore;
 use stormglass::adapters::system::SystemClock;
 use stormglass::api::authentication::Caller;
 use stormglass::api::controller::ControllerHandler;
-use stormglass::api::wire::PauseRequest;
+use stormglass::api::wire::{PauseRequest, Problem};
 use stormglass::controller::{self, ConfiguredNode, ControllerHandle, ControllerParts};
 use stormglass::domain::access::Role;
 use stormglass::domain::clock::{BootId, Moment, WallTime};
+use stormglass::domain::command::HeartbeatReply;
 use stormglass::domain::epoch::{Epoch, RecordNumber};
 use stormglass::domain::evidence::{Occasion, Witness};
 use stormglass::domain::ids::{Address, ClusterName, NodeName, OperationId, ProxyName, SiteName, SystemIdentifier};
@@ -27,7 +29,7 @@ use stormglass::domain::report::{
     ControlData, PostgresReport, PostgresState, Probes, ProxyReport, Report, Standing, Tags,
 };
 use stormglass::domain::trail::AuditRow;
-use stormglass::ports::{Sole, Store};
+use stormglass::ports::{Clock, Sole, Store, Term};
 use stormglass::telemetry::metrics::ControllerMetrics;
 use tokio::sync::watch;
 
@@ -77,8 +79,33 @@ fn record() -> ClusterRecord {
     }
 }
 
+/// A term that nobody keeps alive.
+struct Ending {
+    sole: Sole,
+    until: Moment,
+}
+
+#[async_trait]
+impl Term for Ending {
+    fn store(&self) -> Arc<dyn Store> {
+        self.sole.store()
+    }
+    fn leads_until(&self) -> Option<Moment> {
+        Some(self.until)
+    }
+    async fn ended(&self) {
+        self.sole.ended().await;
+    }
+    async fn resign(&self) {}
+}
+
 /// A controller whose store holds `record` and `operations`.
 async fn start(stale_after: Duration, operations: &[Operation]) -> Running {
+    start_for(None, stale_after, operations).await
+}
+
+/// The same; with `leads_for`, one of several that leads for no longer.
+async fn start_for(leads_for: Option<Duration>, stale_after: Duration, operations: &[Operation]) -> Running {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let store = SqliteStore::open(&directory.path().join("store.db")).expect("a new store");
     store.swap_record(None, &record()).await.expect("stored");
@@ -100,14 +127,20 @@ async fn start(stale_after: Duration, operations: &[Operation]) -> Running {
         report_stale_after: stale_after,
         ..Policy::for_rto(Duration::from_secs(5))
     };
+    let clock = Arc::new(SystemClock::new().expect("a clock"));
+    let sole = Sole::new(Arc::new(store));
+    let term: Arc<dyn Term> = match leads_for {
+        None => Arc::new(sole),
+        Some(leads_for) => Arc::new(Ending { sole, until: clock.now().plus(leads_for) }),
+    };
     let parts = ControllerParts {
         name: "controller-1".to_owned(),
         cluster: cluster(),
         policy,
         nodes: vec![configured("n1"), configured("n2")],
         proxies: vec![proxy],
-        clock: Arc::new(SystemClock::new().expect("a clock")),
-        term: Arc::new(Sole::new(Arc::new(store))),
+        clock,
+        term,
         node_control: control.clone(),
         proxy_control: control,
         primary_probe: Arc::new(TcpPrimaryProbe),
@@ -119,6 +152,10 @@ async fn start(stale_after: Duration, operations: &[Operation]) -> Running {
 
 impl Running {
     async fn hear(&self, name: &str, change: impl FnOnce(&mut Report)) {
+        self.answer(name, change).await.expect("heard");
+    }
+
+    async fn answer(&self, name: &str, change: impl FnOnce(&mut Report)) -> Result<HeartbeatReply, Problem> {
         let mut report = Report {
             cluster: cluster(),
             node: node(name),
@@ -147,7 +184,7 @@ impl Running {
             tasks: Default::default(),
         };
         change(&mut report);
-        self.handle.heartbeat(report).await.expect("heard");
+        self.handle.heartbeat(report).await
     }
 
     async fn hear_proxy(&self, leads_to: &str, error: Option<&str>) {
@@ -402,4 +439,15 @@ async fn an_operation_keeps_what_was_known_when_it_was_decided() {
     }
     let decided: Vec<_> = operation.evidence.iter().filter(|said| said.occasion == Occasion::Decided).collect();
     assert!(decided.iter().all(|said| said.at == decided[0].at && said.at >= operation.decided_at), "one moment");
+}
+
+#[tokio::test]
+async fn a_leadership_with_no_time_for_a_lease_is_none() {
+    let stale_after = Duration::from_secs(5);
+    let several = start_for(Some(Duration::from_secs(3600)), stale_after, &[]).await;
+    several.hear("n1", |_| {}).await;
+    let ending = start_for(Some(Duration::ZERO), stale_after, &[]).await;
+    let problem =
+        ending.answer("n1", |_| {}).await.expect_err("an answer would keep the holder from asking its standbys");
+    assert!(problem.is_not_the_leader(), "{problem:?}");
 }

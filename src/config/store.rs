@@ -71,16 +71,19 @@ impl Default for StoreSection {
     }
 }
 
+/// So long that a leadership outlives a full lease although the last keep-alive is two renewal intervals old; etcd counts whole
+/// seconds.
+fn least_leadership_ttl(timers: &LeaseTimers) -> Duration {
+    let least = timers.lease + 2 * timers.renewal_interval;
+    Duration::from_secs(least.as_secs() + u64::from(least.subsec_nanos() > 0)).max(LEADERSHIP_TTL_MIN)
+}
+
 impl StoreSection {
-    /// For how long a deposed controller may believe that it leads: zero where there is only one. Derived so that a leadership
-    /// outlives a full lease although the last keep-alive is two renewal intervals old.
+    /// For how long a deposed controller may believe that it leads: zero where there is only one.
     pub fn leadership_ttl(&self, timers: &LeaseTimers) -> Duration {
         match self.kind {
             StoreKind::Embedded => Duration::ZERO,
-            StoreKind::Etcd => self.leadership_ttl.unwrap_or_else(|| {
-                let least = timers.lease + 2 * timers.renewal_interval;
-                Duration::from_secs(least.as_secs() + u64::from(least.subsec_nanos() > 0)).max(LEADERSHIP_TTL_MIN)
-            }),
+            StoreKind::Etcd => self.leadership_ttl.unwrap_or_else(|| least_leadership_ttl(timers)),
         }
     }
 
@@ -160,12 +163,13 @@ impl StoreSection {
             }
         }
         let time_to_live = self.leadership_ttl(timers);
-        let least = LEADERSHIP_TTL_MIN.max(timers.lease);
+        let least = least_leadership_ttl(timers);
         if time_to_live.subsec_nanos() > 0 || time_to_live < least {
             let problem = format!(
-                "must be whole seconds, at least {}: no lease is granted beyond the leadership, so a shorter one would leave no \
-                 time for a lease, and etcd grants none below 2s",
-                humantime::format_duration(Duration::from_secs(least.as_secs() + u64::from(least.subsec_nanos() > 0)))
+                "must be whole seconds, at least {}, which is failover.lease + 2 × failover.renewal_interval: no lease is granted \
+                 beyond the leadership, so a shorter one would leave agents without an answer; and etcd grants none below {}",
+                humantime::format_duration(least),
+                humantime::format_duration(LEADERSHIP_TTL_MIN)
             );
             return Err(Violation::at("store.leadership_ttl", problem));
         }

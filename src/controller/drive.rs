@@ -377,7 +377,16 @@ impl Controller {
         tokio::spawn(async move {
             let current = match store.swap_record(expected, &record).await {
                 Ok(Swap::Stored) => Some(Box::new(record.clone())),
-                Ok(Swap::Conflict(current)) => current,
+                Ok(Swap::Conflict(current)) => {
+                    // Nothing newer to decide on: the same change would be tried again at once.
+                    if current.as_ref().map(|current| current.number) <= expected {
+                        tracing::warn!(
+                            "a change of the record was not stored, and no other one came first; trying again"
+                        );
+                        tokio::time::sleep(STORE_PAUSE).await;
+                    }
+                    current
+                }
                 Err(error) => {
                     tracing::error!(%error, "the store did not take a change of the record");
                     tokio::time::sleep(STORE_PAUSE).await;

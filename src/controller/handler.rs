@@ -24,7 +24,8 @@ use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::Policy;
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::trail::{AuditRow, EventRow};
-use crate::ports::{Clock, Store, StoreError, Term};
+use crate::domain::view::Fact;
+use crate::ports::{Clock, Store, StoreError};
 use crate::telemetry::metrics::ControllerMetrics;
 
 /// A pause ends by itself after this, unless it was asked to last otherwise.
@@ -42,7 +43,6 @@ pub struct ControllerHandle {
     cluster: ClusterName,
     policy: Policy,
     clock: Arc<dyn Clock>,
-    term: Arc<dyn Term>,
     store: Arc<dyn Store>,
     metrics: Arc<ControllerMetrics>,
 }
@@ -55,7 +55,6 @@ impl ControllerHandle {
             cluster: parts.cluster.clone(),
             policy: parts.policy.clone(),
             clock: parts.clock.clone(),
-            term: parts.term.clone(),
             store,
             metrics: parts.metrics.clone(),
         }
@@ -63,9 +62,18 @@ impl ControllerHandle {
 
     async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, Problem> {
         let (reply, answer) = oneshot::channel();
-        let gone = || Problem::unavailable("the controller is shutting down");
-        self.events.send(event(reply)).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())
+        self.events.send(event(reply)).await.map_err(|_| shutting_down())?;
+        answer.await.map_err(|_| shutting_down())
+    }
+
+    /// For how long no configured agent has been heard, since this controller began to lead at most.
+    pub(super) async fn silence(&self) -> Result<Duration, Problem> {
+        let glance = self.ask(|reply| Event::Look { reply }).await?;
+        let silences = glance.view.nodes.values().map(|node| match &node.report {
+            Fact::Unknown { for_duration, .. } => *for_duration,
+            Fact::Known { .. } | Fact::Absent => Duration::ZERO,
+        });
+        Ok(silences.min().unwrap_or_default())
     }
 
     async fn look(&self, cluster: &str) -> Result<Box<Glance>, Problem> {
@@ -137,6 +145,10 @@ fn reply(plan: Plan, operation: Option<Operation>, dry_run: bool) -> MutationRep
     MutationReply { schema_version: SCHEMA_VERSION, operation, plan: Some(plan), expect, message }
 }
 
+fn shutting_down() -> Problem {
+    Problem::unavailable("the controller is shutting down")
+}
+
 fn stored<T>(answer: Result<T, StoreError>) -> Result<T, Problem> {
     answer.map_err(|error| Problem::internal(error.to_string()))
 }
@@ -149,16 +161,16 @@ fn site(text: Option<String>) -> Result<Option<SiteName>, Problem> {
 impl ControllerHandler for ControllerHandle {
     async fn heartbeat(&self, report: Report) -> Result<HeartbeatReply, Problem> {
         self.check(report.cluster.as_str())?;
-        let answer = self.ask(|reply| Event::Heartbeat { report: Box::new(report), reply }).await?;
-        // An answer keeps the holder from asking its standbys. One that could not carry a full lease, because the leadership may
-        // end before, would let the lease run out in between: it was heard, and is told to look elsewhere in time.
-        let leads_until = self.term.leads_until();
-        if leads_until.is_some_and(|until| until.since(self.clock.now()) < self.policy.timers.lease) {
-            return Err(Problem::unavailable(
-                "the store has not confirmed this controller's leadership for as long as a lease: see its log",
-            ));
-        }
-        Ok(answer)
+        let (reply, answer) = oneshot::channel();
+        let heard = Event::Heartbeat { report: Box::new(report), reply };
+        self.events.send(heard).await.map_err(|_| shutting_down())?;
+        // The loop leaves a report without an answer when the leadership may end before any lease: look elsewhere.
+        answer.await.map_err(|_| {
+            Problem::not_the_leader(
+                "the store has not confirmed this controller's leadership for long enough to grant a lease: see its log",
+                None,
+            )
+        })
     }
 
     async fn proxy_heartbeat(&self, report: ProxyReport) -> Result<ProxyAssignment, Problem> {

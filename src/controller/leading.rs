@@ -27,6 +27,20 @@ use crate::telemetry::metrics::ControllerMetrics;
 
 /// After an election that failed, before the next one is stood for.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often a leader looks whether it hears anybody.
+const LOOK: Duration = Duration::from_secs(1);
+/// A leader that heard nobody stands aside at least so long, so that another one is elected and heard.
+const ASIDE_MIN: Duration = Duration::from_secs(3);
+
+/// Why a term was left.
+enum Left {
+    /// The process shall stop.
+    Stopping,
+    /// It ended, or could not begin.
+    Ended,
+    /// No agent was heard: another controller may have a better place. Not to be stood for again before that time is over.
+    Unheard(Duration),
+}
 
 /// What stands for the leadership.
 pub struct Candidacy {
@@ -83,44 +97,70 @@ async fn run(candidacy: Candidacy, seat: Arc<Seat>, mut shutdown: watch::Receive
             }
         };
         tracing::info!(controller = candidacy.own.name, "elected: this controller leads");
-        let stopping = lead(&candidacy, &seat, &term, &mut shutdown).await;
+        let left = lead(&candidacy, &seat, &term, &mut shutdown).await;
         term.resign().await;
-        if stopping {
+        if matches!(left, Left::Stopping) {
             tracing::info!(controller = candidacy.own.name, "the leadership was given back");
             return;
         }
         tracing::warn!(controller = candidacy.own.name, "this controller does not lead any more");
+        if let Left::Unheard(aside) = left {
+            tokio::select! {
+                () = asked_to_stop(&mut shutdown) => return,
+                () = tokio::time::sleep(aside) => {}
+            }
+        }
     }
 }
 
-/// Leads until the term ends (`false`) or the process shall stop (`true`).
-async fn lead(candidacy: &Candidacy, seat: &Seat, term: &Arc<dyn Term>, shutdown: &mut watch::Receiver<bool>) -> bool {
+/// Leads until the term ends, the process shall stop, or nobody is heard.
+async fn lead(candidacy: &Candidacy, seat: &Seat, term: &Arc<dyn Term>, shutdown: &mut watch::Receiver<bool>) -> Left {
     let parts = (candidacy.parts)(term.clone());
     parts.metrics.set_leading(true);
+    let patience = parts.policy.new_leader_wait() + 2 * parts.policy.report_stale_after;
+    let aside = parts.policy.leadership_ttl.max(ASIDE_MIN);
     let (stop, stopped) = watch::channel(false);
     let started = tokio::select! {
         biased;
-        () = asked_to_stop(shutdown) => return true,
-        () = term.ended() => return false,
+        () = asked_to_stop(shutdown) => return Left::Stopping,
+        () = term.ended() => return Left::Ended,
         started = super::start(parts, stopped) => started,
     };
-    match started {
-        Ok(handle) => seat.sit(Some(Arc::new(handle))),
+    let handle = match started {
+        Ok(handle) => Arc::new(handle),
         Err(error) => {
             tracing::error!(%error, "elected, and the store cannot be read: the leadership goes to another one");
             tokio::time::sleep(PAUSE).await;
-            return false;
+            return Left::Ended;
         }
-    }
-    let stopping = tokio::select! {
+    };
+    seat.sit(Some(handle.clone()));
+    let left = tokio::select! {
         biased;
-        () = term.ended() => false,
-        () = asked_to_stop(shutdown) => true,
+        () = term.ended() => Left::Ended,
+        () = asked_to_stop(shutdown) => Left::Stopping,
+        () = unheard(&handle, term.as_ref(), patience) => Left::Unheard(aside),
     };
     seat.sit(None);
     // The loop may have ended by itself.
     let _ = stop.send(true);
-    stopping
+    left
+}
+
+/// Returns once no agent was heard for `patience`. Never, where nobody else could lead.
+async fn unheard(handle: &ControllerHandle, term: &dyn Term, patience: Duration) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        // A loop that does not answer has ended, and its term with it.
+        let silence = handle.silence().await.unwrap_or_default();
+        if term.leads_until().is_some() && silence >= patience {
+            tracing::warn!(
+                silence = %humantime::format_duration(silence),
+                "no agent reaches this controller: the leadership goes to another one; look at the network between them"
+            );
+            return;
+        }
+    }
 }
 
 async fn asked_to_stop(shutdown: &mut watch::Receiver<bool>) {

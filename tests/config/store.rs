@@ -31,6 +31,8 @@ fn the_leadership_outlives_a_lease_and_its_price_is_shown() {
     let shown = stormglass::config::effective::derivation(&derived).join("\n");
     assert!(shown.contains(&worst), "{worst} is not in\n{shown}");
 
+    let (least, _) = policy(&format!("{ETCD}\nleadership_ttl = \"{}s\"", derived.leadership_ttl.as_secs()));
+    assert_eq!(least.leadership_ttl, derived.leadership_ttl, "what is derived is accepted");
     let (chosen, _) = policy(&format!("{ETCD}\nleadership_ttl = \"7s\""));
     assert_eq!(chosen.leadership_ttl, std::time::Duration::from_secs(7));
 }
@@ -46,8 +48,10 @@ fn a_store_that_cannot_be_used_is_refused() {
         (&format!("{ETCD}\nuser = \"stormglass\""), "store.password: missing"),
         (&format!("{ETCD}\npassword = \"file:@/operator\""), "store.user: missing"),
         (&format!("{ETCD}\nprefix = \"stormglass\""), "must begin with /"),
-        (&format!("{ETCD}\nleadership_ttl = \"2s\""), "whole seconds, at least 3s"),
-        (&format!("{ETCD}\nleadership_ttl = \"3500ms\""), "whole seconds, at least 3s"),
+        (&format!("{ETCD}\nleadership_ttl = \"2s\""), "whole seconds, at least 4s"),
+        // As long as the lease: each keep-alive would already be too old for a lease.
+        (&format!("{ETCD}\nleadership_ttl = \"3s\""), "whole seconds, at least 4s"),
+        (&format!("{ETCD}\nleadership_ttl = \"4500ms\""), "whole seconds, at least 4s"),
     ] {
         let directory = Directory::new();
         let error = load(&directory.file(&with_store(store)), &[]).expect_err(store);

@@ -3,13 +3,18 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use stormglass::adapters::store::SqliteStore;
 use stormglass::adapters::store::etcd::EtcdStore;
+use stormglass::domain::clock::{BootId, Moment};
+use stormglass::domain::ids::{Address, NodeName, SiteName};
 use stormglass::domain::operation::OperationStatus;
+use stormglass::domain::report::{PostgresReport, PostgresState, Probes, Report, Standing, Tags};
 use stormglass::ports::Store;
+use tokio::task::JoinSet;
 
 use super::contract::{self, cluster, operation};
 use super::server::{Etcd, until};
@@ -27,7 +32,7 @@ impl Controller {
     }
 
     async fn get(&self, path: &str) -> Option<(u16, Value)> {
-        let client = reqwest::Client::builder().no_proxy().timeout(std::time::Duration::from_secs(5)).build();
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build();
         let request = client.expect("client").get(format!("{}{path}", self.url)).bearer_auth("viewer-secret");
         let answer = request.send().await.ok()?;
         let status = answer.status().as_u16();
@@ -89,6 +94,44 @@ fn stormglass() -> Command {
     Command::new(env!("CARGO_BIN_EXE_stormglass"))
 }
 
+/// Speaks as the agent of a host without data to each of `controllers`, for as long as what it returns lives.
+fn agent(controllers: &[Controller]) -> JoinSet<()> {
+    let report = |sequence| Report {
+        cluster: cluster(),
+        node: NodeName::new("db1").expect("valid"),
+        site: SiteName::new("a").expect("valid"),
+        address: Address::new("db1", 5432),
+        boot: BootId("boot".to_owned()),
+        incarnation: "1".to_owned(),
+        sequence,
+        sent_at: Moment(sequence),
+        version: "0".to_owned(),
+        standing: Standing::default(),
+        postgres: PostgresReport {
+            state: PostgresState::NoData,
+            control: None,
+            live: None,
+            probes: Probes::default(),
+            disk: None,
+        },
+        tags: Tags::default(),
+        tasks: Default::default(),
+    };
+    let mut speaking = JoinSet::new();
+    for controller in controllers {
+        let url = format!("{}/api/v1/clusters/main/heartbeat", controller.url);
+        speaking.spawn(async move {
+            let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(1)).build().expect("client");
+            for sequence in 1.. {
+                // Followers refuse, and a controller may be stopped or gone.
+                let _ = client.post(&url).bearer_auth("agent-secret").json(&report(sequence)).send().await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+    }
+    speaking
+}
+
 /// Waits until exactly one of `among` leads, and returns its place.
 async fn the_leader(controllers: &[Controller], among: &[usize]) -> usize {
     let found = std::cell::Cell::new(None);
@@ -129,6 +172,7 @@ async fn one_of_three_leads_and_is_replaced() {
     let home = tempfile::tempdir().expect("a directory");
     let controllers: Vec<Controller> = (0..3).map(|number| start(home.path(), &format!("c{number}"), &etcd)).collect();
     let urls: Vec<&str> = controllers.iter().map(|controller| controller.url.as_str()).collect();
+    let _agent = agent(&controllers);
     let all = [0, 1, 2];
     let first = the_leader(&controllers, &all).await;
     let others: Vec<usize> = all.into_iter().filter(|place| *place != first).collect();
@@ -175,6 +219,21 @@ async fn one_of_three_leads_and_is_replaced() {
     assert_eq!(the_leader(&controllers, &last).await, last[0]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_hears_no_agent_lets_another_one_lead() {
+    let etcd = Etcd::start(1).await;
+    let home = tempfile::tempdir().expect("a directory");
+    let controllers: Vec<Controller> = (0..2).map(|number| start(home.path(), &format!("c{number}"), &etcd)).collect();
+    let deaf = the_leader(&controllers, &[0, 1]).await;
+    let other = 1 - deaf;
+    assert_eq!(the_leader(&controllers, &[other]).await, other);
+    let log = std::fs::read_to_string(home.path().join(format!("c{deaf}.log"))).expect("a log");
+    assert!(log.contains("no agent reaches this controller"), "{log}");
+    // Once the other one is heard, the deaf one follows.
+    let _agent = agent(&controllers[other..=other]);
+    follows(&controllers, deaf, other).await;
+}
+
 fn migrate(config: &Path, from: &Path, more: &[&str]) -> (Option<i32>, String) {
     let output = stormglass()
         .args(["controller", "migrate-store", "--config"])
@@ -214,10 +273,11 @@ async fn an_embedded_store_is_copied_once_and_only_when_unused() {
     assert!(target.is_empty().await.expect("asked"), "a dry run wrote");
 
     let controller = start(home.path(), "c1", &etcd);
+    let speaking = agent(std::slice::from_ref(&controller));
     until("a controller leads", async || controller.leads().await).await;
     let (code, text) = migrate(&config, &from, &[]);
     assert!(code == Some(1) && text.contains("c1 leads on this etcd already"), "{text}");
-    drop(controller);
+    drop((speaking, controller));
     until("it is forgotten", async || etcd.ctl(&["get", "--prefix", "/stormglass/leaders/"]).is_empty()).await;
     // It has told events; the refusal says how to remove them.
     let (code, text) = migrate(&config, &from, &[]);

@@ -54,6 +54,20 @@ async fn swaps_are_those_of_a_plain_variable() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_barrier_that_was_written_twice_stops_one_swap_and_no_more() {
+    let etcd = Etcd::start(1).await;
+    let term = elected(&candidate(&etcd, "c1")).await;
+    let store = term.store();
+    assert_eq!(store.swap_record(None, &record(1)).await.expect("swap"), Swap::Stored);
+    // As a write that was sent twice leaves it.
+    etcd.ctl(&["put", "/stormglass/barrier/main", ""]);
+    let stopped = store.swap_record(Some(RecordNumber(1)), &record(2)).await.expect("swap");
+    assert_eq!(stopped, Swap::Conflict(Some(Box::new(record(1)))));
+    assert_eq!(store.swap_record(Some(RecordNumber(1)), &record(2)).await.expect("swap"), Swap::Stored);
+    assert_eq!(store.load_record(&cluster()).await.expect("load"), Some(record(2)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn prefixes_do_not_see_each_other() {
     let etcd = Etcd::start(1).await;
     let term = elected(&candidate(&etcd, "c1")).await;

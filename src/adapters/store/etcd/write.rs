@@ -143,6 +143,8 @@ impl EtcdStore {
             }
             Ok(Written::Differs(now)) => {
                 known.records.remove(cluster);
+                // A late duplicate of the barrier's write moves the barrier. Whatever is older than it compares an older revision.
+                known.barriers.remove(cluster);
                 drop(known);
                 let now = now.map(|pair| self.parse_record(&pair, cluster)).transpose()?;
                 // The first of two tries may have landed, and its answer been lost.
