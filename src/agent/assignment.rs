@@ -182,12 +182,7 @@ impl Agent {
         }
         match self.postgres.apply_synchronous(names, number, block_when_alone, CHANGE_TIMEOUT).await {
             Ok(report) => {
-                let mut local = self.local();
-                if let Some(live) = local.live.as_mut() {
-                    live.synchronous = Some(report.clone());
-                }
-                local.synchronous = Some(report);
-                local.blocks_when_alone = block_when_alone;
+                self.local().acknowledge(report, block_when_alone);
                 self.heartbeat_wanted.notify_one();
             }
             Err(error) => tracing::warn!(%error, %number, "synchronous_standby_names is not in force yet"),

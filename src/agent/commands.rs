@@ -286,6 +286,11 @@ impl Agent {
         }
         let presence = self.postgres.presence().await;
         let is_running = matches!(presence, Presence::Running { .. });
+        if is_running && self.local().closed {
+            let problem =
+                "PostgreSQL recovers from a crash and is closed to clients: promote once it is open or fenced";
+            return Err(Trouble::Failed(problem.to_owned()));
+        }
         match presence {
             Presence::Running { .. } => self.check_received(required).await?,
             Presence::Stopped => {}

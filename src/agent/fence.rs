@@ -204,15 +204,16 @@ impl Agent {
 
     /// The service ends. A primary is fenced, unless the cluster is paused; a standby goes on.
     pub(super) async fn stop_service(self: &Arc<Self>) {
-        let (is_primary, paused, lease) = {
+        let (is_primary, may_stay, lease) = {
             let local = self.local();
-            (local.is_primary(), local.paused, local.leases.current())
+            // Nobody would open one that is closed to clients.
+            (local.is_primary(), local.paused && !local.closed, local.leases.current())
         };
         let highest = self.keeper.read(|memory| memory.highest_epoch);
         if !is_primary || highest.0 == 0 {
             return;
         }
-        if paused && self.leave_running(highest).await {
+        if may_stay && self.leave_running(highest).await {
             return self.guard.release(highest);
         }
         tracing::info!("the service is stopped on a primary: fencing PostgreSQL and giving the lease back");

@@ -50,6 +50,8 @@ pub(super) struct Local {
     pub asking_until: Option<Moment>,
     /// It recovers, or has recovered, from a crash, and keeps clients out until a standby has what it recovered.
     pub closed: bool,
+    /// When it was last started again after a crash.
+    pub restarted_at: Option<Moment>,
     /// The agent itself stops PostgreSQL: its end is no crash.
     pub stopping: bool,
     /// Whom the standby follows.
@@ -176,6 +178,15 @@ impl Local {
         self.closed = false;
         self.connect = ProbeHistory::default();
         self.write = ProbeHistory::default();
+    }
+
+    /// The names are in force.
+    pub(super) fn acknowledge(&mut self, report: SynchronousReport, blocks_when_alone: bool) {
+        if let Some(live) = self.live.as_mut() {
+            live.synchronous = Some(report.clone());
+        }
+        self.synchronous = Some(report);
+        self.blocks_when_alone = blocks_when_alone;
     }
 
     /// The postmaster is gone, and with it everything that was known of its run.

@@ -74,6 +74,8 @@ pub(super) struct FakePostgres {
     pub is_cut_off: AtomicBool,
     /// How far the standby n2 has flushed; 0: it does not stream.
     pub standby_flushed: AtomicU64,
+    /// The names in force since the start.
+    pub synchronous: Mutex<Option<SynchronousReport>>,
 }
 
 impl FakePostgres {
@@ -96,6 +98,7 @@ impl FakePostgres {
             crashes_in_order: AtomicBool::new(false),
             is_cut_off: AtomicBool::new(false),
             standby_flushed: AtomicU64::new(0),
+            synchronous: Mutex::default(),
         })
     }
 
@@ -157,6 +160,7 @@ impl LocalPostgres for FakePostgres {
     }
     async fn start(&self, mode: &StartMode) -> Result<i32, PostgresError> {
         self.call(format!("start {mode:?}"));
+        *self.synchronous.lock().unwrap() = None;
         let is_standby = matches!(mode, StartMode::Standby { .. });
         self.in_recovery.store(is_standby, Ordering::SeqCst);
         *self.cluster_state.lock().unwrap() = if is_standby { "in archive recovery" } else { "in production" };
@@ -203,7 +207,7 @@ impl LocalPostgres for FakePostgres {
             replay_paused: false,
             receiver: in_recovery.then_some(receiver),
             standbys: self.standbys(),
-            synchronous: None,
+            synchronous: self.synchronous.lock().unwrap().clone(),
             waits: None,
             connections: None,
             clock: Default::default(),
@@ -245,7 +249,9 @@ impl LocalPostgres for FakePostgres {
         _timeout: Duration,
     ) -> Result<SynchronousReport, PostgresError> {
         self.call("apply_synchronous");
-        Ok(SynchronousReport { number, names: names.iter().cloned().collect(), barrier_lsn: Lsn(1_000) })
+        let report = SynchronousReport { number, names: names.iter().cloned().collect(), barrier_lsn: Lsn(1_000) };
+        *self.synchronous.lock().unwrap() = Some(report.clone());
+        Ok(report)
     }
     async fn tend_slots(&self, _peers: &BTreeSet<NodeName>, _timeout: Duration) -> Result<(), PostgresError> {
         Ok(())

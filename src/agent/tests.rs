@@ -8,7 +8,7 @@ use super::testing::{
     timers,
 };
 use crate::domain::command::{AssignedRole, Command, CommandEnvelope, CommandState};
-use crate::domain::epoch::Epoch;
+use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::ids::{Address, ClusterName, SystemIdentifier};
 use crate::domain::lsn::Lsn;
 use crate::domain::operation::StepName;
@@ -79,8 +79,19 @@ async fn after_a_crash_of_a_process_the_primary_lets_clients_in_once_its_standby
     bench.postgres.standby_flushed.store(1_000, Ordering::SeqCst);
     eventually("opened", || bench.postgres.count("open_to_clients") == 1).await;
     eventually("writable", || bench.agent.report().postgres.probes.write.last_success_age.is_some()).await;
+    let first_open = || {
+        let reports = bench.controllers.heard.lock().unwrap();
+        reports[heard..].iter().find_map(|report| report.postgres.live.clone())
+    };
+    eventually("told", || first_open().is_some()).await;
+    let names = first_open().and_then(|live| live.synchronous).map(|names| names.number);
+    assert_eq!(names, Some(RecordNumber(1)), "the first report after opening acknowledges");
     assert_eq!(bench.postgres.count("kill_family"), 0);
     assert_eq!(bench.stored().fence_confirmed, None, "it goes on in its epoch");
+
+    bench.postgres.crash();
+    eventually("fenced", || bench.stored().fence_confirmed == Some(Epoch(3))).await;
+    assert_eq!(bench.postgres.count("start Recovering"), 1, "one that goes on crashing is moved");
 }
 
 #[tokio::test]
@@ -92,6 +103,54 @@ async fn a_crashed_primary_whose_standby_does_not_come_fences_itself() {
     eventually("fenced", || bench.stored().fence_confirmed == Some(Epoch(3))).await;
     assert!(bench.postgres.count("start Recovering") == 1 && bench.postgres.count("open_to_clients") == 0);
     assert!(!bench.postgres.is_running());
+}
+
+/// Closed after a crash: its standby does not come.
+async fn closed() -> Bench {
+    let bench = leading().await;
+    eventually("assigned", || bench.agent.keeper.read(|memory| memory.assignment.is_some())).await;
+    bench.postgres.crashes_in_order.store(true, Ordering::SeqCst);
+    bench.postgres.crash();
+    let is_back = || bench.agent.local().closed && bench.agent.local().postmaster == Some(200);
+    eventually("started again", is_back).await;
+    bench
+}
+
+#[tokio::test]
+async fn a_closed_primary_is_not_left_running_while_paused() {
+    let bench = closed().await;
+    bench.agent.local().paused = true;
+    bench.agent.stop_service().await;
+    let stored = bench.stored();
+    assert_eq!((stored.fence_confirmed, stored.left_running), (Some(Epoch(3)), None));
+    assert!(!bench.postgres.is_running());
+}
+
+#[tokio::test]
+async fn a_closed_primary_is_not_opened_under_another_lease() {
+    let bench = closed().await;
+    bench.silence();
+    let lease = {
+        let mut local = bench.agent.local();
+        let lease = local.leases.current().expect("it leads");
+        let newer = super::lease::Lease { epoch: Epoch(4), ..lease };
+        assert!(local.leases.accept(newer));
+        newer
+    };
+    bench.postgres.standby_flushed.store(1_000, Ordering::SeqCst);
+    eventually("ended", || bench.agent.now() >= lease.deadline && !bench.postgres.is_running()).await;
+    assert_eq!(bench.postgres.count("open_to_clients"), 0);
+}
+
+#[test]
+fn a_fence_of_an_older_epoch_takes_no_newer_lease() {
+    let mut remembered = memory(4);
+    remembered.lease = Some(OwnLease { epoch: Epoch(4), deadline: HostClock.now(), boot: HostClock.boot() });
+    remembered.left_running = Some(Epoch(4));
+    remembered.confirm_fence(Epoch(3));
+    assert!(remembered.lease.is_some() && remembered.left_running == Some(Epoch(4)));
+    remembered.confirm_fence(Epoch(4));
+    assert!(remembered.lease.is_none() && remembered.left_running.is_none());
 }
 
 #[tokio::test]

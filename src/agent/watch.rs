@@ -129,7 +129,8 @@ impl Agent {
             }
             let before = (local.role, local.stopping);
             // One that ends again while it recovers is not started a third time.
-            let may_restart = names.is_some() && !local.closed && !local.stopping && local.role == Some(Role::Primary);
+            let is_left = local.stopping || local.leaving;
+            let may_restart = names.is_some() && !local.closed && !is_left && local.role == Some(Role::Primary);
             local.ended();
             (local.stopping, local.closed) = (before.1, may_restart);
             before

@@ -136,11 +136,11 @@ impl Memory {
         leased || assigned
     }
 
-    /// Confirms a fence; nothing older is ever unsaid.
+    /// Confirms a fence; nothing older is ever unsaid, and what a newer epoch gave stays.
     pub fn confirm_fence(&mut self, epoch: Epoch) {
         self.fence_confirmed = self.fence_confirmed.max(Some(epoch));
-        self.lease = None;
-        self.left_running = None;
+        self.lease = self.lease.take().filter(|lease| lease.epoch > epoch);
+        self.left_running = self.left_running.filter(|left| *left > epoch);
     }
 
     /// Remembers how a command ended and forgets the oldest.

@@ -44,6 +44,9 @@ use crate::ports::postgres::{DataChange, PostgresError, Presence, RewindOutcome,
 /// A healthy filesystem says in microseconds how full it is; a stalled one is not waited for.
 const DISK_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// A crashed primary waits for this answer, and is fenced without it.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A few small files are read, and rarely one is written and flushed; only a stalled disk takes longer.
 const CONFIGURATION_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -128,7 +131,12 @@ impl LocalPostgres for Postgres {
         };
         let lane = &self.setup.lanes.presence;
         let is_orderly = lane.run(DISK_TIMEOUT, "look at how PostgreSQL ended", look).await.unwrap_or(false);
-        is_orderly && self.presence().await == Presence::Stopped
+        if !is_orderly || self.presence().await != Presence::Stopped {
+            return false;
+        }
+        // Somebody's `pg_ctl stop` also removes the lock file; a crash leaves no shutdown checkpoint.
+        let read = within(CONTROL_TIMEOUT, "look at how PostgreSQL ended", self.control_data()).await;
+        read.is_ok_and(|control| control.is_some_and(|control| !control.is_shut_down()))
     }
 
     async fn is_closed_to_clients(&self) -> bool {
