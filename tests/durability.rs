@@ -188,6 +188,8 @@ async fn after_a_crash_nobody_sees_what_no_standby_confirmed() {
 
     second.postgres.promote(false, PATIENCE).await.expect("promoted");
     assert_eq!(second.sql("select count(*) from t").await.as_deref(), Some("2"));
+    second.postgres.stop_fast(PATIENCE).await.expect("stops");
+    assert!(!second.postgres.ended_after_crash().await, "a shutdown that somebody asked for is no crash");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::domain::ids::{Address, ClusterName, SystemIdentifier};
 use crate::domain::lsn::Lsn;
 use crate::domain::operation::StepName;
 use crate::domain::report::PostgresState;
-use crate::ports::agent::{HeldLease, OwnLease};
+use crate::ports::agent::{HeldLease, Memory, OwnLease};
 use crate::ports::clock::Clock;
 
 pub(super) fn held(epoch: u64, lasts: Duration) -> HeldLease {
@@ -124,6 +124,20 @@ async fn a_closed_primary_is_not_left_running_while_paused() {
     let stored = bench.stored();
     assert_eq!((stored.fence_confirmed, stored.left_running), (Some(Epoch(3)), None));
     assert!(!bench.postgres.is_running());
+}
+
+#[tokio::test]
+async fn a_closed_primary_is_not_promoted() {
+    let bench = closed().await;
+    let consented = |memory: &mut Memory| {
+        (memory.consented, memory.consented_boot) = (Some(Epoch(3)), Some(HostClock.boot()));
+    };
+    bench.agent.keeper.change(consented).await.unwrap();
+    let counts_from = bench.agent.now();
+    let promote = Command::Promote { grant: grant(3), counts_from, required_lsn: None, block_when_alone: false };
+    let state = bench.command(envelope(3, StepName::Promote, promote)).await;
+    assert!(matches!(&state, CommandState::Failed { error } if error.contains("closed to clients")), "{state:?}");
+    assert_eq!(bench.postgres.count("promote"), 0);
 }
 
 #[tokio::test]
