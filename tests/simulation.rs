@@ -31,6 +31,8 @@ mod run;
 mod scenarios;
 #[path = "simulation/server.rs"]
 mod server;
+#[path = "simulation/signal.rs"]
+mod signal;
 #[path = "simulation/store.rs"]
 mod store;
 #[path = "simulation/world.rs"]

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::clients;
 use super::etcd::{Election, LEADERSHIP_TTL};
+use super::signal;
 use super::world::{HOSTS, Life, Process, State, World, cluster, node, site};
 
 /// After its store could not be read, a controller tries again.
@@ -36,7 +37,7 @@ impl Slot {
 
 /// A controller that runs.
 pub struct ControllerProcess {
-    pub life: watch::Sender<Life>,
+    pub life: signal::Sender<Life>,
     pub process: Process,
     /// While it believes that it leads.
     pub leads: Option<Leads>,

@@ -11,10 +11,11 @@ use stormglass::domain::clock::Moment;
 use stormglass::ports::clock::Clock;
 use stormglass::ports::leadership::Leader;
 use stormglass::ports::{Leadership, Sole, Store, StoreError, Term};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::controllers::ControllerPort;
 use super::network::{Place, rest, travel};
+use super::signal;
 use super::store::StoreTrouble;
 use super::world::State;
 
@@ -162,12 +163,12 @@ struct SessionTerm {
     port: ControllerPort,
     session: u64,
     until: Mutex<Moment>,
-    over: watch::Sender<bool>,
+    over: signal::Sender<bool>,
 }
 
 impl SessionTerm {
     fn begin(port: ControllerPort, session: u64, until: Moment) -> Arc<Self> {
-        let over = watch::channel(false).0;
+        let over = signal::channel(false).0;
         let term = Arc::new(Self { port, session, until: Mutex::new(until), over });
         tokio::spawn(term.clone().keep());
         term
@@ -179,7 +180,7 @@ impl SessionTerm {
 
     async fn keep(self: Arc<Self>) {
         let session = self.session;
-        while !*self.over.borrow() {
+        while !self.over.get() {
             let left = self.until().since(self.port.now());
             tokio::time::sleep(KEEP_ALIVE.min(left)).await;
             self.port.process.pass().await;
@@ -210,7 +211,7 @@ impl Term for SessionTerm {
 
     async fn ended(&self) {
         let mut over = self.over.subscribe();
-        let _ = over.wait_for(|over| *over).await;
+        let _ = over.wait_for(|over| over).await;
     }
 
     async fn resign(&self) {

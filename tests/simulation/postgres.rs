@@ -70,7 +70,7 @@ impl HostPort {
                 }
                 Answers::Never => {
                     let mut running = self.world.lock().hosts[self.host].server.postmaster.subscribe();
-                    running.borrow_and_update();
+                    running.get_and_update();
                     // Its death ends the wait, and so does its waking up.
                     let left = timeout.saturating_sub(began.elapsed()).min(AWAKE_LOOK);
                     let ended = tokio::time::timeout(left, running.changed()).await.is_ok();
@@ -205,7 +205,7 @@ impl LocalPostgres for HostPort {
 
     async fn wait_for_exit(&self, postmaster: i32) {
         let mut running = self.world.lock().hosts[self.host].server.postmaster.subscribe();
-        let _ = running.wait_for(|running| *running != Some(postmaster)).await;
+        let _ = running.wait_for(|running| running != Some(postmaster)).await;
         self.process.pass().await;
     }
 

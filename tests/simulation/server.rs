@@ -9,10 +9,10 @@ use stormglass::domain::epoch::Epoch;
 use stormglass::domain::ids::NodeName;
 use stormglass::domain::lsn::{Fork, History, Lsn, Timeline};
 use stormglass::domain::report::SynchronousReport;
-use tokio::sync::watch;
 
 use super::mutants::Mutant;
 use super::network::Place;
+use super::signal;
 use super::world::{HOSTS, State, node};
 
 /// A standby that lost its primary, or was refused, asks again after this.
@@ -84,7 +84,7 @@ pub struct Server {
     /// WAL is on its disk this long after it arrived.
     pub lag_micros: u64,
     /// Who runs, for those who wait for its end.
-    pub postmaster: watch::Sender<Option<i32>>,
+    pub postmaster: signal::Sender<Option<i32>>,
     next_postmaster: i32,
 }
 
@@ -108,7 +108,7 @@ impl Server {
             run: None,
             disk: Disk::Fine,
             lag_micros: 0,
-            postmaster: watch::channel(None).0,
+            postmaster: signal::channel(None).0,
             next_postmaster: 100,
         };
         server.begin(0, index != 0, (index != 0).then_some(0));

@@ -15,7 +15,6 @@ use stormglass::domain::epoch::Epoch;
 use stormglass::domain::ids::{Address, ClusterName, NodeName, SiteName};
 use stormglass::domain::policy::DurabilityMode;
 use stormglass::ports::agent::{HeldLease, Memory};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::checks::Ledger;
@@ -24,6 +23,7 @@ use super::mutants::Mutant;
 use super::network::Network;
 use super::random::Random;
 use super::server::{Hang, Server};
+use super::signal;
 use super::store::StoreDisk;
 
 /// How many database hosts there are.
@@ -41,18 +41,18 @@ pub enum Life {
 /// A process as its ports see it: whatever it wants from outside waits while it is stopped, and for ever once it is dead.
 /// So the tasks of a killed process can do no harm, and need not be found.
 #[derive(Clone)]
-pub struct Process(pub watch::Receiver<Life>);
+pub struct Process(pub signal::Receiver<Life>);
 
 impl Process {
-    pub fn new() -> (watch::Sender<Life>, Self) {
-        let (sender, receiver) = watch::channel(Life::Running);
+    pub fn new() -> (signal::Sender<Life>, Self) {
+        let (sender, receiver) = signal::channel(Life::Running);
         (sender, Self(receiver))
     }
 
     pub async fn pass(&self) {
         let mut life = self.0.clone();
         loop {
-            let seen = *life.borrow_and_update();
+            let seen = life.get_and_update();
             match seen {
                 Life::Running => return,
                 Life::Dead => std::future::pending().await,
@@ -63,13 +63,13 @@ impl Process {
     }
 
     pub fn is_dead(&self) -> bool {
-        *self.0.borrow() == Life::Dead || self.0.has_changed().is_err()
+        self.0.get() == Life::Dead || self.0.is_final()
     }
 }
 
 /// A running agent.
 pub struct AgentProcess {
-    pub life: watch::Sender<Life>,
+    pub life: signal::Sender<Life>,
     pub process: Process,
     /// `None` while it begins.
     pub handler: Option<Arc<dyn AgentHandler>>,
