@@ -385,6 +385,10 @@ impl LocalPostgres for HostPort {
                 && theirs.history.contains(own.history.timeline, lsn(own.wal.len()))
                 && own.wal.len() <= theirs.wal.len()
             {
+                // Two promotions from one point took the same number: the adapter tells them apart by their first records.
+                if own.wal.last() != own.wal.len().checked_sub(1).and_then(|last| theirs.wal.get(last)) {
+                    return Err(failed("rewind", "the same timeline and different histories: reclone the node"));
+                }
                 own.state = "in archive recovery";
                 return Ok(RewindOutcome::NotNeeded);
             }
