@@ -365,7 +365,9 @@ impl State {
         };
         let done: Vec<(u64, usize)> = run.waiting.iter().filter(|(_, position)| *position <= until).copied().collect();
         run.waiting.retain(|(_, position)| *position > until);
-        let epoch = self.hosts[host].guard.held.map_or(Epoch(0), |held| held.epoch);
+        // While a fence is under way the lease is given back already, and what is confirmed until it is over is still of its epoch.
+        let guard = &self.hosts[host].guard;
+        let epoch = guard.held.map(|held| held.epoch).or(guard.released).unwrap_or(Epoch(0));
         for (identity, position) in done {
             self.acknowledge(host, identity, position, epoch);
         }
