@@ -2,6 +2,7 @@
 //!
 //! Decisions never enter.
 
+mod agent_http;
 pub mod agent_memory;
 pub mod control;
 pub mod controller_link;

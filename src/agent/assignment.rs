@@ -76,10 +76,14 @@ impl Agent {
 
     /// True unless the node has data of another cluster.
     pub(super) fn is_own_data(&self, identifier: SystemIdentifier) -> bool {
+        self.system_identifier().is_none_or(|own| own == identifier)
+    }
+
+    /// Which cluster's data the node has, as PostgreSQL or `pg_control` says.
+    pub(super) fn system_identifier(&self) -> Option<SystemIdentifier> {
         let local = self.local();
         let live = local.live.as_ref().map(|live| live.system_identifier);
-        let own = live.or_else(|| local.control.as_ref().map(|control| control.system_identifier));
-        own.is_none_or(|own| own == identifier)
+        live.or_else(|| local.control.as_ref().map(|control| control.system_identifier))
     }
 
     /// Puts the last assignment in force, and tends the slots.

@@ -340,8 +340,8 @@ impl Agent {
             memory.lease = Some(OwnLease { epoch: lease.epoch, deadline: lease.deadline, boot });
         });
         self.guard.hold(lease.held()).await.map_err(|error| Trouble::Failed(error.to_string()))?;
+        // As at a renewal: whoever fences gives the lease back to the guard once nothing runs any more.
         if !self.local().leases.accept(lease) {
-            self.guard.release(lease.epoch);
             return Err(Trouble::Refused(format!("the node was fenced in epoch {} meanwhile", lease.epoch)));
         }
         self.lease_changed.notify_one();

@@ -147,8 +147,9 @@ impl Agent {
         if let Err(error) = self.guard.hold(lease.held()).await {
             return tracing::warn!(%error, "the lease is not renewed: nobody would watch over it");
         }
+        // A fence is under way. The guard watches on until that has ended, and is told so by it.
         if !self.local().leases.accept(lease) {
-            return self.guard.release(lease.epoch);
+            return;
         }
         let leaving = {
             let mut local = self.local();

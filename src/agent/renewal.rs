@@ -182,13 +182,10 @@ impl Agent {
         PromiseReply::Promised
     }
 
+    /// What the last assignment was about stands in for a PostgreSQL that has not answered this agent yet.
     fn own_system_identifier(&self) -> Option<SystemIdentifier> {
-        let local = self.local();
-        let live = local.live.as_ref().map(|live| live.system_identifier);
-        let stored = local.control.as_ref().map(|control| control.system_identifier);
-        live.or(stored).or_else(|| {
-            self.keeper.read(|memory| memory.assignment.as_ref().map(|assignment| assignment.system_identifier))
-        })
+        let assigned = || self.keeper.read(|memory| memory.assignment.as_ref().map(|last| last.system_identifier));
+        self.system_identifier().or_else(assigned)
     }
 }
 

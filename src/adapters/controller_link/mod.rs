@@ -10,13 +10,11 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::agent_http::{client, root_cause};
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
 use crate::domain::ids::ClusterName;
 use crate::domain::report::{ProxyReport, Report};
 use crate::ports::agent::{ControllerLink, LinkError};
-
-/// Connections that are not used for this long are closed. Heartbeats come many times as often.
-const IDLE: Duration = Duration::from_secs(90);
 
 /// Reaches controllers by their base URLs.
 pub struct HttpControllerLink {
@@ -28,12 +26,7 @@ pub struct HttpControllerLink {
 impl HttpControllerLink {
     /// `controllers` are base URLs such as `http://10.0.0.1:8432`.
     pub fn new(controllers: &[String], token: &str) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .tcp_nodelay(true)
-            .no_proxy()
-            .pool_idle_timeout(IDLE)
-            .user_agent(concat!("stormglass-agent/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+        let client = client()?;
         let controllers = controllers.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
         Ok(Self { client, controllers, token: token.to_owned() })
     }
@@ -78,15 +71,6 @@ impl HttpControllerLink {
         }
         response.json().await.map_err(|error| format!("{url}: {}", root_cause(&error)))
     }
-}
-
-/// reqwest's own text repeats the URL and hides the reason.
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 #[async_trait]

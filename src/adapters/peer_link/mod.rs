@@ -7,12 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::agent_http::{client, root_cause};
 use crate::domain::command::{PromiseReply, PromiseRequest};
 use crate::domain::ids::NodeName;
 use crate::ports::agent::{LinkError, PeerLink};
-
-/// Connections that are not used for this long are closed.
-const IDLE: Duration = Duration::from_secs(90);
 
 /// Reaches other agents by their base URLs.
 pub struct HttpPeerLink {
@@ -24,12 +22,7 @@ pub struct HttpPeerLink {
 impl HttpPeerLink {
     /// `elsewhere`: peers that this host reaches at another base URL than the controllers do.
     pub fn new(elsewhere: BTreeMap<NodeName, String>, token: &str) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .tcp_nodelay(true)
-            .no_proxy()
-            .pool_idle_timeout(IDLE)
-            .user_agent(concat!("stormglass-agent/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+        let client = client()?;
         Ok(Self { client, elsewhere, token: token.to_owned() })
     }
 
@@ -42,15 +35,6 @@ impl HttpPeerLink {
         }
         response.json().await.map_err(|error| root_cause(&error))
     }
-}
-
-/// reqwest's own text repeats the URL and hides the reason.
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 #[async_trait]
