@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::wire::{ClusterStatus, Explanation, MutationReply, Problem};
+use super::wire::{BackupList, ClusterStatus, Explanation, MutationReply, Problem};
 use crate::domain::clock::WallTime;
 use crate::domain::operation::Operation;
 
@@ -148,6 +148,11 @@ impl Client {
         self.document(&format!("/api/v1/clusters/{cluster}/explain")).await
     }
 
+    /// What is in the backup repository.
+    pub async fn backups(&self, cluster: &str) -> Result<Document<BackupList>, ClientError> {
+        self.document(&format!("/api/v1/clusters/{cluster}/backups")).await
+    }
+
     /// The newest events, newest first.
     pub async fn events(&self, cluster: &str, limit: usize) -> Result<Document<Vec<Event>>, ClientError> {
         self.list(&format!("/api/v1/clusters/{cluster}/events?limit={limit}")).await
@@ -178,7 +183,7 @@ impl Client {
         self.send(Method::POST, &path, Some(&serde_json::json!({}))).await
     }
 
-    /// `POST …/{verb}`: switchover, failover, pause, resume, fence, unfence, rejoin.
+    /// `POST …/{verb}`: switchover, failover, pause, resume, fence, unfence, rejoin, backup, drill, restore.
     pub async fn mutate(
         &self,
         cluster: &str,

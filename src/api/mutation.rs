@@ -9,7 +9,10 @@ use super::authentication::Caller;
 use super::body;
 use super::controller::ControllerHandler;
 use super::routes::Endpoint;
-use super::wire::{FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, SwitchoverRequest};
+use super::wire::{
+    BackupRequest, DrillRequest, FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, RestoreRequest,
+    SwitchoverRequest,
+};
 
 /// A change that was asked for.
 pub(super) enum Mutation {
@@ -19,6 +22,9 @@ pub(super) enum Mutation {
     Fence(NodeRequest),
     Unfence(NodeRequest),
     Rejoin(NodeRequest),
+    Backup(BackupRequest),
+    Drill(DrillRequest),
+    Restore(RestoreRequest),
     Pause(PauseRequest),
     Resume,
 }
@@ -36,6 +42,9 @@ impl Mutation {
             Endpoint::Fence => Self::Fence(body::parse(headers, body)?),
             Endpoint::Unfence => Self::Unfence(body::parse(headers, body)?),
             Endpoint::Rejoin => Self::Rejoin(body::parse(headers, body)?),
+            Endpoint::Backup => Self::Backup(body::parse(headers, body)?),
+            Endpoint::Drill => Self::Drill(body::parse(headers, body)?),
+            Endpoint::Restore => Self::Restore(body::parse(headers, body)?),
             Endpoint::Pause => Self::Pause(body::parse(headers, body)?),
             Endpoint::Cancel => body::parse::<Nothing>(headers, body).map(|_| Self::Cancel)?,
             Endpoint::Resume => body::parse::<Nothing>(headers, body).map(|_| Self::Resume)?,
@@ -57,6 +66,9 @@ impl Mutation {
             Self::Fence(request) => handler.fence(target, request, caller).await,
             Self::Unfence(request) => handler.unfence(target, request, caller).await,
             Self::Rejoin(request) => handler.rejoin(target, request, caller).await,
+            Self::Backup(request) => handler.backup(target, request, caller).await,
+            Self::Drill(request) => handler.drill(target, request, caller).await,
+            Self::Restore(request) => handler.restore(target, request, caller).await,
             Self::Pause(request) => handler.pause(target, request, caller).await,
             Self::Resume => handler.resume(target, caller).await,
         }
@@ -74,6 +86,9 @@ impl fmt::Display for Mutation {
             Self::Switchover(request) => line(request),
             Self::Failover(request) => line(request),
             Self::Fence(request) | Self::Unfence(request) | Self::Rejoin(request) => line(request),
+            Self::Backup(request) => line(request),
+            Self::Drill(request) => line(request),
+            Self::Restore(request) => line(request),
             Self::Pause(request) => line(request),
         };
         formatter.write_str(&line)

@@ -57,6 +57,14 @@ pub enum Endpoint {
     Unfence,
     /// Brings a node back.
     Rejoin,
+    /// What is in the backup repository.
+    Backups,
+    /// Takes a backup.
+    Backup,
+    /// Restores one on trial.
+    Drill,
+    /// Begins anew from the repository.
+    Restore,
     /// Automation off.
     Pause,
     /// Automation on.
@@ -71,7 +79,7 @@ impl Endpoint {
     /// True for what changes something at a person's wish: audited, whatever comes of it.
     pub fn is_mutation(self) -> bool {
         use Endpoint::*;
-        matches!(self, Cancel | Switchover | Failover | Fence | Unfence | Rejoin | Pause | Resume)
+        matches!(self, Cancel | Switchover | Failover | Fence | Unfence | Rejoin | Backup | Drill | Restore | Pause | Resume)
     }
 
     /// The verb in the audit log and in messages.
@@ -95,6 +103,10 @@ impl Endpoint {
             Endpoint::Fence => "fence",
             Endpoint::Unfence => "unfence",
             Endpoint::Rejoin => "rejoin",
+            Endpoint::Backups => "backups",
+            Endpoint::Backup => "backup",
+            Endpoint::Drill => "drill",
+            Endpoint::Restore => "restore",
             Endpoint::Pause => "pause",
             Endpoint::Resume => "resume",
             Endpoint::Heartbeat => "heartbeat",
@@ -144,11 +156,12 @@ const fn post(path: &'static str, access: Access, endpoint: Endpoint) -> Route {
 }
 
 const VIEWER: Access = Access::AtLeast(Role::Viewer);
+const BACKUP: Access = Access::AtLeast(Role::Backup);
 const OPERATOR: Access = Access::AtLeast(Role::Operator);
 const ADMIN: Access = Access::AtLeast(Role::Admin);
 
 /// Every route.
-pub static ROUTES: [Route; 23] = [
+pub static ROUTES: [Route; 27] = [
     get("/health", Access::Open, Endpoint::Health),
     get("/ready", Access::Open, Endpoint::Ready),
     get("/metrics", Access::Open, Endpoint::Metrics),
@@ -168,6 +181,10 @@ pub static ROUTES: [Route; 23] = [
     post("/api/v1/clusters/{cluster}/fence", OPERATOR, Endpoint::Fence),
     post("/api/v1/clusters/{cluster}/unfence", OPERATOR, Endpoint::Unfence),
     post("/api/v1/clusters/{cluster}/rejoin", OPERATOR, Endpoint::Rejoin),
+    get("/api/v1/clusters/{cluster}/backups", VIEWER, Endpoint::Backups),
+    post("/api/v1/clusters/{cluster}/backup", BACKUP, Endpoint::Backup),
+    post("/api/v1/clusters/{cluster}/drill", BACKUP, Endpoint::Drill),
+    post("/api/v1/clusters/{cluster}/restore", OPERATOR, Endpoint::Restore),
     post("/api/v1/clusters/{cluster}/pause", OPERATOR, Endpoint::Pause),
     post("/api/v1/clusters/{cluster}/resume", OPERATOR, Endpoint::Resume),
     post("/api/v1/clusters/{cluster}/heartbeat", Access::Agents, Endpoint::Heartbeat),

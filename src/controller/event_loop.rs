@@ -58,6 +58,8 @@ pub(super) enum Event {
     Ask { request: Request, origin: String, dry_run: bool, reply: oneshot::Sender<(Plan, Option<Operation>)> },
     /// An operator pauses or resumes.
     Pause { until: Option<WallTime>, who: String, reply: oneshot::Sender<()> },
+    /// Something that people are to be told, and that the loop itself does not see.
+    News(Box<crate::telemetry::event::Event>),
     /// The store did not take a write, for the first time since it took one.
     StoreFailed { problem: String },
     /// An operator stops an operation. `None`: there is no such operation; an error: why it is too late.
@@ -222,6 +224,7 @@ impl Controller {
             Event::Pause { until, who, reply } => {
                 self.state.wishes.push_back((Wish::Pause { until, who }, Some(reply)));
             }
+            Event::News(event) => self.tell(&event),
             Event::StoreFailed { problem } => self.note_store_failed(problem),
             Event::Cancel { operation, reply } => {
                 let found = self.state.operation_mut(&operation).map(|operation| {

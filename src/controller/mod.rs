@@ -3,6 +3,7 @@
 //! One task owns all state and never waits for anything outside; every effect runs in a task of its own and comes back as
 //! an event. Decisions are made on every event. No rule about *what* to do lives here.
 
+mod backup;
 mod drive;
 mod event_loop;
 mod execute;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::config::backup::ControllerBackupSection;
 use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::operation::Operation;
 use crate::domain::policy::Policy;
@@ -70,6 +72,8 @@ pub struct ControllerParts {
     pub primary_probe: Arc<dyn PrimaryProbe>,
     /// Counters.
     pub metrics: Arc<ControllerMetrics>,
+    /// When backups and drills are made; `None`: only when somebody asks.
+    pub backup: Option<ControllerBackupSection>,
 }
 
 /// What was stored when the controller began.
@@ -93,6 +97,9 @@ pub async fn start(parts: ControllerParts, shutdown: watch::Receiver<bool>) -> R
     }
     for operation in operations.iter().filter(|operation| !operation.status.is_final()) {
         tracing::info!(operation = %operation.id, kind = operation.kind.label(), "operation resumed from its journal");
+    }
+    if let Some(keeper) = backup::Keeper::new(&parts, events.clone()) {
+        tokio::spawn(keeper.run(store.clone()));
     }
     let handle = ControllerHandle::new(events.clone(), &parts, store);
     let remembered = Remembered { record, operations };

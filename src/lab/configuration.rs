@@ -89,6 +89,7 @@ pub fn controller(
             })
             .collect(),
         prometheus: Some(PrometheusSection { url: url(&layout.prometheus) }),
+        backup: None,
     })
 }
 
@@ -133,6 +134,7 @@ pub fn node_agent(layout: &Layout, node: &NodeLayout, programs: &Programs) -> an
         }),
         proxy: None,
         tags: Tags::default(),
+        backup: None,
     })
 }
 
@@ -178,6 +180,7 @@ pub fn proxy_agent(layout: &Layout, proxy: &ProxyLayout) -> anyhow::Result<Agent
             }),
         }),
         tags: Tags::default(),
+        backup: None,
     })
 }
 

@@ -89,6 +89,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         .map(|node| ConfiguredNode { name: node.name.clone(), site: node.site.clone(), agent: node.agent.clone() })
         .collect();
     let proxies: Vec<ProxyName> = config.proxies.iter().map(|proxy| proxy.name.clone()).collect();
+    let backup = config.backup.clone();
     Ok(Box::new(move |term| ControllerParts {
         name: name.clone(),
         cluster: cluster.clone(),
@@ -101,6 +102,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         proxy_control: control.clone(),
         primary_probe: Arc::new(TcpPrimaryProbe),
         metrics: metrics(),
+        backup: backup.clone(),
     }))
 }
 

@@ -165,6 +165,7 @@ impl Place {
             divergent_directory: directory.join("divergent"),
             os_user: self.user.map(|_| "postgres".to_owned()),
             log_file: directory.join("postgres.log"),
+            archive_stop_file: None,
         };
         let postgres = Postgres::new(settings.clone()).expect("good settings");
         Node { name, settings, postgres, user: self.user, bin: self.bin.clone() }
