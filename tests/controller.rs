@@ -134,6 +134,7 @@ async fn start_for(leads_for: Option<Duration>, stale_after: Duration, operation
         Some(leads_for) => Arc::new(Ending { sole, until: clock.now().plus(leads_for) }),
     };
     let parts = ControllerParts {
+        backup: None,
         name: "controller-1".to_owned(),
         cluster: cluster(),
         policy,

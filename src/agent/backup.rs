@@ -98,7 +98,9 @@ impl Agent {
     async fn prepare_repository(&self, progress: &Progress) -> Outcome {
         let repository = self.repository()?;
         if !self.local().is_primary() {
-            return Err(Trouble::Refused("the node is not the primary: only that one can speak for the database".to_owned()));
+            return Err(Trouble::Refused(
+                "the node is not the primary: only that one can speak for the database".to_owned(),
+            ));
         }
         progress.tell("making the repository ready");
         repository.prepare().await?;
@@ -136,12 +138,7 @@ impl Agent {
         Ok(noted(plan))
     }
 
-    async fn restore_copy(
-        &self,
-        label: &str,
-        place: &CopyPlace,
-        tell: &(dyn Fn(String) + Send + Sync),
-    ) -> Outcome {
+    async fn restore_copy(&self, label: &str, place: &CopyPlace, tell: &(dyn Fn(String) + Send + Sync)) -> Outcome {
         let repository = self.repository()?;
         let directory = self.copy_directory(place)?;
         tell(format!("restoring {label}"));

@@ -157,9 +157,7 @@ impl Agent {
             | Command::RestoreCopy { .. }
             | Command::RecoverCopy { .. }
             | Command::CheckCopy { .. }
-            | Command::RemoveCopy { .. } => {
-                Err(Trouble::Refused("not a command for this place".to_owned()))
-            }
+            | Command::RemoveCopy { .. } => Err(Trouble::Refused("not a command for this place".to_owned())),
             Command::Demote { timeout } => {
                 progress.tell("fast shutdown");
                 self.demote(epoch, *timeout).await

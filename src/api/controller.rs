@@ -6,8 +6,8 @@ use async_trait::async_trait;
 
 use super::authentication::Caller;
 use super::wire::{
-    BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, RestoreRequest,
-    SwitchoverRequest,
+    BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
+    PauseRequest, Problem, RestoreRequest, SwitchoverRequest,
 };
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::domain::backup::{BackupType, Repository};
 use crate::domain::clock::WallTime;
@@ -16,8 +17,22 @@ use crate::domain::plan::{Plan, Reason};
 /// Version of every document below.
 pub const SCHEMA_VERSION: u32 = 1;
 
+/// `GET /health`, `GET /ready`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Word {
+    /// `ok`, `ready`.
+    pub status: String,
+}
+
+impl Word {
+    /// Wraps it.
+    pub fn new(status: &str) -> Self {
+        Self { status: status.to_owned() }
+    }
+}
+
 /// One word for the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// Writable, and as redundant as configured.
@@ -43,7 +58,7 @@ impl Health {
 }
 
 /// `GET /api/v1/clusters/{cluster}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ClusterStatus {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -95,7 +110,7 @@ pub struct ClusterStatus {
 }
 
 /// A warning with the next command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Warning {
     /// What is wrong.
     pub message: String,
@@ -104,7 +119,7 @@ pub struct Warning {
 }
 
 /// Timers of the lease protocol, in seconds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TimerStatus {
     /// Target.
     pub rto_seconds: f64,
@@ -139,7 +154,7 @@ pub struct TimerStatus {
 }
 
 /// A rule that the timers must keep.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TimerRule {
     /// In the words of the settings.
     pub rule: String,
@@ -154,7 +169,7 @@ pub struct TimerRule {
 }
 
 /// How long one class of fault stops the writers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ExpectedOutage {
     /// What happens.
     pub fault: String,
@@ -165,7 +180,7 @@ pub struct ExpectedOutage {
 }
 
 /// One node of [`ClusterStatus`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NodeStatus {
     /// The node.
     pub name: NodeName,
@@ -200,7 +215,7 @@ pub struct NodeStatus {
 }
 
 /// One proxy of [`ClusterStatus`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProxyStatus {
     /// The proxy.
     pub name: String,
@@ -217,7 +232,7 @@ pub struct ProxyStatus {
 }
 
 /// What would happen if the primary were lost now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FailoverPreview {
     /// Who would be promoted; `null`: nobody.
     pub candidate: Option<NodeName>,
@@ -226,7 +241,7 @@ pub struct FailoverPreview {
 }
 
 /// Body of `POST …/switchover`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SwitchoverRequest {
     /// Who shall take over; the best candidate if not given.
@@ -238,7 +253,7 @@ pub struct SwitchoverRequest {
 }
 
 /// Body of `POST …/failover`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FailoverRequest {
     /// Who shall take over; the best candidate if not given.
@@ -254,7 +269,7 @@ pub struct FailoverRequest {
 }
 
 /// Body of `POST …/fence`, `…/unfence` and `…/rejoin`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NodeRequest {
     /// Which node.
@@ -268,7 +283,7 @@ pub struct NodeRequest {
 }
 
 /// Body of `POST …/pause`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PauseRequest {
     /// How long, in seconds; one hour if not given.
@@ -276,7 +291,7 @@ pub struct PauseRequest {
 }
 
 /// Body of `POST …/backup`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BackupRequest {
     /// `full`, `diff` or `incr`; incremental if not given.
@@ -287,7 +302,7 @@ pub struct BackupRequest {
 }
 
 /// Body of `POST …/drill`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DrillRequest {
     /// Only plan.
@@ -295,7 +310,7 @@ pub struct DrillRequest {
 }
 
 /// Body of `POST …/restore`. To the end of the WAL in the repository, unless it says up to where.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RestoreRequest {
     /// To the last commit made until then.
@@ -311,7 +326,7 @@ pub struct RestoreRequest {
 }
 
 /// `GET …/backups`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BackupList {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -326,7 +341,7 @@ pub struct BackupList {
 }
 
 /// A backup that was read back after it was taken.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VerifiedBackup {
     /// When.
     pub at: WallTime,
@@ -337,7 +352,7 @@ pub struct VerifiedBackup {
 }
 
 /// Answer to every mutation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct MutationReply {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -352,7 +367,7 @@ pub struct MutationReply {
 }
 
 /// `GET …/explain`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Explanation {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -368,7 +383,7 @@ pub struct Explanation {
 }
 
 /// One node of [`Explanation`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NodeExplanation {
     /// The node.
     pub node: NodeName,
@@ -381,7 +396,7 @@ pub struct NodeExplanation {
 }
 
 /// RFC 9457 problem document: every error of the API.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// `about:blank` or a path of the documentation.
     #[serde(rename = "type")]
@@ -401,7 +416,7 @@ pub struct Problem {
 }
 
 /// The controller that leads.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LeaderAddress {
     /// Its name.
     pub name: String,

@@ -257,7 +257,10 @@ impl AgentBackupSection {
             }
             (None, Some(_)) => {}
             (Some(_), Some(_)) => {
-                return Err(Violation::at("backup.path", "a repository is a directory or a bucket: give path or [backup.s3]"));
+                return Err(Violation::at(
+                    "backup.path",
+                    "a repository is a directory or a bucket: give path or [backup.s3]",
+                ));
             }
             (None, None) => {
                 return Err(Violation::at("backup", "where is the repository? Give path, or [backup.s3]"));
@@ -383,7 +386,9 @@ mod tests {
         };
         assert_eq!(check("time_zone = 'Europe/Berlin'\n[[schedule]]\ncron = '30 2 * * sun'\ndo = 'full'"), Ok(()));
         assert!(check("time_zone = 'Berlin'").expect_err("no zone").contains("Europe/Berlin"));
-        assert!(check("[[schedule]]\ncron = 'at night'\ndo = 'full'").expect_err("no cron").contains("cron expression"));
+        assert!(
+            check("[[schedule]]\ncron = 'at night'\ndo = 'full'").expect_err("no cron").contains("cron expression")
+        );
         assert!(check("[[schedule]]\ncron = '0 3 * * *'\ndo = 'pray'").is_err());
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::ControllerParts;
 use super::event_loop::{Event, Glance};
+use crate::api::wire::VerifiedBackup;
 use crate::config::backup::{ControllerBackupSection, Job};
 use crate::decide::request::Request;
 use crate::domain::backup::{BackupType, DrillMark, Repository, label_of};
@@ -19,7 +20,6 @@ use crate::domain::epoch::Epoch;
 use crate::domain::ids::{ClusterName, NodeName, OperationId};
 use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepName, StepState};
 use crate::domain::view::View;
-use crate::api::wire::VerifiedBackup;
 use crate::ports::{Clock, ControlError, NodeControl, Store};
 use crate::telemetry::backup_metrics::DrillFigures;
 use crate::telemetry::event::Event as Told;
@@ -265,9 +265,7 @@ impl Keeper {
                 continue;
             }
             let request = match job.backup_type() {
-                Some(backup_type) => {
-                    Request::Backup { backup_type, from_standby: self.section.from_standby }
-                }
+                Some(backup_type) => Request::Backup { backup_type, from_standby: self.section.from_standby },
                 None => Request::Drill,
             };
             let (reply, answer) = oneshot::channel();

@@ -29,12 +29,7 @@ fn repository_is_free(operations: &[Operation]) -> Result<(), Vec<Reason>> {
 }
 
 /// The cluster is ready: its primary accepts writes, and nothing moves it.
-fn is_ready(
-    view: &View,
-    record: &ClusterRecord,
-    policy: &Policy,
-    operations: &[Operation],
-) -> Result<(), Vec<Reason>> {
+fn is_ready(view: &View, record: &ClusterRecord, policy: &Policy, operations: &[Operation]) -> Result<(), Vec<Reason>> {
     repository_is_free(operations)?;
     if let Some(running) = moving(operations) {
         let words = format!("{} {}: it is tried again afterwards", running.kind.label(), running.id);
@@ -56,17 +51,13 @@ fn is_ready(
 fn streaming<'view>(view: &'view View, record: &'view ClusterRecord) -> Vec<&'view NodeName> {
     let rows = view.report(&record.holder).and_then(|report| report.postgres.live.as_ref());
     let streams = |node: &NodeName| {
-        rows.is_some_and(|live| {
-            live.standbys.iter().any(|row| row.node == node.as_str() && row.state == "streaming")
-        })
+        rows.is_some_and(|live| live.standbys.iter().any(|row| row.node == node.as_str() && row.state == "streaming"))
     };
     let mut names: Vec<&NodeName> = view
         .nodes
         .values()
         .filter(|node| node.node != record.holder && streams(&node.node))
-        .filter(|node| {
-            node.report.known().is_some_and(|report| report.postgres.state == PostgresState::Running)
-        })
+        .filter(|node| node.report.known().is_some_and(|report| report.postgres.state == PostgresState::Running))
         .map(|node| &node.node)
         .collect();
     names.sort_by_key(|node| (record.eligible.contains(*node), (*node).clone()));

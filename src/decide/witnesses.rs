@@ -65,9 +65,7 @@ impl Hearing<'_> {
             OperationKind::Rejoin { .. }
             | OperationKind::Fence { .. }
             | OperationKind::Backup { .. }
-            | OperationKind::Drill { .. } => {
-                self.view.record.as_ref().map(|record| record.holder.clone())
-            }
+            | OperationKind::Drill { .. } => self.view.record.as_ref().map(|record| record.holder.clone()),
         }
     }
 

@@ -8,12 +8,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::clock::WallTime;
 use super::lsn::{Fork, Lsn};
 
 /// How much a backup holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BackupType {
     /// Everything.
@@ -52,7 +53,7 @@ impl FromStr for BackupType {
 }
 
 /// Up to where a restore replays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "target", rename_all = "snake_case")]
 pub enum RecoveryTarget {
     /// To the end of the WAL in the repository.
@@ -80,7 +81,7 @@ impl fmt::Display for RecoveryTarget {
 }
 
 /// One backup in the repository.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BackupSet {
     /// The repository's name for it, as in `20261128-143346F`.
     pub label: String,
@@ -95,8 +96,10 @@ pub struct BackupSet {
     /// Where it is consistent.
     pub stop_lsn: Lsn,
     /// First WAL segment that it needs.
+    #[schema(value_type = String)]
     pub first_segment: WalSegment,
     /// Last WAL segment without which it is worth nothing.
+    #[schema(value_type = String)]
     pub last_segment: WalSegment,
     /// The database, in bytes.
     pub database_bytes: u64,
@@ -111,13 +114,15 @@ pub struct BackupSet {
 }
 
 /// What an agent found in the repository.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Repository {
     /// Every backup, oldest first.
     pub backups: Vec<BackupSet>,
     /// First WAL segment of the current database.
+    #[schema(value_type = Option<String>)]
     pub first_segment: Option<WalSegment>,
     /// Last one.
+    #[schema(value_type = Option<String>)]
     pub last_segment: Option<WalSegment>,
     /// When WAL last arrived in it, by the primary's word.
     #[serde(default)]
@@ -228,9 +233,6 @@ pub struct Archive {
     /// Size of a segment, in bytes.
     pub segment_bytes: u64,
 }
-
-
-
 
 impl Archive {
     /// The newest timeline that the repository knows and that `timeline` leads to.

@@ -9,11 +9,15 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::client::TABLE;
 use super::layout::{
     ANY_DATABASE_CLIENT, APPLICATION_ROLE, CONTROLLER_HOST, DATABASE, Layout, NodeLayout, ProxyLayout, socket, url,
 };
 use super::programs::Programs;
 use crate::config::agent::{AgentSection, PostgresqlSection, ProxyNode, ProxySection, VerifySection};
+use crate::config::backup::{
+    AgentBackupSection, CheckSection, ControllerBackupSection, DrillSection, LedgerSection, PeerSection,
+};
 use crate::config::controller::{
     AuthenticationSection, ClusterSection, ControllerSection, FailoverSection, NodeSection, PrometheusSection,
     ProxyHostSection, Role, TokenSection,
@@ -89,7 +93,12 @@ pub fn controller(
             })
             .collect(),
         prometheus: Some(PrometheusSection { url: url(&layout.prometheus) }),
-        backup: None,
+        // Nothing by itself: a backup that nobody asked for would disturb what is measured.
+        backup: Some(ControllerBackupSection {
+            from_standby: true,
+            after_failover: false,
+            ..ControllerBackupSection::default()
+        }),
     })
 }
 
@@ -134,8 +143,48 @@ pub fn node_agent(layout: &Layout, node: &NodeLayout, programs: &Programs) -> an
         }),
         proxy: None,
         tags: Tags::default(),
-        backup: None,
+        backup: Some(backup(layout, node, programs)),
     })
+}
+
+/// One repository for all: a directory that every host of the lab sees.
+fn backup(layout: &Layout, node: &NodeLayout, programs: &Programs) -> AgentBackupSection {
+    AgentBackupSection {
+        stanza: None,
+        path: Some(layout.repository_directory()),
+        cipher_passphrase: None,
+        retention_full: 2,
+        retention_diff: None,
+        processes: 1,
+        archive_timeout: Duration::from_secs(60),
+        program: programs.pgbackrest.clone(),
+        options: BTreeMap::new(),
+        s3: None,
+        peers: layout
+            .nodes
+            .iter()
+            .filter(|peer| peer.name != node.name)
+            .map(|peer| PeerSection {
+                node: peer.name.clone(),
+                // The hosts of a lab share one filesystem.
+                host: None,
+                data_directory: peer.data_directory(),
+                port: peer.postgres.port,
+                socket_directory: Some(peer.directory.join("state/socket")),
+            })
+            .collect(),
+        drill: DrillSection {
+            directory: None,
+            ledgers: vec![LedgerSection { database: DATABASE.to_owned(), table: format!("public.{TABLE}") }],
+            checks: vec![CheckSection {
+                name: "no write is there twice".to_owned(),
+                database: DATABASE.to_owned(),
+                sql: format!(
+                    "SELECT NOT EXISTS (SELECT FROM public.{TABLE} GROUP BY run, writer, sequence HAVING count(*) > 1)"
+                ),
+            }],
+        },
+    }
 }
 
 /// Settings of a proxy host's agent.
@@ -250,6 +299,7 @@ pub fn write_all(layout: &Layout, programs: &Programs, rto: Option<Duration>) ->
         layout.directory.join("bin"),
         layout.controller_directory(),
         layout.prometheus_directory(),
+        layout.repository_directory(),
     ];
     folders.extend(layout.etcd.iter().map(|member| member.directory.clone()));
     folders.extend(layout.nodes.iter().map(|node| node.directory.join("state")));
@@ -305,6 +355,7 @@ mod tests {
             haproxy: "/usr/sbin/haproxy".into(),
             prometheus: "/usr/bin/prometheus".into(),
             exporter: "/usr/bin/prometheus-postgres-exporter".into(),
+            pgbackrest: "/usr/bin/pgbackrest".into(),
         }
     }
 

@@ -307,6 +307,11 @@ impl Layout {
         self.directory.join("prometheus")
     }
 
+    /// The backup repository.
+    pub fn repository_directory(&self) -> PathBuf {
+        self.directory.join("repository")
+    }
+
     /// Logs of every process.
     pub fn log_directory(&self) -> PathBuf {
         self.directory.join("log")

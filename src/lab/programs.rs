@@ -21,6 +21,8 @@ pub struct Programs {
     pub prometheus: PathBuf,
     /// Its exporter for PostgreSQL.
     pub exporter: PathBuf,
+    /// Backups.
+    pub pgbackrest: PathBuf,
 }
 
 impl Programs {
@@ -42,6 +44,7 @@ impl Programs {
                 "prometheus-postgres-exporter",
                 "prometheus-postgres-exporter",
             ),
+            pgbackrest: need(on_path("pgbackrest"), "pgbackrest", "pgbackrest"),
         };
         if !missing.is_empty() {
             let list: Vec<String> =

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use super::phases::{Phases, StepTime};
+use crate::domain::clock::WallTime;
 use crate::domain::ids::NodeName;
 
 /// Version of the document.
@@ -66,6 +67,22 @@ pub struct Report {
     pub faults: Vec<FaultReport>,
     /// Errors that the writers behind HAProxy saw.
     pub client_errors: BTreeMap<String, u64>,
+    /// Scenario `restore` only.
+    #[serde(default)]
+    pub restore: Option<RestoreReport>,
+}
+
+/// What was restored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RestoreReport {
+    /// Up to where.
+    pub target: WallTime,
+    /// From the request until the restored primary accepted writes through HAProxy.
+    pub rto_seconds: Option<f64>,
+    /// Acknowledged before the target: all of them must be there.
+    pub commits_before_target: u64,
+    /// Acknowledged between the target and the end of the data: gone, as it was wished.
+    pub commits_after_target: u64,
 }
 
 /// One fault.

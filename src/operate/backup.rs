@@ -48,7 +48,9 @@ pub(super) fn next(operation: &Operation, node: &NodeName, backup_type: BackupTy
     let verify = Command::VerifyBackup { label: label.to_owned() };
     let verify = step(StepName::VerifyBackup, node, verify, BACKUP_TIMEOUT);
     match until_done(operation, view.now, verify, 2, failed) {
-        Ok(_) => end(OperationStatus::Succeeded, format!("backup {label} of {node} is in the repository and was read back")),
+        Ok(_) => {
+            end(OperationStatus::Succeeded, format!("backup {label} of {node} is in the repository and was read back"))
+        }
         Err(next) => next,
     }
 }

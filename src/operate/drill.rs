@@ -70,8 +70,8 @@ fn remove(operation: &Operation, node: &NodeName, view: &View, status: Operation
     if operation.attempts(StepName::RestoreCopy) == 0 {
         return end(message);
     }
-    // An agent refuses the epoch that the cluster has left: the copy is then removed before the next drill.
-    let epoch = operation.epoch_before;
+    // An agent refuses the epoch that the cluster has left meanwhile.
+    let epoch = view.record.as_ref().map_or(operation.epoch_before, |record| record.epoch);
     if matches!(progress(operation, StepName::RemoveCopy, epoch), Progress::Done(_)) {
         return end(message);
     }

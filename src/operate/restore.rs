@@ -17,6 +17,8 @@ use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepNa
 use crate::domain::policy::Policy;
 use crate::domain::view::View;
 
+/// An agent that answers, and cannot fence, needs somebody who looks at its host.
+const FENCE_ATTEMPTS_MAX: u32 = 20;
 /// Questions to the repository.
 const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(900);
 /// Files are removed.
@@ -103,6 +105,10 @@ fn in_place(
         {
             return match next {
                 Next::End { message, .. } => Next::Undo { why: message },
+                // Unlike a failover, nobody is worse off without it.
+                _ if operation.attempts(StepName::Fence) >= FENCE_ATTEMPTS_MAX => {
+                    Next::Undo { why: format!("{from} cannot be fenced: see the journal") }
+                }
                 next => next,
             };
         }
@@ -137,7 +143,9 @@ fn in_place(
 fn put_in_place(operation: &Operation, view: &View, node: &NodeName) -> Result<(), Next> {
     let failed = |why: String| Next::End {
         status: OperationStatus::Failed,
-        message: format!("{why}; no data were removed: see the journal for where they lie, and begin the restore again"),
+        message: format!(
+            "{why}; no data were removed: see the journal for where they lie, and begin the restore again"
+        ),
     };
     let others = view.nodes.values().filter(|other| other.node != *node && other.report.known().is_some());
     let aside = Step {

@@ -412,8 +412,18 @@ mod tests {
             message: None,
         };
         metrics.count(&ended);
-        let repository =
-            crate::domain::backup::Repository { newest_wal_at: Some(WallTime(5_000_000)), ..Default::default() };
+        let set = serde_json::from_value(serde_json::json!({
+            "label": "20261128-143346F", "backup_type": "full", "began": "2026-11-28T14:33:46Z",
+            "ended": "2026-11-28T14:33:53Z", "start_lsn": "0/2000028", "stop_lsn": "0/2000100",
+            "first_segment": "000000010000000000000002", "last_segment": "000000010000000000000002",
+            "database_bytes": 1, "repository_bytes": 1, "reference": [], "major_version": 15, "has_error": false
+        }))
+        .expect("a backup");
+        let repository = crate::domain::backup::Repository {
+            backups: vec![set],
+            newest_wal_at: Some(WallTime(5_000_000)),
+            ..Default::default()
+        };
         metrics.backups.show_repository(&cluster, Some(&repository), false);
         metrics.backups.show_drill(&cluster, None);
         let figures = DrillFigures { rto_seconds: 4.5, rpo_seconds: 1.0, ended: WallTime(9_000_000) };

@@ -128,7 +128,10 @@ impl fmt::Display for Event {
                 ending(formatter, Some(problem))
             }
             Event::DrillFailed { node, problem } => {
-                write!(formatter, "The drill on {node} did not end well, so nobody knows whether the cluster could be restored")?;
+                write!(
+                    formatter,
+                    "The drill on {node} did not end well, so nobody knows whether the cluster could be restored"
+                )?;
                 ending(formatter, Some(problem))
             }
             Event::DrillPassed { node, rto, rpo } => write!(

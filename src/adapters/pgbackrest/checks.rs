@@ -81,7 +81,8 @@ pub(super) async fn mark(backup: &PgBackRest) -> Result<DrillMark, BackupError> 
     for table in &backup.settings.ledger {
         let client = live(backup, &table.database).await.map_err(|error| failed(error.to_string()))?;
         let rows = first(&client, &question(table)).await.map_err(failed)?;
-        let rows = rows.and_then(|rows| rows.parse().ok()).ok_or_else(|| failed("count(*) gave no number".to_owned()))?;
+        let rows =
+            rows.and_then(|rows| rows.parse().ok()).ok_or_else(|| failed("count(*) gave no number".to_owned()))?;
         counts.push(RowCount { table: format!("{}/{}", table.database, table.table), rows });
     }
     let client = live(backup, "postgres").await.map_err(|error| failed(error.to_string()))?;
@@ -89,7 +90,8 @@ pub(super) async fn mark(backup: &PgBackRest) -> Result<DrillMark, BackupError> 
     let age = ask("select extract(epoch from now() - greatest(last_archived_time, pg_postmaster_start_time())) from pg_stat_archiver").await?;
     let rpo = age.and_then(|age| age.parse::<f64>().ok()).unwrap_or(0.0);
     let position = ask("select pg_current_wal_insert_lsn()").await?;
-    let lsn = position.and_then(|lsn| lsn.parse().ok()).ok_or_else(|| failed("the server has no position".to_owned()))?;
+    let lsn =
+        position.and_then(|lsn| lsn.parse().ok()).ok_or_else(|| failed("the server has no position".to_owned()))?;
     // Its record, and the segment that it is in, come after everything that was counted.
     let segment = ask("select pg_walfile_name(pg_switch_wal())").await?.unwrap_or_default();
     let deadline = tokio::time::Instant::now() + ARCHIVE_TIMEOUT;
@@ -99,7 +101,8 @@ pub(super) async fn mark(backup: &PgBackRest) -> Result<DrillMark, BackupError> 
     );
     while ask(&question).await?.as_deref() != Some("t") {
         if tokio::time::Instant::now() > deadline {
-            let problem = ask("select coalesce(last_failed_wal, 'none') from pg_stat_archiver").await?.unwrap_or_default();
+            let problem =
+                ask("select coalesce(last_failed_wal, 'none') from pg_stat_archiver").await?.unwrap_or_default();
             return Err(failed(format!(
                 "WAL segment {segment} was not archived within {ARCHIVE_TIMEOUT:?}; the last one that failed is {problem}: see \
                  PostgreSQL's log for archive_command"
@@ -144,11 +147,7 @@ async fn live(backup: &PgBackRest, database: &str) -> Result<tokio_postgres::Cli
 }
 
 /// See [`crate::ports::backup::BackupRepository::check`].
-pub(super) async fn check(
-    backup: &PgBackRest,
-    directory: &Path,
-    mark: &DrillMark,
-) -> Result<Vec<String>, BackupError> {
+pub(super) async fn check(backup: &PgBackRest, directory: &Path, mark: &DrillMark) -> Result<Vec<String>, BackupError> {
     const ACTION: &str = "check the data of the copy";
     let failed = |problem: String| BackupError::new(ACTION, problem);
     let mut said = vec![amcheck(backup, directory).await?];

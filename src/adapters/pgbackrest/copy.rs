@@ -4,7 +4,6 @@
 //! loads no library of the user's: it must not act as the database that it is a copy of.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,10 +11,9 @@ use tokio_postgres::NoTls;
 
 use super::PgBackRest;
 use super::info;
+use super::preflight::{bin_directory, occupied};
 use super::run::{complaint, output};
-use crate::adapters::postgres::discover_bin_directory;
-use crate::domain::backup::{RecoveryTarget, RestorePlan, is_label};
-use crate::domain::ids::SystemIdentifier;
+use crate::domain::backup::{RecoveryTarget, is_label};
 use crate::domain::lsn::Lsn;
 use crate::ports::backup::{BackupError, Progress};
 
@@ -29,124 +27,11 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3600);
 const LOOK: Duration = Duration::from_millis(50);
 /// Between two words about how far it is.
 const TELL: Duration = Duration::from_secs(1);
-/// Room beside the database itself: WAL that is replayed, and what PostgreSQL writes at once.
-const ROOM_BESIDE_BYTES: u64 = 64 << 20;
 /// Port in the name of the copy's socket; no port is opened.
 const PORT: u16 = 5432;
 
-/// See [`crate::ports::backup::BackupRepository::plan`].
-pub(super) async fn plan(
-    backup: &PgBackRest,
-    target: &RecoveryTarget,
-    directory: &Path,
-    in_place: bool,
-    expected: Option<SystemIdentifier>,
-) -> Result<RestorePlan, BackupError> {
-    const ACTION: &str = "find out whether it can be restored";
-    let failed = |problem: String| BackupError::new(ACTION, problem);
-    let info = backup.info(ACTION, None).await?;
-    if let Some(problem) = info.repository.problem.clone().filter(|_| info.repository.backups.is_empty()) {
-        return Err(failed(format!("nothing can be restored from the repository: {problem}")));
-    }
-    if let (Some(found), Some(expected)) = (info.system_identifier, expected)
-        && found != expected
-    {
-        return Err(failed(format!(
-            "the repository holds another cluster's data (system identifier {found}, this cluster's is {expected}): correct stanza and \
-             repository"
-        )));
-    }
-    let set = info.repository.choose(target).map_err(failed)?;
-    bin_directory(backup, set.major_version).map_err(failed)?;
-    let archive = backup.archive(ACTION, &info).await?;
-    let last_segment = archive.reach(set, target).map_err(failed)?;
-    check_place(backup, directory, in_place).map_err(failed)?;
-    let tablespaces = backup.info(ACTION, Some(&set.label)).await?.tablespaces;
-    if in_place && !tablespaces.is_empty() {
-        return Err(failed(format!(
-            "the database has tablespaces outside of its data directory ({}), which cannot be put aside: restore a copy with --into, \
-             which brings them along",
-            tablespaces.join(", ")
-        )));
-    }
-    let free_bytes = free(directory).map_err(|error| failed(format!("{}: {error}", directory.display())))?;
-    // What an earlier attempt restored is used again.
-    let present = occupied(directory);
-    if let Some(problem) = too_little(set.database_bytes, free_bytes + present) {
-        return Err(failed(format!("{problem} in {}", directory.display())));
-    }
-    Ok(RestorePlan {
-        label: set.label.clone(),
-        ended: set.ended,
-        last_segment,
-        database_bytes: set.database_bytes,
-        free_bytes,
-    })
-}
-
-/// What is wrong with this much room.
-fn too_little(database_bytes: u64, free_bytes: u64) -> Option<String> {
-    let needed = database_bytes + database_bytes / 20 + ROOM_BESIDE_BYTES;
-    (free_bytes < needed)
-        .then(|| format!("the copy needs {needed} bytes and there are {free_bytes}: free space, or restore elsewhere,"))
-}
-
-fn existing(directory: &Path) -> &Path {
-    directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
-}
-
-fn free(directory: &Path) -> std::io::Result<u64> {
-    let found = rustix::fs::statvfs(existing(directory))?;
-    Ok(found.f_bavail.saturating_mul(found.f_frsize))
-}
-
-/// Bytes of the files below a directory.
-fn occupied(directory: &Path) -> u64 {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries
-        .map(|entry| match entry.metadata() {
-            Ok(found) if found.is_dir() => occupied(&entry.path()),
-            Ok(found) if found.is_file() => found.blocks() * 512,
-            _ => 0,
-        })
-        .sum()
-}
-
-fn check_place(backup: &PgBackRest, directory: &Path, in_place: bool) -> Result<(), String> {
-    let data = &backup.settings.data_directory;
-    if !in_place {
-        let is_foreign = fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
-            && !mark_of(directory).exists();
-        return if !directory.is_absolute() {
-            Err(format!("{} is no absolute path", directory.display()))
-        } else if directory.starts_with(data) || data.starts_with(directory) {
-            Err(format!("{} and the node's data directory lie in each other", directory.display()))
-        } else if is_foreign {
-            Err(format!("{} is not empty: name a new directory", directory.display()))
-        } else {
-            Ok(())
-        };
-    }
-    let device = |path: &Path| fs::metadata(path).map(|found| found.dev());
-    if let (Ok(own), Some(Ok(above))) = (device(data), data.parent().map(device))
-        && own != above
-    {
-        return Err(format!(
-            "{} is a mount point and cannot be put aside by renaming it: restore a copy with --into, or move the data one directory down",
-            data.display()
-        ));
-    }
-    if fs::symlink_metadata(data.join("pg_wal")).is_ok_and(|found| found.is_symlink()) {
-        return Err(format!(
-            "{} is a symbolic link, and the restored WAL would be inside of the data directory: restore a copy with --into",
-            data.join("pg_wal").display()
-        ));
-    }
-    Ok(())
-}
-
 /// A file beside a directory that was made here: only such a one is ever removed. Within it pgBackRest would take it for foreign.
-fn mark_of(directory: &Path) -> PathBuf {
+pub(super) fn mark_of(directory: &Path) -> PathBuf {
     let mut name = directory.as_os_str().to_owned();
     name.push(".stormglass-copy");
     PathBuf::from(name)
@@ -159,33 +44,6 @@ pub(super) fn release(directory: &Path) -> Result<(), BackupError> {
             Err(BackupError::new("release the copy", format!("{}: {error}", directory.display())))
         }
         _ => Ok(()),
-    }
-}
-
-/// PostgreSQL's programs for this version.
-fn bin_directory(backup: &PgBackRest, major_version: u32) -> Result<PathBuf, String> {
-    let directory = match &backup.settings.bin_directory {
-        Some(directory) => directory.clone(),
-        None => {
-            let installed = PathBuf::from(format!("/usr/lib/postgresql/{major_version}/bin"));
-            if installed.is_dir() { installed } else { discover_bin_directory(Path::new("/nonexistent"))? }
-        }
-    };
-    let version = std::process::Command::new(directory.join("postgres"))
-        .arg("--version")
-        .env("LC_ALL", "C")
-        .output()
-        .map_err(|error| format!("{}: {error}", directory.join("postgres").display()))?;
-    let said = String::from_utf8_lossy(&version.stdout).trim().to_owned();
-    let found = said.rsplit(' ').find_map(|word| word.split('.').next()?.parse::<u32>().ok());
-    // `postgres (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)`: the first number after the name counts.
-    let named = said.split_once(") ").and_then(|(_, rest)| rest.split(['.', ' ']).next()?.parse::<u32>().ok());
-    match named.or(found) {
-        Some(found) if found == major_version => Ok(directory),
-        _ => Err(format!(
-            "the backup is of PostgreSQL {major_version}, and {} has {said:?}: install PostgreSQL {major_version}, or set bin_directory",
-            directory.display()
-        )),
     }
 }
 
@@ -269,12 +127,16 @@ fn configuration(backup: &PgBackRest, directory: &Path, target: &RecoveryTarget)
     set("logging_collector", "off".to_owned());
     set("log_destination", quote("stderr"));
     set("lc_messages", quote("C"));
-    set("restore_command", quote(&backup.settings.restore_command()));
+    set("restore_command", quote(&backup.settings.restore_command(directory)));
     set("recovery_target_timeline", quote("latest"));
     set("recovery_target_action", quote("promote"));
     match target {
         RecoveryTarget::Latest => {}
-        RecoveryTarget::Time { at } => set("recovery_target_time", quote(&at.to_string())),
+        // Names of time zones, `Z` among them, are not known yet where PostgreSQL reads this.
+        RecoveryTarget::Time { at } => {
+            let at = at.to_string().replace('T', " ").replace('Z', "+00");
+            set("recovery_target_time", quote(&at));
+        }
         RecoveryTarget::Lsn { lsn } => set("recovery_target_lsn", quote(&lsn.to_string())),
     }
     text
@@ -363,16 +225,23 @@ async fn start(
 /// Waits until recovery has ended; until then nobody is let in.
 async fn wait_until_writable(backup: &PgBackRest, directory: &Path, log: &Path) -> Result<(), BackupError> {
     const ACTION: &str = "replay WAL in the copy";
-    let deadline = tokio::time::Instant::now() + COPY_TIMEOUT;
+    let began = tokio::time::Instant::now();
+    let deadline = began + COPY_TIMEOUT;
+    // `pg_ctl -W` returns before the postmaster has written its lock file.
+    let mut was_running = false;
     loop {
         if let Ok(client) = connect(backup, "postgres").await
             && is_writable(&client).await
         {
             return Ok(());
         }
-        if !is_running(directory) {
+        let runs = is_running(directory);
+        was_running |= runs;
+        if !runs {
             let said = fs::read_to_string(log).unwrap_or_default();
-            return Err(BackupError::new(ACTION, why_it_ended(&said)));
+            if was_running || said.contains("FATAL:") || began.elapsed() > START_TIMEOUT {
+                return Err(BackupError::new(ACTION, why_it_ended(&said)));
+            }
         }
         if tokio::time::Instant::now() > deadline {
             return Err(BackupError::new(ACTION, format!("no end within {COPY_TIMEOUT:?}")));
@@ -396,13 +265,20 @@ fn why_it_ended(log: &str) -> String {
         .map(|(_, words)| words.trim())
         .filter(|words| !words.contains("the database system is"))
         .collect();
+    let invalid = log.lines().filter_map(|line| line.split_once("LOG:")).find(|(_, words)| words.contains("parameter"));
     match fatal.last() {
+        Some(words) if words.contains("contains errors") && invalid.is_some() => {
+            invalid.map(|(_, words)| words.trim().to_owned()).unwrap_or_default()
+        }
         Some(words) if words.contains("recovery ended before configured recovery target was reached") => {
             "the WAL in the repository ends before the target: no commit was archived after it; restore with --latest, or wait until \
              more is archived"
                 .to_owned()
         }
+        // What the repository said to PostgreSQL says more than what PostgreSQL made of it.
+        Some(words) if log.contains("ERROR: [") => format!("{words}: {}", complaint(log)),
         Some(words) => (*words).to_owned(),
+        None if log.trim().is_empty() => "PostgreSQL ended and said nothing".to_owned(),
         None => complaint(log),
     }
 }
@@ -497,25 +373,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn room_is_judged_with_some_to_spare() {
-        assert_eq!(too_little(1000, 2 << 30), None);
-        let problem = too_little(1 << 30, 1 << 30).expect("too little");
-        assert!(problem.contains("free space"), "{problem}");
-    }
-
-    #[test]
     fn the_reason_of_an_end_is_the_last_fatal_one() {
         let log = "LOG:  starting\nFATAL:  the database system is starting up\n2026 FATAL:  recovery ended before configured recovery target was reached\nLOG:  shut down\n";
         assert!(why_it_ended(log).contains("ends before the target"));
-        assert_eq!(why_it_ended("x FATAL:  could not locate required checkpoint record\n"), "could not locate required checkpoint record");
-    }
-
-    #[test]
-    fn what_was_restored_before_counts_as_room() {
-        let home = tempfile::tempdir().expect("directory");
-        fs::create_dir(home.path().join("base")).expect("made");
-        fs::write(home.path().join("base/1"), vec![1; 10_000]).expect("written");
-        assert!(occupied(home.path()) >= 8_192);
-        assert!(free(&home.path().join("not/yet")).expect("known") > 0);
+        assert_eq!(
+            why_it_ended("x FATAL:  could not locate required checkpoint record\n"),
+            "could not locate required checkpoint record"
+        );
     }
 }

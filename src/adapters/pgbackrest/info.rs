@@ -255,7 +255,10 @@ mod tests {
         assert_eq!(info.system_identifier, Some(SystemIdentifier(7_713_230_491_909_963_350)));
         assert_eq!(info.archive_id.as_deref(), Some("15-1"));
         let [set] = info.repository.backups.as_slice() else { panic!("one backup: {info:?}") };
-        assert_eq!((set.label.as_str(), set.backup_type, set.major_version), ("20261128-143346F", BackupType::Full, 15));
+        assert_eq!(
+            (set.label.as_str(), set.backup_type, set.major_version),
+            ("20261128-143346F", BackupType::Full, 15)
+        );
         assert_eq!(set.ended, WallTime(1_795_876_433_000_000));
         assert_eq!((set.database_bytes, set.repository_bytes), (23_033_509, 3_074_480));
         assert!(info.repository.problem.is_none() && !info.is_new);

@@ -5,6 +5,7 @@
 mod checks;
 mod copy;
 mod info;
+mod preflight;
 mod run;
 mod settings;
 
@@ -16,9 +17,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 
-pub use settings::{
-    BackupSettings, CheckSettings, LedgerTable, PeerSettings, RepositoryPlace, stop_file,
-};
+pub use settings::{BackupSettings, CheckSettings, LedgerTable, PeerSettings, RepositoryPlace, stop_file};
 
 use crate::adapters::postgres::FileOwner;
 use crate::domain::backup::{BackupType, DrillMark, RecoveryTarget, Repository, RestorePlan, WalSegment, is_label};
@@ -110,8 +109,7 @@ impl PgBackRest {
         let mut list = self.pgbackrest(&self.settings.file(), "repo-ls");
         list.args(["--recurse", "--output=json"]).arg(&place);
         let printed = output(list, action, QUESTION_TIMEOUT).await?;
-        let (segments, files) =
-            info::parse_archive(&printed).map_err(|problem| BackupError::new(action, problem))?;
+        let (segments, files) = info::parse_archive(&printed).map_err(|problem| BackupError::new(action, problem))?;
         let mut histories = std::collections::BTreeMap::new();
         for file in files {
             let name = file.rsplit('/').next().unwrap_or_default().trim_end_matches(".history");
@@ -145,7 +143,8 @@ impl BackupRepository for PgBackRest {
         let archive = self.archive(ACTION, &info).await?;
         let wal = self.settings.data_directory.join("pg_wal");
         let (mut own, mut histories) = (Vec::new(), Vec::new());
-        let entries = fs::read_dir(&wal).map_err(|error| BackupError::new(ACTION, format!("{}: {error}", wal.display())))?;
+        let entries =
+            fs::read_dir(&wal).map_err(|error| BackupError::new(ACTION, format!("{}: {error}", wal.display())))?;
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if let Ok(segment) = name.parse::<WalSegment>() {
@@ -158,7 +157,8 @@ impl BackupRepository for PgBackRest {
         }
         let Some(newest) = histories.into_iter().max() else { return Ok(0) };
         let file = wal.join(format!("{newest:08X}.history"));
-        let text = fs::read_to_string(&file).map_err(|error| BackupError::new(ACTION, format!("{}: {error}", file.display())))?;
+        let text = fs::read_to_string(&file)
+            .map_err(|error| BackupError::new(ACTION, format!("{}: {error}", file.display())))?;
         let forks = info::parse_history(&text);
         let missing = missing_of(&own, &forks, &archive, info.repository.first_segment);
         for segment in &missing {
@@ -226,7 +226,7 @@ impl BackupRepository for PgBackRest {
         in_place: bool,
         expected: Option<SystemIdentifier>,
     ) -> Result<RestorePlan, BackupError> {
-        copy::plan(self, target, directory, in_place, expected).await
+        preflight::plan(self, target, directory, in_place, expected).await
     }
 
     async fn restore(&self, label: &str, directory: &Path, progress: Progress<'_>) -> Result<(), BackupError> {

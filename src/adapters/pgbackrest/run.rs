@@ -14,14 +14,23 @@ const COMPLAINT_LENGTH_MAX: usize = 600;
 
 /// What pgBackRest's complaints contain, and what to do. The first that fits is said.
 const HINTS: [(&str, &str); 14] = [
-    ("key/value found outside of section", "the repository is encrypted with another passphrase: correct cipher_passphrase"),
+    (
+        "key/value found outside of section",
+        "the repository is encrypted with another passphrase: correct cipher_passphrase",
+    ),
     ("CryptoError", "the repository is encrypted with another passphrase, or damaged: correct cipher_passphrase"),
     ("cipher header invalid", "the repository is not encrypted, or damaged: correct cipher_passphrase"),
     ("zlib threw error", "a file in the repository is damaged: take another backup, or restore from another one"),
     ("LZ4", "a file in the repository is damaged: take another backup, or restore from another one"),
     ("error restoring", "a file in the repository is damaged: take another backup, or restore from another one"),
-    ("has a stanza-create been performed", "the repository is not there, or was never used: see repository and whether it is mounted"),
-    ("unable to open missing file", "the repository is not there, or was never used: see repository and whether it is mounted"),
+    (
+        "has a stanza-create been performed",
+        "the repository is not there, or was never used: see repository and whether it is mounted",
+    ),
+    (
+        "unable to open missing file",
+        "the repository is not there, or was never used: see repository and whether it is mounted",
+    ),
     ("Permission denied", "give PostgreSQL's user access to the repository"),
     ("unable to connect", "the repository, or a host of it, is out of reach: see the network and the endpoint"),
     ("unable to find hostname", "the certificate names another host than the endpoint"),

@@ -132,7 +132,8 @@ impl BackupSettings {
 
     /// `archive_command`. Replaced by pgBackRest, so that killing it ends PostgreSQL's archiver, too.
     pub fn archive_command(&self) -> String {
-        let quote = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''"));
+        // PostgreSQL replaces `%`.
+        let quote = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''").replace('%', "%%"));
         format!(
             "test ! -e {} || exit 255; exec {} --config={} --stanza={} archive-push \"%p\"",
             quote(&self.stop_file()),
@@ -143,13 +144,15 @@ impl BackupSettings {
     }
 
     /// `restore_command` of a copy.
-    pub(super) fn restore_command(&self) -> String {
-        let quote = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''"));
+    pub(super) fn restore_command(&self, directory: &Path) -> String {
+        // PostgreSQL replaces `%`.
+        let quote = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''").replace('%', "%%"));
         format!(
-            "{} --config={} --stanza={} archive-get %f \"%p\"",
+            "{} --config={} --stanza={} --pg1-path={} archive-get %f \"%p\"",
             quote(&self.program),
             quote(&self.file()),
-            self.stanza
+            self.stanza,
+            quote(directory)
         )
     }
 

@@ -62,7 +62,10 @@ async fn must_be_stopped(setup: &Arc<Setup>, action: &'static str) -> Result<(),
         found => return Err(failed(action, format!("PostgreSQL must be stopped, and is: {found:?}"))),
     }
     if is_mount_point(&setup.data) {
-        let problem = format!("{} is a mount point and cannot be renamed: move the data one directory down", setup.data.display());
+        let problem = format!(
+            "{} is a mount point and cannot be renamed: move the data one directory down",
+            setup.data.display()
+        );
         return Err(failed(action, problem));
     }
     Ok(())

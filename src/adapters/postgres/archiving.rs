@@ -39,7 +39,9 @@ pub(super) fn resume(setup: &Setup) -> io::Result<()> {
 pub(super) async fn suspend(setup: &Arc<Setup>) {
     let here = setup.clone();
     let written = blocking(ACTION, move || match &here.settings.archive_stop_file {
-        Some(file) => write_atomically(file, "shutting down\n", here.owner).map(drop).map_err(|error| failed(ACTION, error)),
+        Some(file) => {
+            write_atomically(file, "shutting down\n", here.owner).map(drop).map_err(|error| failed(ACTION, error))
+        }
         None => Ok(()),
     });
     if let Err(error) = within(SUSPEND_TIMEOUT, ACTION, written).await {

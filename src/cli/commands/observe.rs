@@ -78,6 +78,13 @@ impl Session<'_> {
         }
     }
 
+    pub(super) async fn backups(&mut self, cluster: Option<&str>) -> Result<Exit, Failure> {
+        let cluster = self.cluster(cluster).await?;
+        let list = self.client.backups(&cluster).await?;
+        self.emit(&list.raw, |look| render::backups::render(&list.value, look))?;
+        Ok(Exit::Done)
+    }
+
     pub(super) async fn history(&mut self, list: &ListArguments) -> Result<Exit, Failure> {
         let cluster = self.cluster(list.cluster.as_deref()).await?;
         let found = self.client.history(&cluster, list.limit).await?;
