@@ -138,6 +138,7 @@ async fn start_for(leads_for: Option<Duration>, stale_after: Duration, operation
         cluster: cluster(),
         policy,
         nodes: vec![configured("n1"), configured("n2")],
+        traffic: Default::default(),
         proxies: vec![proxy],
         clock,
         term,
@@ -200,6 +201,7 @@ impl Running {
             epoch: Epoch(3),
             error: error.map(str::to_owned),
             path: None,
+            traffic: None,
         };
         self.handle.proxy_heartbeat(report).await.expect("heard");
         // The proxies are judged once a turn, after what was heard in it.

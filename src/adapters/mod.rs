@@ -8,6 +8,7 @@ pub mod control;
 pub mod controller_link;
 pub mod haproxy;
 pub mod peer_link;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod store;
 pub mod system;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::secret::SecretReference;
 use super::store::{StoreKind, StoreSection};
+pub use super::traffic::{ApplicationSection, ApplicationServerSection, ReadsSection};
 pub use crate::domain::access::Role;
 use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::policy::DurabilityMode;
@@ -34,6 +35,12 @@ pub struct ControllerConfig {
     /// `[[proxy]]`: every proxy host.
     #[serde(rename = "proxy", default)]
     pub proxies: Vec<ProxyHostSection>,
+    /// Who may serve reads.
+    #[serde(default)]
+    pub reads: ReadsSection,
+    /// `[[application]]`: what else stands behind the proxies and follows the primary's site.
+    #[serde(rename = "application", default, skip_serializing_if = "Vec::is_empty")]
+    pub applications: Vec<ApplicationSection>,
     /// Where the time series are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prometheus: Option<PrometheusSection>,

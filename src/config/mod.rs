@@ -12,6 +12,7 @@ pub mod error;
 pub mod load;
 pub mod secret;
 pub mod store;
+pub mod traffic;
 mod validate;
 
 pub use agent::AgentConfig;

@@ -18,6 +18,7 @@ pub mod proof;
 pub mod record;
 pub mod report;
 pub mod timing;
+pub mod traffic;
 pub mod trail;
 pub mod view;
 pub mod witness;

@@ -16,7 +16,7 @@ use super::programs::Programs;
 use crate::config::agent::{AgentSection, PostgresqlSection, ProxyNode, ProxySection, VerifySection};
 use crate::config::controller::{
     AuthenticationSection, ClusterSection, ControllerSection, FailoverSection, NodeSection, PrometheusSection,
-    ProxyHostSection, Role, TokenSection,
+    ProxyHostSection, ReadsSection, Role, TokenSection,
 };
 use crate::config::store::{StoreKind, StoreSection};
 use crate::config::{AgentConfig, ControllerConfig, SecretReference};
@@ -88,6 +88,8 @@ pub fn controller(
                 agent: url(&layout.way(CONTROLLER_HOST, &proxy.agent)),
             })
             .collect(),
+        reads: ReadsSection::default(),
+        applications: Vec::new(),
         prometheus: Some(PrometheusSection { url: url(&layout.prometheus) }),
     })
 }
@@ -176,6 +178,7 @@ pub fn proxy_agent(layout: &Layout, proxy: &ProxyLayout) -> anyhow::Result<Agent
                 password: None,
                 database: DATABASE.to_owned(),
             }),
+            pgbouncer: None,
         }),
         tags: Tags::default(),
     })

@@ -179,6 +179,7 @@ fn proxy_report() -> ProxyReport {
         epoch: Epoch(1),
         path: None,
         error: None,
+        traffic: None,
     }
 }
 
@@ -214,6 +215,7 @@ impl ControllerHandler for Script {
             hold: false,
             leader: "c1".to_owned(),
             sequence: 1,
+            backends: None,
         })
     }
 

@@ -216,8 +216,8 @@ fn strays(listed: &str, backend: &str, keep: SocketAddr, waiting: Waiting) -> Ve
                 session.is_ours = first.strip_prefix("backend=") == Some(backend);
             } else if first.starts_with("server=") {
                 session.leads_to_keep = has(&kept);
-            } else if first.starts_with("scb=") {
-                session.is_established = has("state=EST");
+            } else if is_server_side(first) {
+                session.is_established = line.contains("state=EST");
             }
         }
     }
@@ -229,9 +229,42 @@ fn strays(listed: &str, backend: &str, keep: SocketAddr, waiting: Waiting) -> Ve
         .collect()
 }
 
+/// The line about the side of a session that leads to a server: `scb=` since HAProxy 2.6, `si[1]=` before.
+fn is_server_side(first_word: &str) -> bool {
+    first_word.starts_with("scb=") || first_word.starts_with("si[1]=")
+}
+
+/// Less than that has come back from the server only while PostgreSQL still lets the client in: its first words to a client that
+/// is in (parameters, key, ready) are some 380 bytes. With TLS the handshake alone is more, and such a connection is not counted.
+const GREETING_BYTES_MIN: u64 = 300;
+
+/// Sessions of `backend` that a server has accepted and not let in yet, from the answer to `show sess all`.
+pub fn starting_sessions(listed: &str, backend: &str) -> usize {
+    let (mut count, mut is_ours, mut is_established) = (0, false, false);
+    for line in listed.lines() {
+        let first = line.split_whitespace().next().unwrap_or_default();
+        if line.starts_with("0x") {
+            (is_ours, is_established) = (false, false);
+        } else if let Some(of) = first.strip_prefix("backend=") {
+            is_ours = of == backend;
+        } else if is_server_side(first) {
+            is_established = line.contains("state=EST");
+            // A connection under way to a server that is there.
+            count += usize::from(is_ours && line.contains("state=CON"));
+        } else if first.starts_with("res=") && is_ours && is_established {
+            let total = line.split_whitespace().find_map(|word| word.strip_prefix("total="));
+            let total = total.and_then(|total| total.trim_end_matches(')').parse::<u64>().ok());
+            count += usize::from(total.is_some_and(|total| total < GREETING_BYTES_MIN));
+        }
+    }
+    count
+}
+
 fn processes(answer: &str) -> Option<Processes> {
     let mut found = Processes::default();
     let mut is_old = false;
+    // Up to 2.4 a column more, the relative PID, comes before the reloads.
+    let reloads = if answer.lines().next().is_some_and(|header| header.contains("<relative PID>")) { 3 } else { 2 };
     for line in answer.lines() {
         if line.starts_with("# ") {
             is_old = line.starts_with("# old");
@@ -243,9 +276,9 @@ fn processes(answer: &str) -> Option<Processes> {
         match *kind {
             "master" => {
                 found.master = pid;
-                found.reloads = columns.get(2)?.parse().ok()?;
+                found.reloads = columns.get(reloads)?.parse().ok()?;
                 found.reloads_failed =
-                    columns.get(4).and_then(|failed| failed.trim_end_matches(']').parse().ok()).unwrap_or(0);
+                    columns.get(reloads + 2).and_then(|failed| failed.trim_end_matches(']').parse().ok()).unwrap_or(0);
             }
             "worker" if is_old => found.old_workers.push(pid),
             "worker" => found.workers.push(pid),
@@ -324,6 +357,13 @@ mod tests {
             Processes { master: 14219, reloads: 2, reloads_failed: 1, workers: vec![14435], old_workers: vec![14222] };
         assert_eq!(processes(text), Some(expected));
         assert_eq!(processes("Permission denied\n"), None);
+        let of_2_4 = "#<PID>          <type>          <relative PID>  <reloads>       <uptime>        <version>\n\
+            1162            master          0               5               0d00h02m07s     2.4.0\n\
+            # workers\n1271            worker          1               0               0d00h00m00s     2.4.0\n\
+            # old workers\n1233            worker          [was: 1]        3               0d00h00m43s     2.4.0\n";
+        let expected =
+            Processes { master: 1162, reloads: 5, reloads_failed: 0, workers: vec![1271], old_workers: vec![1233] };
+        assert_eq!(processes(of_2_4), Some(expected));
     }
 
     #[test]
