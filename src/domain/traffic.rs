@@ -3,6 +3,7 @@
 //! How HAProxy is told so never enters here.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::ids::{Address, ApplicationName, NodeName, ServerName, SiteName};
 
@@ -105,7 +106,7 @@ impl Application {
 }
 
 /// What a proxy's agent sees of its HAProxy, for `status` and `doctor`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct TrafficReport {
     /// HAProxy's own word on its version; `None` while it does not answer.
     pub haproxy_version: Option<String>,
@@ -126,7 +127,7 @@ pub struct TrafficReport {
 }
 
 /// An application as HAProxy's checks see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ApplicationReport {
     /// Which.
     pub name: ApplicationName,
@@ -139,7 +140,7 @@ pub struct ApplicationReport {
 }
 
 /// The PgBouncer in the clients' path.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct PoolerReport {
     /// It holds transactions back.
     pub is_paused: bool,

@@ -240,17 +240,19 @@ const GREETING_BYTES_MIN: u64 = 300;
 
 /// Sessions of `backend` that a server has accepted and not let in yet, from the answer to `show sess all`.
 pub fn starting_sessions(listed: &str, backend: &str) -> usize {
-    let (mut count, mut is_ours, mut is_established) = (0, false, false);
+    let (mut count, mut is_ours, mut is_held, mut is_established) = (0, false, false, false);
     for line in listed.lines() {
         let first = line.split_whitespace().next().unwrap_or_default();
         if line.starts_with("0x") {
-            (is_ours, is_established) = (false, false);
+            (is_ours, is_held, is_established) = (false, false, false);
         } else if let Some(of) = first.strip_prefix("backend=") {
             is_ours = of == backend;
+        } else if first.starts_with("server=") {
+            is_held = line.contains(&format!("addr={}", super::template::HOLD));
         } else if is_server_side(first) {
             is_established = line.contains("state=EST");
-            // A connection under way to a server that is there.
-            count += usize::from(is_ours && line.contains("state=CON"));
+            // Under way to a server that is there; who is held tries an address where nobody is.
+            count += usize::from(is_ours && !is_held && line.contains("state=CON"));
         } else if first.starts_with("res=") && is_ours && is_established {
             let total = line.split_whitespace().find_map(|word| word.strip_prefix("total="));
             let total = total.and_then(|total| total.trim_end_matches(')').parse::<u64>().ok());
@@ -398,5 +400,26 @@ mod tests {
         let text = "# pxname,svname,qcur,qmax,scur\npg_write,FRONTEND,,,9,9\npg_write,primary,0,0,4,4\npg_write,BACKEND,0,0,9,9\n";
         assert_eq!(waiting_connections(text, "pg_write"), Some(5));
         assert_eq!(waiting_connections("", "pg_write"), None);
+    }
+
+    #[test]
+    fn a_connection_is_just_being_made_until_postgresql_has_said_its_first_words() {
+        let session = |server: &str, state: &str, total: u32| {
+            format!(
+                "0x7f00: [21/Nov/2026:07:02:38.413340] id=0 proto=tcpv4 source=127.0.0.1:42894\n  \
+                 backend=pg_write (id=2 mode=tcp) addr=10.0.0.9:40902\n  server=primary (id=1) addr={server}\n  \
+                 scf=0x1 flags=0x0 state=EST endp=CONN\n  scb=0x2 flags=0x1 state={state} endp=CONN\n  \
+                 req=0x3 (f=0x1 an=0x0 pipe=0 tofwd=-1 total=82)\n  res=0x4 (f=0x1 an=0x0 pipe=0 tofwd=-1 total={total})\n"
+            )
+        };
+        let listed = [
+            session("10.0.0.1:5432", "EST", 0),
+            session("10.0.0.1:5432", "EST", 24),
+            session("10.0.0.1:5432", "EST", 388),
+            session("10.0.0.1:5432", "CON", 0),
+            session("127.0.0.1:1", "CON", 0),
+        ];
+        assert_eq!(starting_sessions(&listed.concat(), "pg_write"), 3);
+        assert_eq!(starting_sessions(&listed.concat(), "pg_read"), 0);
     }
 }
