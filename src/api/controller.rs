@@ -10,7 +10,9 @@ use super::wire::{
 };
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
+use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
+use crate::domain::readiness::Readiness;
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::trail::{AuditRow, EventRow};
 
@@ -30,12 +32,16 @@ pub trait ControllerHandler: Send + Sync + 'static {
     async fn status(&self, cluster: &str) -> Result<ClusterStatus, Problem>;
     /// What would be done now, and why.
     async fn explain(&self, cluster: &str) -> Result<Explanation, Problem>;
+    /// Would it survive the next fault, and what is to be done?
+    async fn doctor(&self, cluster: &str) -> Result<Readiness, Problem>;
     /// The newest events, newest first.
     async fn events(&self, cluster: &str, limit: usize) -> Result<Vec<EventRow>, Problem>;
     /// The newest operations, newest first, of one cluster or of all.
     async fn operations(&self, cluster: Option<&str>, limit: usize) -> Result<Vec<Operation>, Problem>;
     /// One operation.
     async fn operation(&self, id: &str) -> Result<Operation, Problem>;
+    /// What one operation did, why, and what it cost.
+    async fn report(&self, id: &str) -> Result<IncidentReport, Problem>;
 
     /// Stops an operation before its point of no return.
     async fn cancel(&self, id: &str, caller: &Caller) -> Result<MutationReply, Problem>;

@@ -226,6 +226,7 @@ impl Api {
             Endpoint::Clusters => Json(handler.clusters().await?).into_response(),
             Endpoint::Status => Json(handler.status(target).await?).into_response(),
             Endpoint::Explain => Json(handler.explain(target).await?).into_response(),
+            Endpoint::Doctor => Json(handler.doctor(target).await?).into_response(),
             Endpoint::Events => Json(handler.events(target, limit).await?).into_response(),
             Endpoint::History => {
                 let mut operations = handler.operations(Some(target), limit + UNDER_WAY_MAX).await?;
@@ -236,6 +237,7 @@ impl Api {
             Endpoint::ClusterOperations => Json(handler.operations(Some(target), limit).await?).into_response(),
             Endpoint::Operations => Json(handler.operations(None, limit).await?).into_response(),
             Endpoint::Operation => Json(handler.operation(target).await?).into_response(),
+            Endpoint::Report => Json(handler.report(target).await?).into_response(),
             Endpoint::Audit => Json(handler.audit(limit).await?).into_response(),
             endpoint => return Err(Problem::internal(format!("{} is no question", endpoint.verb()))),
         })

@@ -33,6 +33,8 @@ pub enum Endpoint {
     Status,
     /// What would be done now, and why.
     Explain,
+    /// Would it survive the next fault?
+    Doctor,
     /// Newest events.
     Events,
     /// Newest operations that have ended.
@@ -43,6 +45,8 @@ pub enum Endpoint {
     Operations,
     /// One operation.
     Operation,
+    /// The incident report of one operation.
+    Report,
     /// Newest audit rows.
     Audit,
     /// Stops an operation.
@@ -84,10 +88,12 @@ impl Endpoint {
             Endpoint::Clusters => "clusters",
             Endpoint::Status => "status",
             Endpoint::Explain => "explain",
+            Endpoint::Doctor => "doctor",
             Endpoint::Events => "events",
             Endpoint::History => "history",
             Endpoint::ClusterOperations | Endpoint::Operations => "operations",
             Endpoint::Operation => "operation",
+            Endpoint::Report => "report",
             Endpoint::Audit => "audit",
             Endpoint::Cancel => "cancel",
             Endpoint::Switchover => "switchover",
@@ -148,7 +154,7 @@ const OPERATOR: Access = Access::AtLeast(Role::Operator);
 const ADMIN: Access = Access::AtLeast(Role::Admin);
 
 /// Every route.
-pub static ROUTES: [Route; 23] = [
+pub static ROUTES: [Route; 25] = [
     get("/health", Access::Open, Endpoint::Health),
     get("/ready", Access::Open, Endpoint::Ready),
     get("/metrics", Access::Open, Endpoint::Metrics),
@@ -156,11 +162,13 @@ pub static ROUTES: [Route; 23] = [
     get("/api/v1/clusters", VIEWER, Endpoint::Clusters),
     get("/api/v1/clusters/{cluster}", VIEWER, Endpoint::Status),
     get("/api/v1/clusters/{cluster}/explain", VIEWER, Endpoint::Explain),
+    get("/api/v1/clusters/{cluster}/doctor", VIEWER, Endpoint::Doctor),
     get("/api/v1/clusters/{cluster}/events", VIEWER, Endpoint::Events),
     get("/api/v1/clusters/{cluster}/history", VIEWER, Endpoint::History),
     get("/api/v1/clusters/{cluster}/operations", VIEWER, Endpoint::ClusterOperations),
     get("/api/v1/operations", VIEWER, Endpoint::Operations),
     get("/api/v1/operations/{id}", VIEWER, Endpoint::Operation),
+    get("/api/v1/operations/{id}/report", VIEWER, Endpoint::Report),
     get("/api/v1/audit", ADMIN, Endpoint::Audit),
     post("/api/v1/operations/{id}/cancel", OPERATOR, Endpoint::Cancel),
     post("/api/v1/clusters/{cluster}/switchover", OPERATOR, Endpoint::Switchover),

@@ -131,6 +131,7 @@ pub(super) async fn run(
         proxy_target: None,
         proxy_sequence: 0,
         sighting: None,
+        examined_at: None,
         strains: Default::default(),
     };
     let journal = Arc::new(Journal::new(watch.over(parts.term.store())));

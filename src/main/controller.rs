@@ -23,6 +23,7 @@ use stormglass::controller::leading::{self, Candidacy};
 use stormglass::controller::{self, ConfiguredNode, ControllerParts};
 use stormglass::domain::ids::ProxyName;
 use stormglass::domain::policy::Policy;
+use stormglass::domain::readiness::Circumstances;
 use stormglass::ports::{Clock, Leader, Leadership as _, Sole, Term};
 use stormglass::telemetry::metrics::ControllerMetrics;
 
@@ -89,10 +90,12 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         .map(|node| ConfiguredNode { name: node.name.clone(), site: node.site.clone(), agent: node.agent.clone() })
         .collect();
     let proxies: Vec<ProxyName> = config.proxies.iter().map(|proxy| proxy.name.clone()).collect();
+    let circumstances = Circumstances { has_election: config.has_election(), ..Circumstances::default() };
     Ok(Box::new(move |term| ControllerParts {
         name: name.clone(),
         cluster: cluster.clone(),
         policy: policy.clone(),
+        circumstances: circumstances.clone(),
         nodes: nodes.clone(),
         proxies: proxies.clone(),
         clock: clock.clone(),
