@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::clock::{Moment, WallTime};
 use super::evidence::Observation;
@@ -15,7 +16,7 @@ use super::plan::ReasonCode;
 pub const INCIDENT_SCHEMA: u32 = 1;
 
 /// One operation with what followed from it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct IncidentReport {
     /// [`INCIDENT_SCHEMA`].
     pub schema_version: u32,
@@ -74,7 +75,7 @@ pub struct IncidentReport {
 }
 
 /// One phase, from the first start of a step to its last end.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Phase {
     /// `detect_to_decide`, or the step.
     pub phase: String,
@@ -85,7 +86,7 @@ pub struct Phase {
 }
 
 /// One line of the journal.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Line {
     /// After the first sign of trouble.
     pub at_seconds: f64,
@@ -102,7 +103,7 @@ pub struct Line {
 }
 
 /// An operation that followed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Followed {
     /// Its id.
     pub operation: String,
@@ -117,7 +118,7 @@ pub struct Followed {
 }
 
 /// One step of a sequence that followed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SequenceLine {
     /// The step's name.
     pub step: String,

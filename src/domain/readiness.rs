@@ -3,11 +3,12 @@
 //! Plain data: the checks themselves are in `decide::doctor`, the words for a terminal in `cli`.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::clock::WallTime;
 
 /// How one check stands, from good to bad.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// There is nothing to check: not configured, or not needed here. Does not count.
@@ -33,7 +34,7 @@ impl Verdict {
 }
 
 /// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Check {
     /// Stable name of the kind of check, such as `candidate`.
     pub check: String,
@@ -48,7 +49,7 @@ pub struct Check {
 }
 
 /// The whole examination.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Readiness {
     /// The cluster.
     pub cluster: String,
