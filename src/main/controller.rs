@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use stormglass::adapters::control::{HttpControl, TcpPrimaryProbe};
 use stormglass::adapters::store::etcd::{EtcdLeadership, EtcdSettings, EtcdStore, EtcdTls};
 use stormglass::adapters::store::{SqliteStore, migration};
-use stormglass::adapters::system::SystemClock;
+use stormglass::adapters::system::{SystemClock, priority};
 use stormglass::api::authentication::{Authentication, Token};
 use stormglass::api::controller::ControllerHandler;
 use stormglass::api::{router, server};
@@ -38,6 +38,7 @@ const OBSERVATION: Duration = Duration::from_secs(10);
 pub fn run(path: &Path) -> anyhow::Result<()> {
     let config = load_controller(path)?;
     let policy = config.policy()?;
+    priority::raise();
     block_on(async move {
         let listener = TcpListener::bind(config.controller.listen).with_context(|| {
             format!("listen on {}: stop what uses the port, or change controller.listen", config.controller.listen)
