@@ -9,6 +9,7 @@ pub mod client;
 pub mod controller;
 mod mutation;
 pub mod problem;
+pub mod risk;
 pub mod router;
 pub mod routes;
 pub mod server;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::authentication::Caller;
 use super::body;
 use super::controller::ControllerHandler;
+use super::risk::PromoteRequest;
 use super::routes::Endpoint;
 use super::wire::{FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, SwitchoverRequest};
 
@@ -21,6 +22,8 @@ pub(super) enum Mutation {
     Rejoin(NodeRequest),
     Pause(PauseRequest),
     Resume,
+    ModelPromote(PromoteRequest),
+    ModelRollback,
 }
 
 /// The body of a request without settings.
@@ -37,6 +40,8 @@ impl Mutation {
             Endpoint::Unfence => Self::Unfence(body::parse(headers, body)?),
             Endpoint::Rejoin => Self::Rejoin(body::parse(headers, body)?),
             Endpoint::Pause => Self::Pause(body::parse(headers, body)?),
+            Endpoint::ModelPromote => Self::ModelPromote(body::parse(headers, body)?),
+            Endpoint::ModelRollback => body::parse::<Nothing>(headers, body).map(|_| Self::ModelRollback)?,
             Endpoint::Cancel => body::parse::<Nothing>(headers, body).map(|_| Self::Cancel)?,
             Endpoint::Resume => body::parse::<Nothing>(headers, body).map(|_| Self::Resume)?,
             endpoint => return Err(Problem::internal(format!("{} changes nothing", endpoint.verb()))),
@@ -59,6 +64,8 @@ impl Mutation {
             Self::Rejoin(request) => handler.rejoin(target, request, caller).await,
             Self::Pause(request) => handler.pause(target, request, caller).await,
             Self::Resume => handler.resume(target, caller).await,
+            Self::ModelPromote(request) => handler.promote_model(request, caller).await,
+            Self::ModelRollback => handler.roll_back_model(caller).await,
         }
     }
 }
@@ -70,11 +77,12 @@ impl fmt::Display for Mutation {
             serde_json::to_string(request).expect("requests are plain data and always have a JSON form")
         }
         let line = match self {
-            Self::Cancel | Self::Resume => return Ok(()),
+            Self::Cancel | Self::Resume | Self::ModelRollback => return Ok(()),
             Self::Switchover(request) => line(request),
             Self::Failover(request) => line(request),
             Self::Fence(request) | Self::Unfence(request) | Self::Rejoin(request) => line(request),
             Self::Pause(request) => line(request),
+            Self::ModelPromote(request) => line(request),
         };
         formatter.write_str(&line)
     }

@@ -33,6 +33,14 @@ pub enum Endpoint {
     Status,
     /// What would be done now, and why.
     Explain,
+    /// What is expected of every node.
+    Risk,
+    /// Every model.
+    Models,
+    /// Makes a model the one that scores.
+    ModelPromote,
+    /// Makes the one before it score again.
+    ModelRollback,
     /// Newest events.
     Events,
     /// Newest operations that have ended.
@@ -71,7 +79,10 @@ impl Endpoint {
     /// True for what changes something at a person's wish: audited, whatever comes of it.
     pub fn is_mutation(self) -> bool {
         use Endpoint::*;
-        matches!(self, Cancel | Switchover | Failover | Fence | Unfence | Rejoin | Pause | Resume)
+        matches!(
+            self,
+            ModelPromote | ModelRollback | Cancel | Switchover | Failover | Fence | Unfence | Rejoin | Pause | Resume
+        )
     }
 
     /// The verb in the audit log and in messages.
@@ -84,6 +95,10 @@ impl Endpoint {
             Endpoint::Clusters => "clusters",
             Endpoint::Status => "status",
             Endpoint::Explain => "explain",
+            Endpoint::Risk => "risk",
+            Endpoint::Models => "model-list",
+            Endpoint::ModelPromote => "model-promote",
+            Endpoint::ModelRollback => "model-rollback",
             Endpoint::Events => "events",
             Endpoint::History => "history",
             Endpoint::ClusterOperations | Endpoint::Operations => "operations",
@@ -148,7 +163,7 @@ const OPERATOR: Access = Access::AtLeast(Role::Operator);
 const ADMIN: Access = Access::AtLeast(Role::Admin);
 
 /// Every route.
-pub static ROUTES: [Route; 23] = [
+pub static ROUTES: [Route; 27] = [
     get("/health", Access::Open, Endpoint::Health),
     get("/ready", Access::Open, Endpoint::Ready),
     get("/metrics", Access::Open, Endpoint::Metrics),
@@ -156,6 +171,10 @@ pub static ROUTES: [Route; 23] = [
     get("/api/v1/clusters", VIEWER, Endpoint::Clusters),
     get("/api/v1/clusters/{cluster}", VIEWER, Endpoint::Status),
     get("/api/v1/clusters/{cluster}/explain", VIEWER, Endpoint::Explain),
+    get("/api/v1/clusters/{cluster}/risk", VIEWER, Endpoint::Risk),
+    get("/api/v1/models", VIEWER, Endpoint::Models),
+    post("/api/v1/models/promote", ADMIN, Endpoint::ModelPromote),
+    post("/api/v1/models/rollback", ADMIN, Endpoint::ModelRollback),
     get("/api/v1/clusters/{cluster}/events", VIEWER, Endpoint::Events),
     get("/api/v1/clusters/{cluster}/history", VIEWER, Endpoint::History),
     get("/api/v1/clusters/{cluster}/operations", VIEWER, Endpoint::ClusterOperations),

@@ -136,6 +136,7 @@ pub fn status() -> ClusterStatus {
             rules: Vec::new(),
             outages: Vec::new(),
         },
+        predictor: None,
         controller: "script".to_owned(),
         leader: Some(LeaderAddress { name: "script".to_owned(), url: "http://127.0.0.1:8432".to_owned() }),
         at: NOW,
