@@ -1,13 +1,14 @@
 //! JSON documents about predictions and models. Field names are a contract, as in `wire`.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::domain::ids::NodeName;
 use crate::domain::plan::Reason;
-use crate::domain::risk::{Driver, ModelName, Resource, Slowdown};
+use crate::domain::risk::{Driver, ModelName, Resource};
 
 /// What the predictor does at the moment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PredictorStatus {
     /// `observe`, `advise` or `act`.
     pub mode: String,
@@ -21,7 +22,7 @@ pub struct PredictorStatus {
 }
 
 /// `GET …/risk`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RiskDocument {
     /// [`super::wire::SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -34,7 +35,7 @@ pub struct RiskDocument {
 }
 
 /// What is expected of one node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NodeRisk {
     /// The node.
     pub node: NodeName,
@@ -53,13 +54,13 @@ pub struct NodeRisk {
     /// What runs out, by the word of the node's own agent, soonest first.
     pub exhaustions: Vec<TimeLeft>,
     /// A write probe that became slow.
-    pub slowdown: Option<Slowdown>,
+    pub slowdown: Option<SlowProbe>,
     /// What else than the model speaks for trouble.
     pub evidence: Vec<Reason>,
 }
 
 /// A resource that runs out.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TimeLeft {
     /// Of what.
     pub resource: Resource,
@@ -69,8 +70,17 @@ pub struct TimeLeft {
     pub seconds: f64,
 }
 
+/// A probe that became slow: medians, in seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SlowProbe {
+    /// Before.
+    pub usual_seconds: f64,
+    /// Of the last ones.
+    pub now_seconds: f64,
+}
+
 /// `GET /api/v1/models`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ModelList {
     /// [`super::wire::SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -79,7 +89,7 @@ pub struct ModelList {
 }
 
 /// One model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ModelEntry {
     /// Name of its folder.
     pub name: String,
@@ -96,7 +106,7 @@ pub struct ModelEntry {
 }
 
 /// Body of `POST /api/v1/models/promote`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PromoteRequest {
     /// Name of the model's folder.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::event_loop::Glance;
 use super::state::PredictorState;
-use crate::api::risk::{NodeRisk, PredictorStatus, RiskDocument, TimeLeft};
+use crate::api::risk::{NodeRisk, PredictorStatus, RiskDocument, SlowProbe, TimeLeft};
 use crate::api::wire;
 use crate::decide;
 use crate::decide::candidate::{self, Demand};
@@ -198,7 +198,9 @@ fn node_risk(view: &View, policy: &Policy, node: &NodeName) -> NodeRisk {
             .iter()
             .map(|one| TimeLeft { resource: one.resource, left: one.left, seconds: seconds(one.remaining) })
             .collect(),
-        slowdown: outlook.slowdown,
+        slowdown: outlook
+            .slowdown
+            .map(|slow| SlowProbe { usual_seconds: seconds(slow.usual), now_seconds: seconds(slow.now) }),
         evidence: decide::early_warning::evidence(view, policy, node),
     }
 }

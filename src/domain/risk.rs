@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::view::Fact;
 
@@ -29,7 +30,7 @@ pub struct Risk {
 }
 
 /// A model by name and version.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub struct ModelName {
     /// Name of its folder.
     pub name: String,
@@ -44,7 +45,7 @@ impl fmt::Display for ModelName {
 }
 
 /// A feature that drove the score.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Driver {
     /// The feature, as `features.toml` names it.
     pub feature: String,
@@ -82,7 +83,7 @@ fn short(value: f64) -> String {
 }
 
 /// What a node can run out of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Resource {
     /// Space for data.

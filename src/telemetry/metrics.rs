@@ -428,6 +428,9 @@ mod tests {
         metrics.show_node(&cluster, &gauges_of(&db1, Some(12)));
         metrics.show_proxy(&cluster, &proxy, true);
         metrics.show_strain(&cluster, Some(&db1), ReasonCode::LockPileUp, true);
+        metrics.show_risk(&cluster, &db1, Some(0.25), false);
+        metrics.show_model(Some(&ModelName { name: "lab".to_owned(), version: "1".to_owned() }));
+        metrics.observe_scoring(Duration::from_micros(90));
         metrics.observe_phase("failover", "detect", Duration::from_millis(7));
         metrics.observe_decision(Duration::from_micros(40));
         metrics.observe_store("swap", Duration::from_millis(2));
