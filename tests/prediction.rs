@@ -138,7 +138,8 @@ async fn every_node_has_its_matrix_and_what_is_missing_is_a_gap() {
     ];
     let nodes = vec![node("n1"), node("n2")];
     let source = PrometheusSource::new(&settings(&prometheus.url), features, nodes).expect("a client");
-    let is_full = |samples: &Samples| samples.nodes[&node("n1")].iter().all(|row| row[1].is_some());
+    let is_full =
+        |samples: &Samples| samples.nodes[&node("n1")].iter().all(|row| row[1].is_some_and(|series| series > 10.0));
     let found = samples(&source, is_full).await;
     assert_eq!(found.nodes.keys().cloned().collect::<Vec<_>>(), [node("n1"), node("n2")], "strangers stay out");
     for row in &found.nodes[&node("n1")] {
