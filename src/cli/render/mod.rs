@@ -5,8 +5,10 @@
 pub mod doctor;
 pub mod explain;
 pub mod lists;
+pub mod model;
 pub mod operation;
 pub mod plan;
+pub mod risk;
 pub mod status;
 pub mod words;
 
