@@ -92,7 +92,8 @@ pub fn controller(
             .collect(),
         reads: ReadsSection::default(),
         applications: pooling::applications(layout)?,
-        prometheus: Some(PrometheusSection { url: url(&layout.prometheus) }),
+        prometheus: Some(PrometheusSection::at(url(&layout.prometheus))),
+        predictor: None,
     })
 }
 
