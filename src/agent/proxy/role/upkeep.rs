@@ -26,7 +26,7 @@ impl ProxyRole {
         let (is_arranged, is_inspection) = {
             let mut state = self.state();
             state.looks = state.looks.wrapping_add(1);
-            (state.arranged.as_ref() == Some(&wanted), state.looks % LOOKS_PER_INSPECTION == 0)
+            (state.arranged.as_ref() == Some(&wanted), state.looks.is_multiple_of(LOOKS_PER_INSPECTION))
         };
         if !is_arranged {
             self.arrange(wanted.clone()).await;
