@@ -30,6 +30,9 @@ const POOLED_FIRST: u32 = 200;
 /// Between two newcomers.
 const NEWCOMER_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How long they wait before they call it an error: who is held is told nothing, and how long it took is measured.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 /// What one kind of client saw.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
@@ -130,7 +133,7 @@ async fn work_pooled(pooler: Address, number: u32, run: String, stop: Arc<Atomic
         let begun = Instant::now();
         let open = match session.take() {
             Some(open) => open,
-            None => match Session::open(&pooler, "lab-pooled").await {
+            None => match Session::open_within(&pooler, "lab-pooled", PATIENCE).await {
                 Ok(open) => open,
                 Err(error) => {
                     note(begun.elapsed(), Err(format!("connect: {error}")));
@@ -145,7 +148,7 @@ async fn work_pooled(pooler: Address, number: u32, run: String, stop: Arc<Atomic
         let mut outcome = Ok(());
         for statement in ["BEGIN", insert.as_str(), "COMMIT"] {
             let begun = Instant::now();
-            outcome = open.execute(statement).await.map(drop).map_err(|error| error.to_string());
+            outcome = open.execute_within(statement, PATIENCE).await.map(drop).map_err(|error| error.to_string());
             longest = longest.max(begun.elapsed());
             if outcome.is_err() {
                 break;
@@ -171,7 +174,10 @@ async fn come(ports: Vec<Address>, stop: Arc<AtomicBool>, tally: Arc<Mutex<HeldT
         let tally = Arc::clone(&tally);
         waiting.spawn(async move {
             let begun = Instant::now();
-            let outcome = Session::open(&port, "lab-newcomer").await.map(drop).map_err(|error| error.to_string());
+            let outcome = Session::open_within(&port, "lab-newcomer", PATIENCE)
+                .await
+                .map(drop)
+                .map_err(|error| error.to_string());
             tally.lock().unwrap_or_else(PoisonError::into_inner).newcomers.note(begun.elapsed(), outcome);
         });
         while waiting.try_join_next().is_some() {}
