@@ -13,4 +13,5 @@ pub mod problem;
 pub mod router;
 pub mod routes;
 pub mod server;
+pub mod webhook;
 pub mod wire;

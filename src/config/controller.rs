@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::secret::SecretReference;
 use super::store::{StoreKind, StoreSection};
+use super::webhook::WebhookSection;
 pub use crate::domain::access::Role;
 use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::policy::DurabilityMode;
@@ -34,6 +35,9 @@ pub struct ControllerConfig {
     /// `[[proxy]]`: every proxy host.
     #[serde(rename = "proxy", default)]
     pub proxies: Vec<ProxyHostSection>,
+    /// What is done about alerts.
+    #[serde(default)]
+    pub webhook: WebhookSection,
     /// Where the time series are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prometheus: Option<PrometheusSection>,

@@ -9,7 +9,8 @@ use super::document::{Document, Source};
 use super::error::{ConfigError, Violation};
 use super::{AgentConfig, ControllerConfig, SecretReference};
 
-const CONTROLLER_SECTIONS: &[&str] = &["controller", "cluster", "store", "failover", "authentication", "prometheus"];
+const CONTROLLER_SECTIONS: &[&str] =
+    &["controller", "cluster", "store", "failover", "authentication", "prometheus", "webhook"];
 const AGENT_SECTIONS: &[&str] = &["agent", "postgresql", "proxy", "tags"];
 
 /// What both kinds of settings can do.

@@ -13,6 +13,7 @@ pub mod load;
 pub mod secret;
 pub mod store;
 mod validate;
+pub mod webhook;
 
 pub use agent::AgentConfig;
 pub use controller::ControllerConfig;

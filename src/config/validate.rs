@@ -117,6 +117,7 @@ impl ControllerConfig {
             }
         }
         unique("authentication.token", "name", self.authentication.tokens.iter().map(|token| token.name.clone()))?;
+        self.webhook.violation()?;
         if let Some(prometheus) = &self.prometheus {
             base_url("prometheus.url", &prometheus.url)?;
         }

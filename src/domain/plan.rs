@@ -275,6 +275,10 @@ reason_codes! {
     StaleRecord => "stale_record",
     /// The epoch was given out and its holder does not accept writes yet.
     PromotionUnfinished => "promotion_unfinished",
+    /// The alert is older than the primary that it would move.
+    AlertOutdated => "alert_outdated",
+    /// The alert is about another node, or asks for something else.
+    AlertAboutAnother => "alert_about_another",
     /// The node's report names an epoch above the record's: the store is older than the cluster.
     StoreOutdated => "store_outdated",
 }

@@ -24,7 +24,7 @@ const POSTGRES_PATIENCE: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Programs that a lab starts, itself or through its agents. Others in the directory (a shell, `less` on a log) stay.
-const PROGRAMS: [&str; 11] = [
+const PROGRAMS: [&str; 13] = [
     "stormglass",
     "postgres",
     "initdb",
@@ -34,6 +34,8 @@ const PROGRAMS: [&str; 11] = [
     "pg_controldata",
     "haproxy",
     "prometheus",
+    "prometheus-alertmanager",
+    "alertmanager",
     "prometheus-postgres-exporter",
     "postgres_exporter",
 ];

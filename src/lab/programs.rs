@@ -19,7 +19,9 @@ pub struct Programs {
     pub haproxy: PathBuf,
     /// Prometheus.
     pub prometheus: PathBuf,
-    /// Its exporter for PostgreSQL.
+    /// Alertmanager.
+    pub alertmanager: PathBuf,
+    /// Prometheus' exporter for PostgreSQL.
     pub exporter: PathBuf,
 }
 
@@ -37,6 +39,11 @@ impl Programs {
             postgres: need(postgres_directory(Path::new("/usr/lib/postgresql")), "initdb and postgres", "postgresql"),
             haproxy: need(on_path("haproxy"), "haproxy", "haproxy"),
             prometheus: need(on_path("prometheus"), "prometheus", "prometheus"),
+            alertmanager: need(
+                on_path("prometheus-alertmanager").or_else(|| on_path("alertmanager")),
+                "prometheus-alertmanager",
+                "prometheus-alertmanager",
+            ),
             exporter: need(
                 on_path("prometheus-postgres-exporter").or_else(|| on_path("postgres_exporter")),
                 "prometheus-postgres-exporter",

@@ -20,7 +20,7 @@ use stormglass::api::{router, server};
 use stormglass::config::store::{StoreKind, StoreSection};
 use stormglass::config::{ControllerConfig, load_controller};
 use stormglass::controller::leading::{self, Candidacy};
-use stormglass::controller::{self, ConfiguredNode, ControllerParts};
+use stormglass::controller::{self, ConfiguredNode, ControllerParts, WaysIn};
 use stormglass::domain::ids::ProxyName;
 use stormglass::domain::policy::Policy;
 use stormglass::ports::{Clock, Leader, Leadership as _, Sole, Term};
@@ -89,6 +89,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         .map(|node| ConfiguredNode { name: node.name.clone(), site: node.site.clone(), agent: node.agent.clone() })
         .collect();
     let proxies: Vec<ProxyName> = config.proxies.iter().map(|proxy| proxy.name.clone()).collect();
+    let ways = Arc::new(WaysIn { alerts: config.webhook.policy() });
     Ok(Box::new(move |term| ControllerParts {
         name: name.clone(),
         cluster: cluster.clone(),
@@ -101,6 +102,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         proxy_control: control.clone(),
         primary_probe: Arc::new(TcpPrimaryProbe),
         metrics: metrics(),
+        ways: ways.clone(),
     }))
 }
 

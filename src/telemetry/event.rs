@@ -244,6 +244,30 @@ pub enum Event {
         /// What it was.
         code: ReasonCode,
     },
+    /// An alert was stored, and is carried out next.
+    AlertAccepted {
+        /// Its fingerprint.
+        fingerprint: String,
+        /// The label `alertname`.
+        name: String,
+        /// What its route says.
+        action: &'static str,
+    },
+    /// What an alert asked for was begun, refused or told.
+    AlertHandled {
+        /// Its fingerprint.
+        fingerprint: String,
+        /// The label `alertname`.
+        name: String,
+        /// What its route says.
+        action: &'static str,
+        /// `begun`, `refused` or `told`.
+        outcome: &'static str,
+        /// Why.
+        detail: String,
+        /// The operation that was begun.
+        operation: Option<OperationId>,
+    },
     /// The store did not take a write: the controller grants nothing new until it does.
     StoreFailed {
         /// What went wrong, and what to do.
@@ -277,6 +301,8 @@ impl Event {
             Event::LeaseNotRenewed { .. } => "lease_not_renewed",
             Event::ProxyRedirected { .. } => "proxy_redirected",
             Event::ProxyFailed { .. } => "proxy_failed",
+            Event::AlertAccepted { .. } => "alert_accepted",
+            Event::AlertHandled { .. } => "alert_handled",
             Event::StoreFailed { .. } => "store_failed",
             Event::StrainBegan { .. } => "strain_began",
             Event::StrainEnded { .. } => "strain_ended",
@@ -295,6 +321,7 @@ impl Event {
             | Event::LeaseNotRenewed { .. }
             | Event::StrainBegan { .. }
             | Event::ProxyFailed { .. } => Severity::Warning,
+            Event::AlertHandled { outcome, .. } if *outcome == "refused" => Severity::Warning,
             Event::StepEnded { outcome, .. } if *outcome != StepOutcome::Succeeded => Severity::Warning,
             _ => Severity::Info,
         }
@@ -329,6 +356,7 @@ impl Event {
             Event::OperationBegan { operation, .. }
             | Event::StepEnded { operation, .. }
             | Event::OperationEnded { operation, .. } => Some(operation),
+            Event::AlertHandled { operation, .. } => operation.as_ref(),
             _ => None,
         }
     }

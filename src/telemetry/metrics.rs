@@ -14,6 +14,7 @@ use prometheus::{
 };
 
 use super::event::{Event, StepOutcome};
+use crate::domain::alert::AlertAction;
 use crate::domain::clock::WallTime;
 use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::ids::{ClusterName, NodeName, ProxyName};
@@ -52,6 +53,7 @@ names! {
     OPERATION_SECONDS = "stormglass_operation_seconds", "From detection or request to the end of an operation that succeeded.";
     DECISION_REASONS = "stormglass_decision_reasons_total", "Reasons of decisions, counted when a decision changes.";
     EVENTS = "stormglass_events_total", "Events.";
+    ALERTS = "stormglass_alerts_total", "Alerts that were handled: `begun`, `refused` or `told`.";
     DECISION_SECONDS = "stormglass_decision_seconds", "How long the controller took to decide.";
     STORE_SECONDS = "stormglass_store_seconds", "How long the store took, flush included.";
 }
@@ -71,6 +73,7 @@ const OUTCOMES: [OperationStatus; 5] = [
     OperationStatus::Stuck,
     OperationStatus::Cancelled,
 ];
+const ALERT_OUTCOMES: [&str; 3] = ["begun", "refused", "told"];
 const ROLES: [&str; 3] = ["primary", "standby", "unknown"];
 const HEALTHS: [&str; 4] = ["healthy", "degraded", "no_primary", "unknown"];
 
@@ -136,6 +139,7 @@ pub struct ControllerMetrics {
     durations: HistogramVec,
     reasons: IntCounterVec,
     events: IntCounterVec,
+    alerts: IntCounterVec,
     decisions: Histogram,
     store: HistogramVec,
 }
@@ -167,6 +171,7 @@ impl ControllerMetrics {
             durations: histograms(&registry, OPERATION_SECONDS, &["operation"]),
             reasons: counters(&registry, DECISION_REASONS, &["intent", "reason"]),
             events: counters(&registry, EVENTS, &["event", "severity"]),
+            alerts: counters(&registry, ALERTS, &["action", "outcome"]),
             decisions: register(
                 &registry,
                 Histogram::with_opts(histogram_options(DECISION_SECONDS).buckets(DECISION_BUCKETS.to_vec())),
@@ -179,6 +184,11 @@ impl ControllerMetrics {
         for kind in OPERATION_KINDS {
             for outcome in OUTCOMES {
                 metrics.operations.with_label_values(&[kind, outcome.label()]);
+            }
+        }
+        for action in AlertAction::ALL {
+            for outcome in ALERT_OUTCOMES {
+                metrics.alerts.with_label_values(&[action.label(), outcome]);
             }
         }
         for intent in OPERATION_KINDS.into_iter().chain(OTHER_INTENTS) {
@@ -265,6 +275,9 @@ impl ControllerMetrics {
             Event::DecisionChanged { intent, reasons, blocked_by } => {
                 self.count_reasons(intent, reasons);
                 self.count_reasons(intent, blocked_by);
+            }
+            Event::AlertHandled { action, outcome, .. } => {
+                self.alerts.with_label_values(&[action, outcome]).inc();
             }
             _ => {}
         }

@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 use stormglass::api::authentication::Caller;
 use stormglass::api::controller::ControllerHandler;
 use stormglass::api::routes::Endpoint;
+use stormglass::api::webhook::AlertsReply;
 use stormglass::api::wire::{
     ClusterStatus, Explanation, FailoverPreview, FailoverRequest, Health, LeaderAddress, MutationReply, NodeRequest,
     PauseRequest, Problem, SCHEMA_VERSION, SwitchoverRequest, TimerStatus,
 };
+use stormglass::domain::alert::Alert;
 use stormglass::domain::clock::{BootId, Moment, WallTime};
 use stormglass::domain::command::{HeartbeatReply, ProxyAssignment};
 use stormglass::domain::epoch::{Epoch, RecordNumber};
@@ -29,6 +31,8 @@ pub const NOW: WallTime = WallTime(1_795_000_000_000_000);
 pub struct Script {
     pub audit: Mutex<Vec<AuditRow>>,
     pub limits: Mutex<Vec<usize>>,
+    /// Alerts that were taken, in their order.
+    pub alerts: Mutex<Vec<Alert>>,
     pub broken: Mutex<Option<String>>,
     /// A fence tells that it began, then waits until it is let go.
     pub fence_began: Notify,
@@ -190,6 +194,7 @@ pub fn body(endpoint: Endpoint) -> Option<Value> {
         Endpoint::Fence | Endpoint::Unfence | Endpoint::Rejoin => Some(json!({ "node": "db1" })),
         Endpoint::Switchover => Some(json!({ "to": "db2" })),
         Endpoint::Failover => Some(json!({ "dry_run": true })),
+        Endpoint::Alertmanager => Some(json!({ "version": "4", "alerts": [] })),
         Endpoint::Pause => Some(json!({ "duration_seconds": 60 })),
         _ => None,
     }
@@ -311,6 +316,12 @@ impl ControllerHandler for Script {
 
     async fn resume(&self, cluster: &str, _: &Caller) -> Result<MutationReply, Problem> {
         known(cluster).map(|()| reply("resumed"))
+    }
+
+    async fn alerts(&self, alerts: Vec<Alert>, _: &Caller) -> Result<AlertsReply, Problem> {
+        let unmatched = alerts.len();
+        self.alerts.lock().expect("no panic").extend(alerts);
+        Ok(AlertsReply { unmatched, ..AlertsReply::new() })
     }
 
     async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, Problem> {
