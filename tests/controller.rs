@@ -163,6 +163,7 @@ async fn start_with(
         primary_probe: Arc::new(TcpPrimaryProbe),
         metrics: Arc::new(ControllerMetrics::new("test")),
         ways: Arc::new(ways),
+        prediction: None,
     };
     let handle = controller::start(parts, stopped).await.expect("starts");
     Running { handle, directory, sequence: Default::default(), _shutdown: shutdown }

@@ -91,7 +91,8 @@ pub fn controller(
             })
             .collect(),
         webhook: webhook(),
-        prometheus: Some(PrometheusSection { url: url(&layout.prometheus) }),
+        prometheus: Some(PrometheusSection::at(url(&layout.prometheus))),
+        predictor: None,
     })
 }
 

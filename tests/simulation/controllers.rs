@@ -157,6 +157,7 @@ fn parts(port: &ControllerPort, term: Arc<dyn Term>) -> ControllerParts {
         primary_probe: control,
         metrics: Arc::new(ControllerMetrics::new("simulated")),
         ways: Default::default(),
+        prediction: None,
     }
 }
 
