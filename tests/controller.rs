@@ -154,6 +154,7 @@ async fn start_with(
         name: "controller-1".to_owned(),
         cluster: cluster(),
         policy,
+        circumstances: Default::default(),
         nodes: vec![configured("n1"), configured("n2")],
         proxies: vec![proxy],
         clock,

@@ -4,6 +4,8 @@
 
 pub mod alert;
 pub mod candidate;
+pub mod doctor;
+mod doctor_outside;
 pub mod early_warning;
 pub mod explain;
 pub mod first_epoch;
