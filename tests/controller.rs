@@ -145,6 +145,7 @@ async fn start_for(leads_for: Option<Duration>, stale_after: Duration, operation
         proxy_control: control,
         primary_probe: Arc::new(TcpPrimaryProbe),
         metrics: Arc::new(ControllerMetrics::new("test")),
+        prediction: None,
     };
     let handle = controller::start(parts, stopped).await.expect("starts");
     Running { handle, directory, sequence: Default::default(), _shutdown: shutdown }

@@ -5,6 +5,7 @@
 use async_trait::async_trait;
 
 use super::authentication::Caller;
+use super::risk::{ModelList, PromoteRequest, RiskDocument};
 use super::wire::{
     ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, SwitchoverRequest,
 };
@@ -30,6 +31,22 @@ pub trait ControllerHandler: Send + Sync + 'static {
     async fn status(&self, cluster: &str) -> Result<ClusterStatus, Problem>;
     /// What would be done now, and why.
     async fn explain(&self, cluster: &str) -> Result<Explanation, Problem>;
+    /// What is expected of every node.
+    async fn risk(&self, cluster: &str) -> Result<RiskDocument, Problem> {
+        Err(no_predictor(cluster))
+    }
+    /// Every model.
+    async fn models(&self) -> Result<ModelList, Problem> {
+        Err(no_predictor("this controller"))
+    }
+    /// Makes a model the one that scores.
+    async fn promote_model(&self, _request: PromoteRequest, _caller: &Caller) -> Result<MutationReply, Problem> {
+        Err(no_predictor("this controller"))
+    }
+    /// Makes the model before it the one that scores again.
+    async fn roll_back_model(&self, _caller: &Caller) -> Result<MutationReply, Problem> {
+        Err(no_predictor("this controller"))
+    }
     /// The newest events, newest first.
     async fn events(&self, cluster: &str, limit: usize) -> Result<Vec<EventRow>, Problem>;
     /// The newest operations, newest first, of one cluster or of all.
@@ -75,4 +92,11 @@ pub trait ControllerHandler: Send + Sync + 'static {
     fn metrics(&self) -> String;
     /// The wall clock, for audit rows.
     fn wall(&self) -> WallTime;
+}
+
+/// What whoever asks for predictions is told where there are none.
+pub fn no_predictor(whose: &str) -> Problem {
+    Problem::not_found(format!(
+        "{whose} has no predictor: add [predictor] and [prometheus] to the controller's configuration"
+    ))
 }

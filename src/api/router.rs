@@ -221,6 +221,8 @@ impl Api {
             Endpoint::Clusters => Json(handler.clusters().await?).into_response(),
             Endpoint::Status => Json(handler.status(target).await?).into_response(),
             Endpoint::Explain => Json(handler.explain(target).await?).into_response(),
+            Endpoint::Risk => Json(handler.risk(target).await?).into_response(),
+            Endpoint::Models => Json(handler.models().await?).into_response(),
             Endpoint::Events => Json(handler.events(target, limit).await?).into_response(),
             Endpoint::History => {
                 let mut operations = handler.operations(Some(target), limit + UNDER_WAY_MAX).await?;

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::Schema;
 use utoipa::openapi::{RefOr, schema};
 
+use super::risk::{ModelList, PromoteRequest, RiskDocument};
 use super::wire::{
     ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, SwitchoverRequest, Word,
 };
@@ -46,6 +47,14 @@ pub enum Endpoint {
     Status,
     /// What would be done now, and why.
     Explain,
+    /// What is expected of every node.
+    Risk,
+    /// Every model.
+    Models,
+    /// Makes a model the one that scores.
+    ModelPromote,
+    /// Makes the one before it score again.
+    ModelRollback,
     /// Newest events.
     Events,
     /// Newest operations that have ended.
@@ -267,6 +276,8 @@ pub static ROUTES: &[Route] = &[
     get("/api/v1/clusters", VIEWER, Endpoint::Clusters, "clusters", "The status of every cluster.").gives_list::<ClusterStatus>().asks(&[]),
     get("/api/v1/clusters/{cluster}", VIEWER, Endpoint::Status, "status", "The status of one cluster.").gives::<ClusterStatus>(),
     get("/api/v1/clusters/{cluster}/explain", VIEWER, Endpoint::Explain, "explain", "What would be done now, and why.").gives::<Explanation>(),
+    get("/api/v1/clusters/{cluster}/risk", VIEWER, Endpoint::Risk, "risk", "What is expected of every node, and why.").gives::<RiskDocument>(),
+    get("/api/v1/models", VIEWER, Endpoint::Models, "models", "Models of the predictor.").gives::<ModelList>(),
     get("/api/v1/clusters/{cluster}/events", VIEWER, Endpoint::Events, "events", "Newest events, newest first.").gives_list::<EventRow>(),
     get("/api/v1/clusters/{cluster}/history", VIEWER, Endpoint::History, "history", "Newest operations that have ended, newest first.").gives_list::<Operation>(),
     get("/api/v1/clusters/{cluster}/operations", VIEWER, Endpoint::ClusterOperations, "cluster_operations", "Newest operations of one cluster, newest first.").gives_list::<Operation>(),
@@ -275,6 +286,8 @@ pub static ROUTES: &[Route] = &[
     get("/api/v1/audit", ADMIN, Endpoint::Audit, "audit", "Newest rows of the audit log, newest first.").gives_list::<AuditRow>(),
 
     post("/api/v1/operations/{id}/cancel", OPERATOR, Endpoint::Cancel, "cancel", "Stops an operation before its point of no return."),
+    post("/api/v1/models/promote", OPERATOR, Endpoint::ModelPromote, "model-promote", "Makes a model the one that scores.").takes::<PromoteRequest>(),
+    post("/api/v1/models/rollback", OPERATOR, Endpoint::ModelRollback, "model-rollback", "Makes the model before it score again."),
     post("/api/v1/clusters/{cluster}/switchover", OPERATOR, Endpoint::Switchover, "switchover", "Moves the primary, both sides healthy.").takes::<SwitchoverRequest>(),
     post("/api/v1/clusters/{cluster}/failover", OPERATOR, Endpoint::Failover, "failover", "Replaces a lost primary.").takes::<FailoverRequest>(),
     post("/api/v1/clusters/{cluster}/fence", OPERATOR, Endpoint::Fence, "fence", "Keeps a node unable to accept writes.").takes::<NodeRequest>(),

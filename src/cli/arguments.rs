@@ -202,6 +202,9 @@ pub enum Command {
     /// Operations one by one.
     #[command(subcommand)]
     Operation(OperationCommand),
+    /// Models of the predictor.
+    #[command(subcommand)]
+    Model(ModelCommand),
     /// Configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -275,6 +278,25 @@ pub enum OperationCommand {
         /// Its id.
         id: String,
     },
+}
+
+/// `stormglass model …`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ModelCommand {
+    /// Every model: which one scores, and what is wrong with the others.
+    List,
+    /// One model: its document.
+    Show {
+        /// Name of its folder.
+        name: String,
+    },
+    /// Make a model the one that scores, without a restart.
+    Promote {
+        /// Name of its folder.
+        name: String,
+    },
+    /// Make the model before it score again.
+    Rollback,
 }
 
 /// `stormglass config …`.

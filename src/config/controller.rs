@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::predictor::{PredictorSection, PrometheusSection};
 use super::secret::SecretReference;
 use super::store::{StoreKind, StoreSection};
 pub use crate::domain::access::Role;
@@ -37,6 +38,9 @@ pub struct ControllerConfig {
     /// Where the time series are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prometheus: Option<PrometheusSection>,
+    /// What scores them. Without it nothing is predicted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predictor: Option<PredictorSection>,
 }
 
 /// `[controller]`.
@@ -173,14 +177,6 @@ pub struct ProxyHostSection {
     pub site: SiteName,
     /// Base URL of its agent.
     pub agent: String,
-}
-
-/// `[prometheus]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PrometheusSection {
-    /// Base URL.
-    pub url: String,
 }
 
 fn default_data_directory() -> PathBuf {

@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::agent::{PostgresqlSection, ProxySection};
 use super::error::{ConfigError, Place, Violation, key_text};
+use super::predictor::PredictorSection;
 use super::{AgentConfig, ControllerConfig};
 use crate::domain::ids::Address;
 use crate::domain::lease::{LeaseTimers, RTO_MIN};
@@ -76,6 +77,7 @@ impl ControllerConfig {
             gray_after: failover.gray_after.unwrap_or(derived.gray_after),
             report_stale_after: timers.renewal_interval * 3,
             rejoin_automatically: self.cluster.rejoin_automatically,
+            prediction: self.predictor.as_ref().map(PredictorSection::policy).unwrap_or_default(),
             ..derived
         })
     }
@@ -118,7 +120,13 @@ impl ControllerConfig {
         }
         unique("authentication.token", "name", self.authentication.tokens.iter().map(|token| token.name.clone()))?;
         if let Some(prometheus) = &self.prometheus {
-            base_url("prometheus.url", &prometheus.url)?;
+            prometheus.violation()?;
+        }
+        if let Some(predictor) = &self.predictor {
+            predictor.violation()?;
+            if self.prometheus.is_none() {
+                return Err(Violation::at("predictor", "needs [prometheus] with a url: the samples come from there"));
+            }
         }
         let synchronous = matches!(self.cluster.durability, Some(DurabilityMode::Sync | DurabilityMode::SyncStrict));
         if synchronous && self.nodes.len() < 2 {

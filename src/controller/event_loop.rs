@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::journal::Journal;
-use super::state::{NodeState, ProxyState, State, Wish};
+use super::prediction::{self, Word};
+use super::state::{NodeState, PredictorState, ProxyState, State, Wish};
 use super::told::Told;
 use super::watched::StoreWatch;
 use super::witness::{self, Door, Knock};
@@ -52,6 +53,8 @@ pub(super) enum Event {
     },
     /// Somebody knocked at the primary's door.
     Knocked(Knock),
+    /// The scoring task says something.
+    Predicted(Word),
     /// Somebody asks what is going on.
     Look { reply: oneshot::Sender<Box<Glance>> },
     /// An operator asks for something.
@@ -68,6 +71,7 @@ pub(super) enum Event {
 pub(super) struct Glance {
     pub view: View,
     pub operations: Vec<Operation>,
+    pub predictor: Option<PredictorState>,
 }
 
 /// The loop's own task.
@@ -79,6 +83,8 @@ pub(super) struct Controller {
     pub told: Told,
     pub doors: watch::Sender<Option<Door>>,
     pub journal: Arc<Journal>,
+    /// The epoch, for the scoring task.
+    pub epochs: watch::Sender<Epoch>,
 }
 
 /// Runs until `shutdown`.
@@ -132,6 +138,9 @@ pub(super) async fn run(
         proxy_sequence: 0,
         sighting: None,
         strains: Default::default(),
+        outlooks: BTreeMap::new(),
+        told_risks: Default::default(),
+        predictor: parts.prediction.as_ref().map(|_| PredictorState::default()),
     };
     let journal = Arc::new(Journal::new(watch.over(parts.term.store())));
     let (doors, shown) = watch::channel(None);
@@ -142,7 +151,18 @@ pub(super) async fn run(
         shown,
         events.clone(),
     ));
-    let mut controller = Controller { parts, state, events, watch, told: Told::default(), doors, journal };
+    let epoch = state.record.as_ref().map_or(Epoch(0), |record| record.epoch);
+    let (epochs, shown_epochs) = watch::channel(epoch);
+    if let Some(prediction) = parts.prediction.clone() {
+        tokio::spawn(prediction::run(prediction::Surroundings {
+            prediction,
+            clock: parts.clock.clone(),
+            metrics: parts.metrics.clone(),
+            events: events.clone(),
+            epochs: shown_epochs,
+        }));
+    }
+    let mut controller = Controller { parts, state, events, watch, told: Told::default(), doors, journal, epochs };
     controller.note_started();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -210,9 +230,11 @@ impl Controller {
                 self.wish_stored(stored);
             }
             Event::Knocked(knock) => self.knocked(knock),
+            Event::Predicted(word) => self.predicted(word),
             Event::Look { reply } => {
                 let view = self.view();
-                let glance = Glance { view, operations: self.state.operations.clone() };
+                let operations = self.state.operations.clone();
+                let glance = Glance { view, operations, predictor: self.state.predictor.clone() };
                 let _ = reply.send(Box::new(glance));
             }
             Event::Ask { request, origin, dry_run, reply } => {
@@ -263,9 +285,41 @@ impl Controller {
                     node.streaming_lost_at = None;
                     node.behind_since = None;
                 }
+                // What was expected rested on who is the primary.
+                self.state.outlooks.clear();
+                self.epochs.send_replace(record.epoch);
             }
             self.state.record = Some(record);
             self.push();
+        }
+    }
+
+    /// Takes in what the scoring task says.
+    fn predicted(&mut self, word: Word) {
+        let epoch = self.state.record.as_ref().map_or(Epoch(0), |record| record.epoch);
+        let Some(predictor) = &mut self.state.predictor else { return };
+        match word {
+            Word::Loaded(model) => {
+                (predictor.model, predictor.refused_model) = (Some(model.clone()), None);
+                self.note_model(model);
+            }
+            Word::Refused(problem) => {
+                predictor.refused_model = Some(problem.clone());
+                self.note_model_refused(problem);
+            }
+            Word::Abstains(problem) => {
+                predictor.abstains = Some(problem.clone());
+                self.note_abstains(problem);
+            }
+            Word::Scored { risks, epoch: scored } => {
+                let resumed = predictor.abstains.take().and(predictor.model.clone());
+                if let Some(model) = resumed {
+                    self.note_resumed(model);
+                }
+                if scored == epoch {
+                    self.state.hear_risks(risks, self.parts.clock.now());
+                }
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use super::{ControllerHandle, ControllerParts};
 use crate::api::authentication::Caller;
 use crate::api::controller::ControllerHandler;
+use crate::api::risk::{ModelList, PromoteRequest, RiskDocument};
 use crate::api::wire::{
     ClusterStatus, Explanation, FailoverRequest, LeaderAddress, MutationReply, NodeRequest, PauseRequest, Problem,
     SwitchoverRequest,
@@ -228,6 +229,22 @@ impl ControllerHandler for Seat {
 
     async fn explain(&self, cluster: &str) -> Result<Explanation, Problem> {
         self.leader()?.explain(cluster).await
+    }
+
+    async fn risk(&self, cluster: &str) -> Result<RiskDocument, Problem> {
+        self.leader()?.risk(cluster).await
+    }
+
+    async fn models(&self) -> Result<ModelList, Problem> {
+        self.leader()?.models().await
+    }
+
+    async fn promote_model(&self, request: PromoteRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.promote_model(request, caller).await
+    }
+
+    async fn roll_back_model(&self, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.roll_back_model(caller).await
     }
 
     async fn events(&self, cluster: &str, limit: usize) -> Result<Vec<EventRow>, Problem> {

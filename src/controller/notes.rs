@@ -11,6 +11,7 @@ use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::DurabilityMode;
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::Report;
+use crate::domain::risk::ModelName;
 use crate::domain::view::View;
 use crate::telemetry::event::{Event, StepOutcome};
 use crate::telemetry::metrics::{ClusterGauges, NodeGauges};
@@ -152,6 +153,44 @@ impl Controller {
         }
         for node in before.fenced.difference(&next.fenced) {
             self.tell(&Event::OperatorUnfenced { node: node.clone(), who: who.to_owned() });
+        }
+    }
+
+    pub(super) fn note_model(&self, model: ModelName) {
+        self.tell(&Event::ModelLoaded { model });
+    }
+
+    pub(super) fn note_model_refused(&self, problem: String) {
+        self.tell(&Event::ModelRefused { problem });
+    }
+
+    pub(super) fn note_abstains(&self, problem: String) {
+        self.tell(&Event::PredictorAbstains { problem });
+    }
+
+    pub(super) fn note_resumed(&self, model: ModelName) {
+        self.tell(&Event::PredictorResumed { model });
+    }
+
+    /// Tells of whom trouble is expected, once, and when it no longer is.
+    pub(super) fn note_risks(&mut self) {
+        if self.state.predictor.is_none() {
+            return;
+        }
+        let view = self.view();
+        for node in view.nodes.keys() {
+            let alarm = decide::early_warning::alarm(&view, &self.state.policy, node);
+            let probability = view
+                .outlooks
+                .get(node)
+                .and_then(|outlook| outlook.risk.known()?.probability)
+                .filter(|probability| probability.is_finite());
+            self.parts.metrics.show_risk(&self.state.cluster, node, probability, alarm.is_some());
+            match alarm {
+                Some(reason) if self.state.told_risks.insert(node.clone()) => self.tell(&Event::RiskBegan { reason }),
+                None if self.state.told_risks.remove(node) => self.tell(&Event::RiskEnded { node: node.clone() }),
+                _ => {}
+            }
         }
     }
 

@@ -233,6 +233,7 @@ mod tests {
             nodes: [(node("n1"), holder), (node("n2"), standby)].into(),
             proxies: Default::default(),
             sighting: None,
+            outlooks: Default::default(),
         };
         (view, record, Policy::for_rto(Duration::from_secs(5)))
     }

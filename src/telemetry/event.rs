@@ -9,6 +9,7 @@ use crate::domain::epoch::Epoch;
 use crate::domain::ids::{Address, ClusterName, NodeName, OperationId, ProxyName};
 use crate::domain::operation::{OperationStatus, StepName};
 use crate::domain::plan::{Intent, Reason, ReasonCode};
+use crate::domain::risk::ModelName;
 use crate::domain::trail::EventRow;
 
 /// How loud.
@@ -244,6 +245,36 @@ pub enum Event {
         /// What it was.
         code: ReasonCode,
     },
+    /// The model expects trouble of a node, and has for long enough: a look is worth it.
+    RiskBegan {
+        /// What, how much, and what drove it.
+        reason: Reason,
+    },
+    /// It does not any more.
+    RiskEnded {
+        /// The node.
+        node: NodeName,
+    },
+    /// A model scores from now on.
+    ModelLoaded {
+        /// Name and version.
+        model: ModelName,
+    },
+    /// A model cannot be used; the one before it, if there was one, goes on.
+    ModelRefused {
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// Nothing is predicted for the time being; everything else goes on as without a predictor.
+    PredictorAbstains {
+        /// Why.
+        problem: String,
+    },
+    /// Risks are predicted again.
+    PredictorResumed {
+        /// By which model.
+        model: ModelName,
+    },
     /// The store did not take a write: the controller grants nothing new until it does.
     StoreFailed {
         /// What went wrong, and what to do.
@@ -278,6 +309,12 @@ impl Event {
             Event::ProxyRedirected { .. } => "proxy_redirected",
             Event::ProxyFailed { .. } => "proxy_failed",
             Event::StoreFailed { .. } => "store_failed",
+            Event::RiskBegan { .. } => "risk_began",
+            Event::RiskEnded { .. } => "risk_ended",
+            Event::ModelLoaded { .. } => "model_loaded",
+            Event::ModelRefused { .. } => "model_refused",
+            Event::PredictorAbstains { .. } => "predictor_abstains",
+            Event::PredictorResumed { .. } => "predictor_resumed",
             Event::StrainBegan { .. } => "strain_began",
             Event::StrainEnded { .. } => "strain_ended",
         }
@@ -294,6 +331,9 @@ impl Event {
             | Event::AloneBegan { .. }
             | Event::LeaseNotRenewed { .. }
             | Event::StrainBegan { .. }
+            | Event::RiskBegan { .. }
+            | Event::ModelRefused { .. }
+            | Event::PredictorAbstains { .. }
             | Event::ProxyFailed { .. } => Severity::Warning,
             Event::StepEnded { outcome, .. } if *outcome != StepOutcome::Succeeded => Severity::Warning,
             _ => Severity::Info,
@@ -317,7 +357,8 @@ impl Event {
             | Event::OperatorUnfenced { node, .. }
             | Event::FenceConfirmed { node, .. }
             | Event::LeaseNotRenewed { node, .. } => Some(node),
-            Event::StrainBegan { reason } => reason.node.as_ref(),
+            Event::StrainBegan { reason } | Event::RiskBegan { reason } => reason.node.as_ref(),
+            Event::RiskEnded { node } => Some(node),
             Event::StrainEnded { node, .. } => node.as_ref(),
             _ => None,
         }

@@ -19,6 +19,7 @@ use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::ids::{ClusterName, NodeName, ProxyName};
 use crate::domain::operation::OperationStatus;
 use crate::domain::plan::{Intent, Reason, ReasonCode};
+use crate::domain::risk::ModelName;
 
 macro_rules! names {
     ($($constant:ident = $name:literal, $help:literal;)+) => {
@@ -53,6 +54,10 @@ names! {
     DECISION_REASONS = "stormglass_decision_reasons_total", "Reasons of decisions, counted when a decision changes.";
     EVENTS = "stormglass_events_total", "Events.";
     DECISION_SECONDS = "stormglass_decision_seconds", "How long the controller took to decide.";
+    RISK_RATIO = "stormglass_risk_ratio", "Calibrated probability of trouble within the model's horizon, 0 to 1; no series while nobody can say.";
+    RISK_ALARM = "stormglass_risk_alarm", "1 while the model expects trouble of the node and has for long enough.";
+    MODEL_INFO = "stormglass_model_info", "Constant 1, labelled with the model that scores.";
+    SCORING_SECONDS = "stormglass_scoring_seconds", "How long the samples of one step took to be scored, for all nodes.";
     STORE_SECONDS = "stormglass_store_seconds", "How long the store took, flush included.";
 }
 
@@ -61,6 +66,9 @@ const SECONDS: [f64; 18] =
     [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 600.0];
 /// Deciding is pure computing.
 const DECISION_BUCKETS: [f64; 8] = [0.000_01, 0.000_03, 0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.1];
+
+/// A sample costs microseconds, and a thousand nodes are scored at once.
+const SCORING_BUCKETS: [f64; 8] = [0.000_03, 0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1];
 
 const OPERATION_KINDS: [&str; 4] = ["failover", "switchover", "rejoin", "fence"];
 const OTHER_INTENTS: [&str; 2] = ["hold", "update_record"];
@@ -138,6 +146,10 @@ pub struct ControllerMetrics {
     events: IntCounterVec,
     decisions: Histogram,
     store: HistogramVec,
+    risk: GaugeVec,
+    risk_alarm: IntGaugeVec,
+    model: IntGaugeVec,
+    scoring: Histogram,
 }
 
 impl ControllerMetrics {
@@ -172,6 +184,13 @@ impl ControllerMetrics {
                 Histogram::with_opts(histogram_options(DECISION_SECONDS).buckets(DECISION_BUCKETS.to_vec())),
             ),
             store: histograms(&registry, STORE_SECONDS, &["action"]),
+            risk: seconds_gauges(&registry, RISK_RATIO),
+            risk_alarm: gauges(&registry, RISK_ALARM, &["cluster", "node"]),
+            model: gauges(&registry, MODEL_INFO, &["name", "version"]),
+            scoring: register(
+                &registry,
+                Histogram::with_opts(histogram_options(SCORING_SECONDS).buckets(SCORING_BUCKETS.to_vec())),
+            ),
             registry,
         };
         metrics.set_leading(false);
@@ -247,6 +266,30 @@ impl ControllerMetrics {
     pub fn show_strain(&self, cluster: &ClusterName, node: Option<&NodeName>, code: ReasonCode, lasts: bool) {
         let labels = [cluster.as_str(), node.map_or("", NodeName::as_str), code.label()];
         self.strain.with_label_values(&labels).set(lasts.into());
+    }
+
+    /// Shows what is expected of a node.
+    pub fn show_risk(&self, cluster: &ClusterName, node: &NodeName, risk: Option<f64>, is_alarmed: bool) {
+        let labels = [cluster.as_str(), node.as_str()];
+        match risk {
+            Some(risk) => self.risk.with_label_values(&labels).set(risk),
+            // Fails where there was no series, which is what is wanted.
+            None => drop(self.risk.remove_label_values(&labels)),
+        }
+        self.risk_alarm.with_label_values(&labels).set(is_alarmed.into());
+    }
+
+    /// Shows the model that scores; `None`: none does.
+    pub fn show_model(&self, model: Option<&ModelName>) {
+        self.model.reset();
+        if let Some(model) = model {
+            self.model.with_label_values(&[model.name.as_str(), model.version.as_str()]).set(1);
+        }
+    }
+
+    /// One step was scored.
+    pub fn observe_scoring(&self, took: Duration) {
+        self.scoring.observe(took.as_secs_f64());
     }
 
     /// Counts an event, with what follows from it: operations, phases, reasons.
@@ -385,6 +428,9 @@ mod tests {
         metrics.show_node(&cluster, &gauges_of(&db1, Some(12)));
         metrics.show_proxy(&cluster, &proxy, true);
         metrics.show_strain(&cluster, Some(&db1), ReasonCode::LockPileUp, true);
+        metrics.show_risk(&cluster, &db1, Some(0.25), false);
+        metrics.show_model(Some(&ModelName { name: "lab".to_owned(), version: "1".to_owned() }));
+        metrics.observe_scoring(Duration::from_micros(90));
         metrics.observe_phase("failover", "detect", Duration::from_millis(7));
         metrics.observe_decision(Duration::from_micros(40));
         metrics.observe_store("swap", Duration::from_millis(2));

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use stormglass::api::authentication::Caller;
 use stormglass::api::controller::ControllerHandler;
+use stormglass::api::risk::{ModelList, PromoteRequest, RiskDocument};
 use stormglass::api::routes::Endpoint;
 use stormglass::api::wire::{
     ClusterStatus, Explanation, FailoverPreview, FailoverRequest, Health, LeaderAddress, MutationReply, NodeRequest,
@@ -136,6 +137,7 @@ pub fn status() -> ClusterStatus {
             rules: Vec::new(),
             outages: Vec::new(),
         },
+        predictor: None,
         controller: "script".to_owned(),
         leader: Some(LeaderAddress { name: "script".to_owned(), url: "http://127.0.0.1:8432".to_owned() }),
         at: NOW,
@@ -191,6 +193,7 @@ pub fn body(endpoint: Endpoint) -> Option<Value> {
         Endpoint::Switchover => Some(json!({ "to": "db2" })),
         Endpoint::Failover => Some(json!({ "dry_run": true })),
         Endpoint::Pause => Some(json!({ "duration_seconds": 60 })),
+        Endpoint::ModelPromote => Some(json!({ "name": "lab-1s" })),
         _ => None,
     }
 }
@@ -234,6 +237,28 @@ impl ControllerHandler for Script {
             nodes: Vec::new(),
             witnesses: Vec::new(),
         })
+    }
+
+    async fn risk(&self, cluster: &str) -> Result<RiskDocument, Problem> {
+        known(cluster)?;
+        Ok(RiskDocument {
+            schema_version: SCHEMA_VERSION,
+            cluster: cluster.to_owned(),
+            predictor: None,
+            nodes: Vec::new(),
+        })
+    }
+
+    async fn models(&self) -> Result<ModelList, Problem> {
+        Ok(ModelList { schema_version: SCHEMA_VERSION, models: Vec::new() })
+    }
+
+    async fn promote_model(&self, _: PromoteRequest, _: &Caller) -> Result<MutationReply, Problem> {
+        Ok(reply("it scores"))
+    }
+
+    async fn roll_back_model(&self, _: &Caller) -> Result<MutationReply, Problem> {
+        Ok(reply("it scores again"))
     }
 
     async fn events(&self, cluster: &str, limit: usize) -> Result<Vec<EventRow>, Problem> {

@@ -365,6 +365,7 @@ impl Cluster {
             nodes,
             proxies: self.witnesses.proxies(self.now),
             sighting: self.witnesses.sighting(),
+            outlooks: Default::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod configuration;
 mod follow;
+mod model;
 mod mutate;
 mod observe;
 mod watch;
@@ -39,6 +40,7 @@ pub(super) async fn run(console: &mut Console, global: Global, command: Command)
         Command::Operation(OperationCommand::Show { id }) => session.operation_show(&id).await,
         Command::Operation(OperationCommand::Watch { id }) => session.operation_watch(&id).await,
         Command::Operation(OperationCommand::Cancel { id }) => session.operation_cancel(&id).await,
+        Command::Model(command) => session.model(&command).await,
         Command::Switchover { .. }
         | Command::Failover { .. }
         | Command::Pause { .. }

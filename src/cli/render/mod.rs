@@ -4,8 +4,10 @@
 
 pub mod explain;
 pub mod lists;
+pub mod model;
 pub mod operation;
 pub mod plan;
+pub mod risk;
 pub mod status;
 pub mod words;
 
