@@ -3,7 +3,7 @@
 //! What lives here: [`Drift`]. What never enters: alarms; a node that drifts makes the model abstain, and nothing else.
 
 /// Everyday scores so many times those of training mean that the forecasts are worth nothing here.
-pub const RATIO_MAX: f64 = 8.0;
+pub const RATIO_MAX: f64 = 5.0;
 
 /// Rows of a node that must have been seen before anything is said.
 const ROWS_MIN: u64 = 1000;
