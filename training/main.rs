@@ -2,6 +2,7 @@
 //!
 //! What never enters: the controller's process; it starts this one as a child.
 
+mod bench;
 mod benchmark;
 mod card;
 mod commands;
@@ -36,6 +37,8 @@ enum Command {
     Publish(commands::PublishArguments),
     /// Train on every machine of a data folder and score its test part
     Benchmark(benchmark::BenchmarkArguments),
+    /// Measure the LSTM's speed beside candle_nn's and PyTorch's, on one thread
+    BenchLstm(bench::BenchArguments),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Score(arguments) => commands::score(&arguments),
         Command::Publish(arguments) => commands::publish(&arguments),
         Command::Benchmark(arguments) => benchmark::run(&arguments),
+        Command::BenchLstm(arguments) => bench::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
