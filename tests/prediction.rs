@@ -220,6 +220,7 @@ async fn controller(url: &str, timeout: Duration, models: &std::path::Path) -> R
             step_seconds: 1,
             model: None,
         }),
+        ways: Default::default(),
     };
     let handle = controller::start(parts, stopped).await.expect("starts");
     Running { handle, _directory: directory, _shutdown: shutdown }

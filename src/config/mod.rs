@@ -16,6 +16,7 @@ pub mod secret;
 pub mod store;
 pub mod traffic;
 mod validate;
+pub mod webhook;
 
 pub use agent::AgentConfig;
 pub use controller::ControllerConfig;

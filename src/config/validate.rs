@@ -119,6 +119,7 @@ impl ControllerConfig {
             }
         }
         unique("authentication.token", "name", self.authentication.tokens.iter().map(|token| token.name.clone()))?;
+        self.webhook.violation()?;
         if let Some(prometheus) = &self.prometheus {
             prometheus.violation()?;
         }

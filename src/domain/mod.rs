@@ -4,6 +4,7 @@
 //! boundary derives serde; its field names are therefore a contract between versions.
 
 pub mod access;
+pub mod alert;
 pub mod clock;
 pub mod command;
 pub mod epoch;

@@ -24,7 +24,7 @@ const POSTGRES_PATIENCE: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Programs that a lab starts, itself or through its agents. Others in the directory (a shell, `less` on a log) stay.
-const PROGRAMS: [&str; 12] = [
+const PROGRAMS: [&str; 14] = [
     "stormglass",
     "postgres",
     "initdb",
@@ -35,6 +35,8 @@ const PROGRAMS: [&str; 12] = [
     "haproxy",
     "pgbouncer",
     "prometheus",
+    "prometheus-alertmanager",
+    "alertmanager",
     "prometheus-postgres-exporter",
     "postgres_exporter",
 ];

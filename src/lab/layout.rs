@@ -45,6 +45,8 @@ pub struct Layout {
     pub controller: Address,
     /// Prometheus.
     pub prometheus: Address,
+    /// Alertmanager, beside Prometheus.
+    pub alertmanager: Address,
     /// Database hosts; the first one is initialised, the others are cloned from it.
     pub nodes: Vec<NodeLayout>,
     /// Proxy hosts.
@@ -240,6 +242,7 @@ impl Layout {
             cluster: ClusterName::new(CLUSTER)?,
             controller: ports.free(host(1))?,
             prometheus: ports.free(host(2))?,
+            alertmanager: ports.free(host(2))?,
             nodes,
             proxies,
             links: Vec::new(),
@@ -344,6 +347,11 @@ impl Layout {
         self.directory.join("prometheus")
     }
 
+    /// Alertmanager's directory.
+    pub fn alertmanager_directory(&self) -> PathBuf {
+        self.directory.join("alertmanager")
+    }
+
     /// Logs of every process.
     pub fn log_directory(&self) -> PathBuf {
         self.directory.join("log")
@@ -419,7 +427,8 @@ mod tests {
         let layout = Layout::find(Path::new("/tmp/lab"), &mut Random::new(1)).expect("layout");
         let sites: Vec<&str> = layout.nodes.iter().map(|node| node.site.as_str()).collect();
         assert_eq!(sites, ["a", "a", "b"]);
-        let mut seen = BTreeSet::from([layout.controller.clone(), layout.prometheus.clone()]);
+        let mut seen =
+            BTreeSet::from([layout.controller.clone(), layout.prometheus.clone(), layout.alertmanager.clone()]);
         let nodes = layout.nodes.iter().flat_map(|node| [&node.postgres, &node.agent, &node.exporter]);
         let proxies = layout
             .proxies

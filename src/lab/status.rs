@@ -25,8 +25,8 @@ pub struct LabStatus {
     pub tokens: Tokens,
     /// Prometheus.
     pub prometheus_url: String,
-    /// Alertmanager; `null`: not part of the lab yet.
-    pub alertmanager_url: Option<String>,
+    /// Alertmanager.
+    pub alertmanager_url: String,
     /// Every HAProxy.
     pub haproxy: Vec<HaproxyStatus>,
     /// The name server; `null`: not part of the lab yet.
@@ -110,7 +110,7 @@ pub async fn read(manifest: &Manifest) -> anyhow::Result<LabStatus> {
         controller_urls: layout.controllers().map(url).collect(),
         tokens: tokens(layout)?,
         prometheus_url: url(&layout.prometheus),
-        alertmanager_url: None,
+        alertmanager_url: url(&layout.alertmanager),
         haproxy: layout
             .proxies
             .iter()
@@ -160,6 +160,7 @@ impl LabStatus {
             let _ = writeln!(text, "controller    {controller}");
         }
         let _ = writeln!(text, "prometheus    {}", self.prometheus_url);
+        let _ = writeln!(text, "alertmanager  {}", self.alertmanager_url);
         for proxy in &self.haproxy {
             let HaproxyStatus { site, write, read, stats, pgbouncer, application } = proxy;
             let _ = writeln!(text, "haproxy {site:<6}write {write:<22}read {read:<22}stats {stats}");

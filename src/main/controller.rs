@@ -23,7 +23,7 @@ use stormglass::config::features::load_features;
 use stormglass::config::store::{StoreKind, StoreSection};
 use stormglass::config::{ControllerConfig, load_controller};
 use stormglass::controller::leading::{self, Candidacy};
-use stormglass::controller::{self, ConfiguredNode, ControllerParts, Prediction};
+use stormglass::controller::{self, ConfiguredNode, ControllerParts, Prediction, WaysIn};
 use stormglass::domain::ids::ProxyName;
 use stormglass::domain::policy::Policy;
 use stormglass::domain::readiness::Circumstances;
@@ -96,6 +96,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
     let prediction = prediction(config)?;
     let proxies: Vec<ProxyName> = config.proxies.iter().map(|proxy| proxy.name.clone()).collect();
     let traffic = config.traffic();
+    let ways = Arc::new(WaysIn { alerts: config.webhook.policy() });
     let circumstances = Circumstances { has_election: config.has_election(), ..Circumstances::default() };
     Ok(Box::new(move |term| ControllerParts {
         name: name.clone(),
@@ -111,6 +112,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         proxy_control: control.clone(),
         primary_probe: Arc::new(TcpPrimaryProbe),
         metrics: metrics(),
+        ways: ways.clone(),
         prediction: prediction.clone(),
     }))
 }

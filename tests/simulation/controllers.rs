@@ -158,6 +158,7 @@ fn parts(port: &ControllerPort, term: Arc<dyn Term>) -> ControllerParts {
         proxy_control: control.clone(),
         primary_probe: control,
         metrics: Arc::new(ControllerMetrics::new("simulated")),
+        ways: Default::default(),
         prediction: None,
     }
 }
