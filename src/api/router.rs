@@ -123,7 +123,7 @@ impl Api {
         };
         let body = match route.method {
             Method::Get => Bytes::new(),
-            Method::Post => match body::read(body).await {
+            Method::Post => match body::read(body, route.body_length_max).await {
                 Ok(body) => body,
                 Err(problem) => {
                     self.audit(&question, &name(identity.as_ref()), "", &Err(problem.clone())).await;
@@ -221,6 +221,9 @@ impl Api {
             Endpoint::Clusters => Json(handler.clusters().await?).into_response(),
             Endpoint::Status => Json(handler.status(target).await?).into_response(),
             Endpoint::Explain => Json(handler.explain(target).await?).into_response(),
+            Endpoint::Doctor => Json(handler.doctor(target).await?).into_response(),
+            Endpoint::Risk => Json(handler.risk(target).await?).into_response(),
+            Endpoint::Models => Json(handler.models().await?).into_response(),
             Endpoint::Events => Json(handler.events(target, limit).await?).into_response(),
             Endpoint::History => {
                 let mut operations = handler.operations(Some(target), limit + UNDER_WAY_MAX).await?;
@@ -232,6 +235,7 @@ impl Api {
             Endpoint::Operations => Json(handler.operations(None, limit).await?).into_response(),
             Endpoint::Operation => Json(handler.operation(target).await?).into_response(),
             Endpoint::Backups => Json(handler.backups(target).await?).into_response(),
+            Endpoint::Report => Json(handler.report(target).await?).into_response(),
             Endpoint::Audit => Json(handler.audit(limit).await?).into_response(),
             _ => return Err(Problem::internal(format!("{} is no question", question.route.verb))),
         })
@@ -279,13 +283,15 @@ impl Api {
                 format!("{word} ({}): {}", problem.status, problem.detail)
             }
         };
-        let what = format!("{} {} {request}", question.route.verb, printable(question.target()));
+        let target = printable(question.target());
+        let words = [question.route.verb, target.as_str(), request];
+        let what = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
         self.handler
             .record_audit(AuditRow {
                 wall: self.handler.wall(),
                 who: who.to_owned(),
                 from: question.peer.to_string(),
-                what: what.trim_end().to_owned(),
+                what,
                 outcome,
             })
             .await;

@@ -11,12 +11,17 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::Schema;
 use utoipa::openapi::{RefOr, schema};
 
+use super::body::BODY_LENGTH_MAX;
+use super::risk::{ModelList, PromoteRequest, RiskDocument};
+use super::webhook::{AlertmanagerPost, AlertsReply, POST_LENGTH_MAX};
 use super::wire::{
     BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
     PauseRequest, RestoreRequest, SwitchoverRequest, Word,
 };
 use crate::domain::access::Role;
+use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
+use crate::domain::readiness::Readiness;
 use crate::domain::trail::{AuditRow, EventRow};
 
 /// Who may use a route.
@@ -47,6 +52,16 @@ pub enum Endpoint {
     Status,
     /// What would be done now, and why.
     Explain,
+    /// Would it survive the next fault?
+    Doctor,
+    /// What is expected of every node.
+    Risk,
+    /// Every model.
+    Models,
+    /// Makes a model the one that scores.
+    ModelPromote,
+    /// Makes the one before it score again.
+    ModelRollback,
     /// Newest events.
     Events,
     /// Newest operations that have ended.
@@ -57,6 +72,8 @@ pub enum Endpoint {
     Operations,
     /// One operation.
     Operation,
+    /// The incident report of one operation.
+    Report,
     /// Newest audit rows.
     Audit,
     /// Stops an operation.
@@ -83,6 +100,8 @@ pub enum Endpoint {
     Pause,
     /// Automation on.
     Resume,
+    /// Alerts.
+    Alertmanager,
     /// Report of a node's agent.
     Heartbeat,
     /// Report of a proxy's agent.
@@ -195,6 +214,8 @@ pub struct Route {
     pub answer: Answer,
     /// The status that comes with that.
     pub status: u16,
+    /// Longest body taken, in bytes.
+    pub body_length_max: usize,
 }
 
 impl Route {
@@ -233,6 +254,18 @@ impl Route {
         self
     }
 
+    /// Answers before the work is done.
+    const fn later(mut self) -> Self {
+        self.status = 202;
+        self
+    }
+
+    /// Takes bodies up to this length, in bytes.
+    const fn up_to(mut self, length: usize) -> Self {
+        self.body_length_max = length;
+        self
+    }
+
     /// Answers text.
     const fn gives_text(mut self, media_type: &'static str) -> Self {
         self.answer = Answer::Text(media_type);
@@ -242,13 +275,37 @@ impl Route {
 
 const fn get(path: &'static str, access: Access, endpoint: Endpoint, verb: &'static str, says: &'static str) -> Route {
     let answer = Answer::Json(Document::of::<Value>());
-    Route { method: Method::Get, path, access, endpoint, verb, says, query: &[], body: None, answer, status: 200 }
+    Route {
+        method: Method::Get,
+        path,
+        access,
+        endpoint,
+        verb,
+        says,
+        query: &[],
+        body: None,
+        answer,
+        status: 200,
+        body_length_max: BODY_LENGTH_MAX,
+    }
 }
 
 /// A change: it takes an empty body and answers a [`MutationReply`], unless it says otherwise.
 const fn post(path: &'static str, access: Access, endpoint: Endpoint, verb: &'static str, says: &'static str) -> Route {
     let answer = Answer::Json(Document::of::<MutationReply>());
-    Route { method: Method::Post, path, access, endpoint, verb, says, query: &[], body: None, answer, status: 200 }
+    Route {
+        method: Method::Post,
+        path,
+        access,
+        endpoint,
+        verb,
+        says,
+        query: &[],
+        body: None,
+        answer,
+        status: 200,
+        body_length_max: BODY_LENGTH_MAX,
+    }
 }
 
 /// A report of an agent.
@@ -277,14 +334,20 @@ pub static ROUTES: &[Route] = &[
     get("/api/v1/clusters", VIEWER, Endpoint::Clusters, "clusters", "The status of every cluster.").gives_list::<ClusterStatus>().asks(&[]),
     get("/api/v1/clusters/{cluster}", VIEWER, Endpoint::Status, "status", "The status of one cluster.").gives::<ClusterStatus>(),
     get("/api/v1/clusters/{cluster}/explain", VIEWER, Endpoint::Explain, "explain", "What would be done now, and why.").gives::<Explanation>(),
+    get("/api/v1/clusters/{cluster}/doctor", VIEWER, Endpoint::Doctor, "doctor", "Would it survive the next fault? Every check, and the share that passes.").gives::<Readiness>(),
+    get("/api/v1/clusters/{cluster}/risk", VIEWER, Endpoint::Risk, "risk", "What is expected of every node, and why.").gives::<RiskDocument>(),
+    get("/api/v1/models", VIEWER, Endpoint::Models, "models", "Models of the predictor.").gives::<ModelList>(),
     get("/api/v1/clusters/{cluster}/events", VIEWER, Endpoint::Events, "events", "Newest events, newest first.").gives_list::<EventRow>(),
     get("/api/v1/clusters/{cluster}/history", VIEWER, Endpoint::History, "history", "Newest operations that have ended, newest first.").gives_list::<Operation>(),
     get("/api/v1/clusters/{cluster}/operations", VIEWER, Endpoint::ClusterOperations, "cluster_operations", "Newest operations of one cluster, newest first.").gives_list::<Operation>(),
     get("/api/v1/operations", VIEWER, Endpoint::Operations, "operations", "Newest operations of all clusters, newest first.").gives_list::<Operation>(),
     get("/api/v1/operations/{id}", VIEWER, Endpoint::Operation, "operation", "One operation with its journal.").gives::<Operation>(),
+    get("/api/v1/operations/{id}/report", VIEWER, Endpoint::Report, "operation_report", "The incident report of one operation: what it did, why, and what it cost.").gives::<IncidentReport>(),
     get("/api/v1/audit", ADMIN, Endpoint::Audit, "audit", "Newest rows of the audit log, newest first.").gives_list::<AuditRow>(),
 
     post("/api/v1/operations/{id}/cancel", OPERATOR, Endpoint::Cancel, "cancel", "Stops an operation before its point of no return."),
+    post("/api/v1/models/promote", OPERATOR, Endpoint::ModelPromote, "model-promote", "Makes a model the one that scores.").takes::<PromoteRequest>(),
+    post("/api/v1/models/rollback", OPERATOR, Endpoint::ModelRollback, "model-rollback", "Makes the model before it score again."),
     post("/api/v1/clusters/{cluster}/switchover", OPERATOR, Endpoint::Switchover, "switchover", "Moves the primary, both sides healthy.").takes::<SwitchoverRequest>(),
     post("/api/v1/clusters/{cluster}/failover", OPERATOR, Endpoint::Failover, "failover", "Replaces a lost primary.").takes::<FailoverRequest>(),
     post("/api/v1/clusters/{cluster}/fence", OPERATOR, Endpoint::Fence, "fence", "Keeps a node unable to accept writes.").takes::<NodeRequest>(),
@@ -296,6 +359,8 @@ pub static ROUTES: &[Route] = &[
     post("/api/v1/clusters/{cluster}/restore", OPERATOR, Endpoint::Restore, "restore", "Begins the cluster anew from the repository, or makes a copy beside it.").takes::<RestoreRequest>(),
     post("/api/v1/clusters/{cluster}/pause", OPERATOR, Endpoint::Pause, "pause", "Stops automatic operations for a while.").takes::<PauseRequest>(),
     post("/api/v1/clusters/{cluster}/resume", OPERATOR, Endpoint::Resume, "resume", "Lets automatic operations go on."),
+
+    post("/webhooks/alertmanager", OPERATOR, Endpoint::Alertmanager, "alerts", "Takes alerts of Prometheus' Alertmanager, webhook version 4.").takes::<AlertmanagerPost>().gives::<AlertsReply>().later().up_to(POST_LENGTH_MAX),
 
     report("/api/v1/clusters/{cluster}/heartbeat", Endpoint::Heartbeat, "heartbeat", "Report of a node's agent."),
     report("/api/v1/clusters/{cluster}/proxy-heartbeat", Endpoint::ProxyHeartbeat, "proxy-heartbeat", "Report of a proxy's agent."),

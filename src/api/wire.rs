@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::risk::{NodeRisk, PredictorStatus};
 use crate::domain::backup::{BackupType, Repository};
 use crate::domain::clock::WallTime;
 use crate::domain::ids::{Address, NodeName};
 use crate::domain::lsn::Lsn;
 use crate::domain::operation::Operation;
 use crate::domain::plan::{Plan, Reason};
+use crate::domain::traffic::TrafficReport;
 
 /// Version of every document below.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -100,6 +102,9 @@ pub struct ClusterStatus {
     pub warnings: Vec<Warning>,
     /// Timers in force.
     pub timers: TimerStatus,
+    /// The predictor; `null` where none is configured.
+    #[serde(default)]
+    pub predictor: Option<PredictorStatus>,
     /// The controller that answers.
     pub controller: String,
     /// Where there are several controllers, the one that leads.
@@ -229,6 +234,12 @@ pub struct ProxyStatus {
     pub agrees: bool,
     /// What is wrong.
     pub error: Option<String>,
+    /// True while new write connections wait.
+    #[serde(default)]
+    pub holding: bool,
+    /// Reads, applications, HAProxy itself, as the proxy's agent sees them; `null` before its first look.
+    #[serde(default)]
+    pub traffic: Option<TrafficReport>,
 }
 
 /// What would happen if the primary were lost now.
@@ -383,7 +394,7 @@ pub struct Explanation {
 }
 
 /// One node of [`Explanation`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NodeExplanation {
     /// The node.
     pub node: NodeName,
@@ -393,6 +404,9 @@ pub struct NodeExplanation {
     pub rank: Option<u32>,
     /// Why, or why not.
     pub reasons: Vec<Reason>,
+    /// What is expected of it; `null` where no predictor is configured.
+    #[serde(default)]
+    pub outlook: Option<NodeRisk>,
 }
 
 /// RFC 9457 problem document: every error of the API.

@@ -7,8 +7,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::backup::ControllerBackupSection;
+pub use super::predictor::{PredictorSection, PrometheusSection};
 use super::secret::SecretReference;
 use super::store::{StoreKind, StoreSection};
+pub use super::traffic::{ApplicationSection, ApplicationServerSection, ReadsSection};
+use super::webhook::WebhookSection;
 pub use crate::domain::access::Role;
 use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::policy::DurabilityMode;
@@ -35,12 +38,24 @@ pub struct ControllerConfig {
     /// `[[proxy]]`: every proxy host.
     #[serde(rename = "proxy", default)]
     pub proxies: Vec<ProxyHostSection>,
+    /// Who may serve reads.
+    #[serde(default)]
+    pub reads: ReadsSection,
+    /// `[[application]]`: what else stands behind the proxies and follows the primary's site.
+    #[serde(rename = "application", default, skip_serializing_if = "Vec::is_empty")]
+    pub applications: Vec<ApplicationSection>,
+    /// What is done about alerts.
+    #[serde(default)]
+    pub webhook: WebhookSection,
     /// Where the time series are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prometheus: Option<PrometheusSection>,
     /// When backups and drills are made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<ControllerBackupSection>,
+    /// What scores them. Without it nothing is predicted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predictor: Option<PredictorSection>,
 }
 
 /// `[controller]`.
@@ -177,14 +192,6 @@ pub struct ProxyHostSection {
     pub site: SiteName,
     /// Base URL of its agent.
     pub agent: String,
-}
-
-/// `[prometheus]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PrometheusSection {
-    /// Base URL.
-    pub url: String,
 }
 
 fn default_data_directory() -> PathBuf {

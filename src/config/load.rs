@@ -10,7 +10,7 @@ use super::error::{ConfigError, Violation};
 use super::{AgentConfig, ControllerConfig, SecretReference};
 
 const CONTROLLER_SECTIONS: &[&str] =
-    &["controller", "cluster", "store", "failover", "authentication", "prometheus", "backup"];
+    &["controller", "cluster", "store", "failover", "authentication", "prometheus", "webhook", "predictor", "backup"];
 const AGENT_SECTIONS: &[&str] = &["agent", "postgresql", "proxy", "tags", "backup"];
 
 /// What both kinds of settings can do.
@@ -31,6 +31,7 @@ impl Settings for ControllerConfig {
         for (index, token) in self.authentication.tokens.iter().enumerate() {
             secrets.push((format!("authentication.token.{index}.secret"), &token.secret));
         }
+        secrets.extend(self.prometheus.iter().flat_map(|prometheus| prometheus.secrets()));
         secrets.extend(self.store.password.as_ref().map(|password| ("store.password".to_owned(), password)));
         secrets
     }

@@ -10,10 +10,14 @@ pub mod duration;
 pub mod effective;
 pub mod environment;
 pub mod error;
+pub mod features;
 pub mod load;
+pub mod predictor;
 pub mod secret;
 pub mod store;
+pub mod traffic;
 mod validate;
+pub mod webhook;
 
 pub use agent::AgentConfig;
 pub use controller::ControllerConfig;

@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::agent::{PostgresqlSection, ProxySection};
 use super::error::{ConfigError, Place, Violation, key_text};
+use super::predictor::PredictorSection;
 use super::{AgentConfig, ControllerConfig};
 use crate::domain::ids::Address;
 use crate::domain::lease::{LeaseTimers, RTO_MIN};
@@ -79,6 +80,7 @@ impl ControllerConfig {
             gray_after: failover.gray_after.unwrap_or(derived.gray_after),
             report_stale_after: timers.renewal_interval * 3,
             rejoin_automatically: self.cluster.rejoin_automatically,
+            prediction: self.predictor.as_ref().map(PredictorSection::policy).unwrap_or_default(),
             ..derived
         })
     }
@@ -120,8 +122,15 @@ impl ControllerConfig {
             }
         }
         unique("authentication.token", "name", self.authentication.tokens.iter().map(|token| token.name.clone()))?;
+        self.webhook.violation()?;
         if let Some(prometheus) = &self.prometheus {
-            base_url("prometheus.url", &prometheus.url)?;
+            prometheus.violation()?;
+        }
+        if let Some(predictor) = &self.predictor {
+            predictor.violation()?;
+            if self.prometheus.is_none() {
+                return Err(Violation::at("predictor", "needs [prometheus] with a url: the samples come from there"));
+            }
         }
         if let Some(backup) = &self.backup {
             backup.violation()?;
@@ -133,6 +142,7 @@ impl ControllerConfig {
                 "there is one [[node]], and no standby that could confirm a commit: add a node or choose \"async\"",
             ));
         }
+        self.traffic_violation()?;
         self.derive_policy().map(drop)
     }
 }
@@ -246,9 +256,6 @@ impl AgentConfig {
         if let Some(template) = &proxy.template {
             absolute("proxy.template", template)?;
         }
-        if proxy.nodes.is_empty() {
-            return Err(Violation::at("proxy.nodes", "must name every node behind the proxy"));
-        }
         unique("proxy.nodes", "name", proxy.nodes.iter().map(|node| node.name.to_string()))?;
         unique("proxy.nodes", "address", proxy.nodes.iter().map(|node| node.address.to_string()))?;
         for (index, node) in proxy.nodes.iter().enumerate() {
@@ -270,6 +277,7 @@ impl AgentConfig {
             }
             clashes(key, address, self.agent.listen)?;
         }
+        super::traffic::pgbouncer_violation(proxy)?;
         match &proxy.verify {
             Some(verify) if verify.user.is_empty() => Err(Violation::at("proxy.verify.user", "must not be empty")),
             Some(verify) if verify.database.is_empty() => {
@@ -280,7 +288,7 @@ impl AgentConfig {
     }
 }
 
-fn unique(list: &str, field: &str, values: impl Iterator<Item = String>) -> Result<(), Violation> {
+pub(super) fn unique(list: &str, field: &str, values: impl Iterator<Item = String>) -> Result<(), Violation> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for (index, value) in values.enumerate() {
         if let Some(first) = seen.insert(value.clone(), index) {
@@ -324,7 +332,7 @@ fn base_url(key: &str, url: &str) -> Result<(), Violation> {
     }
 }
 
-fn reachable(key: &str, address: &Address) -> Result<(), Violation> {
+pub(super) fn reachable(key: &str, address: &Address) -> Result<(), Violation> {
     if address.port == 0 {
         return Err(Violation::at(key, "needs a port other than 0"));
     }

@@ -312,7 +312,7 @@ impl Keeper {
             _ => return,
         };
         // The loop may have ended.
-        let _ = self.events.send(Event::News(Box::new(told))).await;
+        let _ = self.events.send(Event::Tell(Box::new(told))).await;
     }
 }
 

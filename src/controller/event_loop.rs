@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::journal::Journal;
-use super::state::{NodeState, ProxyState, State, Wish};
+use super::prediction::{self, Word};
+use super::state::{NodeState, PredictorState, ProxyState, State, Wish};
 use super::told::Told;
 use super::watched::StoreWatch;
 use super::witness::{self, Door, Knock};
@@ -23,6 +24,7 @@ use crate::domain::record::ClusterRecord;
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::view::View;
 use crate::operate;
+use crate::telemetry;
 
 /// Fallback for what no event announces: silence and the passing of a deadline.
 const TICK: Duration = Duration::from_millis(100);
@@ -52,14 +54,16 @@ pub(super) enum Event {
     },
     /// Somebody knocked at the primary's door.
     Knocked(Knock),
+    /// The scoring task says something.
+    Predicted(Word),
     /// Somebody asks what is going on.
     Look { reply: oneshot::Sender<Box<Glance>> },
     /// An operator asks for something.
     Ask { request: Request, origin: String, dry_run: bool, reply: oneshot::Sender<(Plan, Option<Operation>)> },
     /// An operator pauses or resumes.
     Pause { until: Option<WallTime>, who: String, reply: oneshot::Sender<()> },
-    /// Something that people are to be told, and that the loop itself does not see.
-    News(Box<crate::telemetry::event::Event>),
+    /// Something that happened beside the loop.
+    Tell(Box<telemetry::Event>),
     /// The store did not take a write, for the first time since it took one.
     StoreFailed { problem: String },
     /// An operator stops an operation. `None`: there is no such operation; an error: why it is too late.
@@ -70,6 +74,7 @@ pub(super) enum Event {
 pub(super) struct Glance {
     pub view: View,
     pub operations: Vec<Operation>,
+    pub predictor: Option<PredictorState>,
 }
 
 /// The loop's own task.
@@ -81,6 +86,8 @@ pub(super) struct Controller {
     pub told: Told,
     pub doors: watch::Sender<Option<Door>>,
     pub journal: Arc<Journal>,
+    /// The epoch, for the scoring task.
+    pub epochs: watch::Sender<Epoch>,
 }
 
 /// Runs until `shutdown`.
@@ -122,6 +129,7 @@ pub(super) async fn run(
         leading_since: now,
         nodes,
         proxies,
+        traffic: parts.traffic.clone(),
         operations: remembered.operations,
         in_flight: Vec::new(),
         update_in_flight: false,
@@ -133,7 +141,11 @@ pub(super) async fn run(
         proxy_target: None,
         proxy_sequence: 0,
         sighting: None,
+        examined_at: None,
         strains: Default::default(),
+        outlooks: BTreeMap::new(),
+        told_risks: Default::default(),
+        predictor: parts.prediction.as_ref().map(|_| PredictorState::default()),
     };
     let journal = Arc::new(Journal::new(watch.over(parts.term.store())));
     let (doors, shown) = watch::channel(None);
@@ -144,7 +156,18 @@ pub(super) async fn run(
         shown,
         events.clone(),
     ));
-    let mut controller = Controller { parts, state, events, watch, told: Told::default(), doors, journal };
+    let epoch = state.record.as_ref().map_or(Epoch(0), |record| record.epoch);
+    let (epochs, shown_epochs) = watch::channel(epoch);
+    if let Some(prediction) = parts.prediction.clone() {
+        tokio::spawn(prediction::run(prediction::Surroundings {
+            prediction,
+            clock: parts.clock.clone(),
+            metrics: parts.metrics.clone(),
+            events: events.clone(),
+            epochs: shown_epochs,
+        }));
+    }
+    let mut controller = Controller { parts, state, events, watch, told: Told::default(), doors, journal, epochs };
     controller.note_started();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -212,9 +235,11 @@ impl Controller {
                 self.wish_stored(stored);
             }
             Event::Knocked(knock) => self.knocked(knock),
+            Event::Predicted(word) => self.predicted(word),
             Event::Look { reply } => {
                 let view = self.view();
-                let glance = Glance { view, operations: self.state.operations.clone() };
+                let operations = self.state.operations.clone();
+                let glance = Glance { view, operations, predictor: self.state.predictor.clone() };
                 let _ = reply.send(Box::new(glance));
             }
             Event::Ask { request, origin, dry_run, reply } => {
@@ -224,7 +249,7 @@ impl Controller {
             Event::Pause { until, who, reply } => {
                 self.state.wishes.push_back((Wish::Pause { until, who }, Some(reply)));
             }
-            Event::News(event) => self.tell(&event),
+            Event::Tell(event) => self.tell(&event),
             Event::StoreFailed { problem } => self.note_store_failed(problem),
             Event::Cancel { operation, reply } => {
                 let found = self.state.operation_mut(&operation).map(|operation| {
@@ -266,9 +291,41 @@ impl Controller {
                     node.streaming_lost_at = None;
                     node.behind_since = None;
                 }
+                // What was expected rested on who is the primary.
+                self.state.outlooks.clear();
+                self.epochs.send_replace(record.epoch);
             }
             self.state.record = Some(record);
             self.push();
+        }
+    }
+
+    /// Takes in what the scoring task says.
+    fn predicted(&mut self, word: Word) {
+        let epoch = self.state.record.as_ref().map_or(Epoch(0), |record| record.epoch);
+        let Some(predictor) = &mut self.state.predictor else { return };
+        match word {
+            Word::Loaded(model) => {
+                (predictor.model, predictor.refused_model) = (Some(model.clone()), None);
+                self.note_model(model);
+            }
+            Word::Refused(problem) => {
+                predictor.refused_model = Some(problem.clone());
+                self.note_model_refused(problem);
+            }
+            Word::Abstains(problem) => {
+                predictor.abstains = Some(problem.clone());
+                self.note_abstains(problem);
+            }
+            Word::Scored { risks, epoch: scored } => {
+                let resumed = predictor.abstains.take().and(predictor.model.clone());
+                if let Some(model) = resumed {
+                    self.note_resumed(model);
+                }
+                if scored == epoch {
+                    self.state.hear_risks(risks, self.parts.clock.now());
+                }
+            }
         }
     }
 }

@@ -6,26 +6,34 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
-use super::ControllerParts;
 use super::event_loop::{Event, Glance};
+use super::prediction::{self, Prediction};
+use super::{ControllerParts, WaysIn};
 use super::{backup, status};
 use crate::api::authentication::Caller;
-use crate::api::controller::ControllerHandler;
+use crate::api::controller::{ControllerHandler, no_predictor};
+use crate::api::risk::{ModelEntry, ModelList, PromoteRequest, RiskDocument};
+use crate::api::webhook::AlertsReply;
 use crate::api::wire::{
     BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
     PauseRequest, Problem, RestoreRequest, SCHEMA_VERSION, SwitchoverRequest,
 };
+use crate::decide::doctor::{self, Patient};
 use crate::decide::request::Request;
+use crate::domain::alert::{AcceptedAlert, Alert};
 use crate::domain::backup::RecoveryTarget;
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
 use crate::domain::ids::{ClusterName, OperationId, SiteName};
+use crate::domain::incident::IncidentReport;
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::Policy;
+use crate::domain::readiness::{Circumstances, Readiness};
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::trail::{AuditRow, EventRow};
 use crate::domain::view::Fact;
+use crate::ports::metrics::ModelStoreError;
 use crate::ports::{Clock, NodeControl, Store, StoreError};
 use crate::telemetry::metrics::ControllerMetrics;
 
@@ -34,35 +42,85 @@ const PAUSE_DEFAULT: Duration = Duration::from_secs(3600);
 
 /// A pause is a promise to look after the cluster: nobody does so for longer.
 const PAUSE_MAX: Duration = Duration::from_secs(30 * 86_400);
+/// How many of the newest operations are searched for what followed from one.
+const RELATED_MAX: usize = 1000;
 /// How long an operator's change may take to be stored.
 const STORE_WAIT: Duration = Duration::from_secs(5);
 
 /// The API's way to the loop.
+#[derive(Clone)]
 pub struct ControllerHandle {
     events: mpsc::Sender<Event>,
     name: String,
     cluster: ClusterName,
     policy: Policy,
+    circumstances: Circumstances,
     clock: Arc<dyn Clock>,
     store: Arc<dyn Store>,
     metrics: Arc<ControllerMetrics>,
     nodes: Arc<dyn NodeControl>,
     backups_from_standby: bool,
+    ways: Arc<WaysIn>,
+    alerts: mpsc::Sender<AcceptedAlert>,
+    prediction: Option<Prediction>,
 }
 
 impl ControllerHandle {
-    pub(super) fn new(events: mpsc::Sender<Event>, parts: &ControllerParts, store: Arc<dyn Store>) -> Self {
+    pub(super) fn new(
+        events: mpsc::Sender<Event>,
+        parts: &ControllerParts,
+        store: Arc<dyn Store>,
+        alerts: mpsc::Sender<AcceptedAlert>,
+    ) -> Self {
         Self {
             events,
             name: parts.name.clone(),
             cluster: parts.cluster.clone(),
             policy: parts.policy.clone(),
+            circumstances: parts.circumstances.clone(),
             clock: parts.clock.clone(),
             store,
             metrics: parts.metrics.clone(),
             nodes: parts.node_control.clone(),
             backups_from_standby: parts.backup.as_ref().is_some_and(|section| section.from_standby),
+            ways: parts.ways.clone(),
+            alerts,
+            prediction: parts.prediction.clone(),
         }
+    }
+
+    pub(super) fn cluster(&self) -> &ClusterName {
+        &self.cluster
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
+    }
+
+    pub(super) fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    pub(super) fn ways(&self) -> &WaysIn {
+        &self.ways
+    }
+
+    pub(super) fn inbox(&self) -> &mpsc::Sender<Event> {
+        &self.events
+    }
+
+    pub(super) async fn queue_alert(&self, accepted: AcceptedAlert) -> Result<(), Problem> {
+        self.alerts.send(accepted).await.map_err(|_| shutting_down())
+    }
+
+    /// The state as it is now.
+    pub(super) async fn glance(&self) -> Result<Box<Glance>, Problem> {
+        self.ask(|reply| Event::Look { reply }).await
+    }
+
+    /// Plans a request and begins what follows from it.
+    pub(super) async fn plan(&self, request: Request, origin: String) -> Result<(Plan, Option<Operation>), Problem> {
+        self.ask(|reply| Event::Ask { request, origin, dry_run: false, reply }).await
     }
 
     async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, Problem> {
@@ -198,6 +256,66 @@ impl ControllerHandler for ControllerHandle {
         Ok(status::explanation(&glance, cluster, &self.policy))
     }
 
+    async fn doctor(&self, cluster: &str) -> Result<Readiness, Problem> {
+        let glance = self.look(cluster).await?;
+        let (view, operations) = (&glance.view, &glance.operations[..]);
+        let circumstances = &self.circumstances;
+        Ok(doctor::examine(&Patient { view, policy: &self.policy, operations, circumstances, cluster }))
+    }
+
+    async fn risk(&self, cluster: &str) -> Result<RiskDocument, Problem> {
+        let glance = self.look(cluster).await?;
+        Ok(status::risks(&glance, cluster, &self.policy))
+    }
+
+    async fn models(&self) -> Result<ModelList, Problem> {
+        let prediction = self.prediction()?;
+        let glance = self.look(self.cluster.as_str()).await?;
+        let scores = glance.predictor.and_then(|predictor| predictor.model);
+        let names = prediction.models.names().await.map_err(internal)?;
+        let promoted = prediction.models.promoted().await.map_err(internal)?;
+        let mut models = Vec::new();
+        for name in names {
+            let read = prediction.models.read(&name).await;
+            let (version, problem, document) = match read {
+                Ok(files) => {
+                    let (version, problem) = prediction::examine(&files, prediction);
+                    (version, problem, serde_json::from_str(&files.document).ok())
+                }
+                Err(error) => (None, Some(error.to_string()), None),
+            };
+            models.push(ModelEntry {
+                scores: scores
+                    .as_ref()
+                    .is_some_and(|model| model.name == name && Some(&model.version) == version.as_ref()),
+                promoted: promoted.as_ref() == Some(&name),
+                name,
+                version,
+                problem,
+                document,
+            });
+        }
+        Ok(ModelList { schema_version: SCHEMA_VERSION, models })
+    }
+
+    async fn promote_model(&self, request: PromoteRequest, _caller: &Caller) -> Result<MutationReply, Problem> {
+        let prediction = self.changeable()?;
+        let files =
+            prediction.models.read(&request.name).await.map_err(|error| Problem::not_found(error.to_string()))?;
+        if let (_, Some(problem)) = prediction::examine(&files, prediction) {
+            return Err(Problem::refused(format!("model {} cannot be used here: {problem}", request.name), Vec::new()));
+        }
+        prediction.models.promote(&request.name).await.map_err(internal)?;
+        Ok(done(format!("model {} scores from the next step on", request.name)))
+    }
+
+    async fn roll_back_model(&self, _caller: &Caller) -> Result<MutationReply, Problem> {
+        let prediction = self.changeable()?;
+        let refuse = |error: ModelStoreError| Problem::refused(error.to_string(), Vec::new());
+        let name = prediction.models.roll_back().await.map_err(refuse)?;
+        Ok(done(format!("model {name} scores again from the next step on")))
+    }
+
     async fn events(&self, cluster: &str, limit: usize) -> Result<Vec<EventRow>, Problem> {
         self.check(cluster)?;
         stored(self.store.list_events(&self.cluster, limit).await)
@@ -218,6 +336,12 @@ impl ControllerHandler for ControllerHandle {
         }
         let found = stored(self.store.load_operation(&OperationId(id.to_owned())).await)?;
         found.ok_or_else(|| Problem::not_found(format!("no operation {id:?}: see stormglass operation list")))
+    }
+
+    async fn report(&self, id: &str) -> Result<IncidentReport, Problem> {
+        let operation = self.operation(id).await?;
+        let all = stored(self.store.list_operations(&self.cluster, RELATED_MAX).await)?;
+        Ok(IncidentReport::of(&operation, &all))
     }
 
     async fn cancel(&self, id: &str, _caller: &Caller) -> Result<MutationReply, Problem> {
@@ -340,6 +464,10 @@ impl ControllerHandler for ControllerHandle {
         self.store_pause(None, caller, "automatic operations go on".to_owned()).await
     }
 
+    async fn alerts(&self, alerts: Vec<Alert>, caller: &Caller) -> Result<AlertsReply, Problem> {
+        self.take_alerts(alerts, &caller.name).await
+    }
+
     async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, Problem> {
         stored(self.store.list_audit(limit).await)
     }
@@ -380,4 +508,31 @@ impl ControllerHandle {
         })??;
         Ok(MutationReply { schema_version: SCHEMA_VERSION, operation: None, plan: None, expect: Vec::new(), message })
     }
+
+    fn prediction(&self) -> Result<&Prediction, Problem> {
+        self.prediction.as_ref().ok_or_else(|| no_predictor("this controller"))
+    }
+
+    /// The predictor, if which model scores is not fixed by the configuration.
+    fn changeable(&self) -> Result<&Prediction, Problem> {
+        let prediction = self.prediction()?;
+        match &prediction.model {
+            None => Ok(prediction),
+            Some(fixed) => Err(Problem::refused(
+                format!(
+                    "predictor.model = {fixed:?} in the controller's configuration says which model scores: remove it there first"
+                ),
+                Vec::new(),
+            )),
+        }
+    }
+}
+
+fn internal(error: ModelStoreError) -> Problem {
+    Problem::internal(error.to_string())
+}
+
+/// The answer to a change that is no operation.
+fn done(message: String) -> MutationReply {
+    MutationReply { schema_version: SCHEMA_VERSION, operation: None, plan: None, expect: Vec::new(), message }
 }

@@ -3,6 +3,7 @@
 //! One task owns all state and never waits for anything outside; every effect runs in a task of its own and comes back as
 //! an event. Decisions are made on every event. No rule about *what* to do lives here.
 
+mod alerts;
 mod backup;
 mod drive;
 mod event_loop;
@@ -11,6 +12,7 @@ mod handler;
 mod journal;
 pub mod leading;
 mod notes;
+pub mod prediction;
 mod state;
 mod status;
 mod told;
@@ -22,20 +24,26 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::backup::ControllerBackupSection;
+use crate::domain::alert::AlertPolicy;
 use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::operation::Operation;
 use crate::domain::policy::Policy;
+use crate::domain::readiness::Circumstances;
 use crate::domain::record::ClusterRecord;
+use crate::domain::traffic::TrafficDefinition;
 use crate::ports::{Clock, NodeControl, PrimaryProbe, ProxyControl, StoreError, Term};
 use crate::telemetry::metrics::ControllerMetrics;
 
 pub use handler::ControllerHandle;
+pub use prediction::Prediction;
 use watched::StoreWatch;
 
 /// How many events may wait for the loop; a sender beyond that waits.
 const EVENTS_WAITING_MAX: usize = 1024;
 /// How many ended operations are kept in memory, for back-off and for display.
 const ENDED_KEPT: usize = 20;
+/// How many are looked through at the start, for the last one that a prediction began.
+const ENDED_READ: usize = 200;
 
 /// A node as the configuration names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +56,13 @@ pub struct ConfiguredNode {
     pub agent: String,
 }
 
+/// What the configuration says about the ways in beside the API itself.
+#[derive(Debug, Clone, Default)]
+pub struct WaysIn {
+    /// What is done about alerts.
+    pub alerts: AlertPolicy,
+}
+
 /// Everything a controller needs.
 pub struct ControllerParts {
     /// Name in answers, in the journal and in logs.
@@ -56,10 +71,14 @@ pub struct ControllerParts {
     pub cluster: ClusterName,
     /// The operator's wishes.
     pub policy: Policy,
+    /// What no agent reports, for the doctor.
+    pub circumstances: Circumstances,
     /// Every configured node.
     pub nodes: Vec<ConfiguredNode>,
     /// Every configured proxy.
     pub proxies: Vec<ProxyName>,
+    /// Reads and applications behind the proxies.
+    pub traffic: TrafficDefinition,
     /// Clocks of this host.
     pub clock: Arc<dyn Clock>,
     /// The leadership under which it runs, and with it the memory.
@@ -74,6 +93,10 @@ pub struct ControllerParts {
     pub metrics: Arc<ControllerMetrics>,
     /// When backups and drills are made; `None`: only when somebody asks.
     pub backup: Option<ControllerBackupSection>,
+    /// The ways in beside the API itself.
+    pub ways: Arc<WaysIn>,
+    /// What predicts; `None`: nothing does.
+    pub prediction: Option<Prediction>,
 }
 
 /// What was stored when the controller began.
@@ -89,7 +112,7 @@ pub async fn start(parts: ControllerParts, shutdown: watch::Receiver<bool>) -> R
     let store = watch.over(parts.term.store());
     let record = store.load_record(&parts.cluster).await?;
     let mut operations = store.unfinished_operations(&parts.cluster).await?;
-    let mut ended = store.list_operations(&parts.cluster, ENDED_KEPT).await?;
+    let mut ended = store.list_operations(&parts.cluster, ENDED_READ).await?;
     ended.retain(|operation| operation.status.is_final());
     operations.extend(ended);
     if let Some(record) = &record {
@@ -101,8 +124,19 @@ pub async fn start(parts: ControllerParts, shutdown: watch::Receiver<bool>) -> R
     if let Some(keeper) = backup::Keeper::new(&parts, events.clone()) {
         tokio::spawn(keeper.run(store.clone()));
     }
-    let handle = ControllerHandle::new(events.clone(), &parts, store);
+    let (alerts, accepted) = mpsc::channel(alerts::WAITING_MAX);
+    let handle = ControllerHandle::new(events.clone(), &parts, store, alerts);
     let remembered = Remembered { record, operations };
-    tokio::spawn(event_loop::run(parts, watch, remembered, events, inbox, shutdown));
+    tokio::spawn(event_loop::run(parts, watch, remembered, events, inbox, shutdown.clone()));
+    tokio::spawn(until(shutdown, alerts::work(handle.clone(), accepted)));
     Ok(handle)
+}
+
+/// Runs `work` until it ends or `shutdown` turns true.
+async fn until(mut shutdown: watch::Receiver<bool>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        // A sender that is gone asks for nothing else any more.
+        _ = shutdown.wait_for(|stop| *stop) => {}
+    }
 }

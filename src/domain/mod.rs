@@ -4,21 +4,28 @@
 //! boundary derives serde; its field names are therefore a contract between versions.
 
 pub mod access;
+pub mod alert;
 pub mod backup;
 pub mod clock;
 pub mod command;
 pub mod epoch;
 pub mod evidence;
+pub mod feature;
 pub mod ids;
+pub mod incident;
+mod incident_text;
 pub mod lease;
 pub mod lsn;
 pub mod operation;
 pub mod plan;
 pub mod policy;
 pub mod proof;
+pub mod readiness;
 pub mod record;
 pub mod report;
+pub mod risk;
 pub mod timing;
+pub mod traffic;
 pub mod trail;
 pub mod view;
 pub mod witness;

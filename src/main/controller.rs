@@ -11,18 +11,22 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use stormglass::adapters::control::{HttpControl, TcpPrimaryProbe};
+use stormglass::adapters::models::ModelFolder;
+use stormglass::adapters::prometheus::{Credentials, PrometheusSettings, PrometheusSource};
 use stormglass::adapters::store::etcd::{EtcdLeadership, EtcdSettings, EtcdStore, EtcdTls};
 use stormglass::adapters::store::{SqliteStore, migration};
 use stormglass::adapters::system::{SystemClock, priority};
 use stormglass::api::authentication::{Authentication, Token};
 use stormglass::api::controller::ControllerHandler;
 use stormglass::api::{router, server};
+use stormglass::config::features::load_features;
 use stormglass::config::store::{StoreKind, StoreSection};
 use stormglass::config::{ControllerConfig, load_controller};
 use stormglass::controller::leading::{self, Candidacy};
-use stormglass::controller::{self, ConfiguredNode, ControllerParts};
+use stormglass::controller::{self, ConfiguredNode, ControllerParts, Prediction, WaysIn};
 use stormglass::domain::ids::ProxyName;
 use stormglass::domain::policy::Policy;
+use stormglass::domain::readiness::Circumstances;
 use stormglass::ports::{Clock, Leader, Leadership as _, Sole, Term};
 use stormglass::telemetry::metrics::ControllerMetrics;
 
@@ -89,14 +93,20 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         .iter()
         .map(|node| ConfiguredNode { name: node.name.clone(), site: node.site.clone(), agent: node.agent.clone() })
         .collect();
+    let prediction = prediction(config)?;
     let proxies: Vec<ProxyName> = config.proxies.iter().map(|proxy| proxy.name.clone()).collect();
     let backup = config.backup.clone();
+    let traffic = config.traffic();
+    let ways = Arc::new(WaysIn { alerts: config.webhook.policy() });
+    let circumstances = Circumstances { has_election: config.has_election(), ..Circumstances::default() };
     Ok(Box::new(move |term| ControllerParts {
         name: name.clone(),
         cluster: cluster.clone(),
         policy: policy.clone(),
+        circumstances: circumstances.clone(),
         nodes: nodes.clone(),
         proxies: proxies.clone(),
+        traffic: traffic.clone(),
         clock: clock.clone(),
         term,
         node_control: control.clone(),
@@ -104,6 +114,34 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         primary_probe: Arc::new(TcpPrimaryProbe),
         metrics: metrics(),
         backup: backup.clone(),
+        ways: ways.clone(),
+        prediction: prediction.clone(),
+    }))
+}
+
+/// What predicts, where both `[predictor]` and `[prometheus]` are configured.
+fn prediction(config: &ControllerConfig) -> anyhow::Result<Option<Prediction>> {
+    let (Some(predictor), Some(prometheus)) = (&config.predictor, &config.prometheus) else { return Ok(None) };
+    let features = load_features(predictor.features.as_deref())?;
+    let credentials = match (&prometheus.bearer_token, &prometheus.user, &prometheus.password) {
+        (Some(token), _, _) => Credentials::Bearer(secret(token)?),
+        (None, Some(user), Some(password)) => Credentials::Basic { user: user.clone(), password: secret(password)? },
+        _ => Credentials::None,
+    };
+    let authority = match &prometheus.ca_file {
+        Some(file) => Some(std::fs::read(file).with_context(|| format!("read {}", file.display()))?),
+        None => None,
+    };
+    let settings =
+        PrometheusSettings { url: prometheus.url.clone(), credentials, authority, timeout: prometheus.timeout };
+    let nodes = config.nodes.iter().map(|node| node.name.clone()).collect();
+    let source = PrometheusSource::new(&settings, features.clone(), nodes)?;
+    Ok(Some(Prediction {
+        source: Arc::new(source),
+        models: Arc::new(ModelFolder::new(&predictor.model_directory)),
+        features: Arc::new(features),
+        step_seconds: u32::try_from(predictor.step.as_secs()).context("read predictor.step")?,
+        model: predictor.model.clone(),
     }))
 }
 

@@ -9,6 +9,7 @@ use crate::domain::epoch::Epoch;
 use crate::domain::ids::{Address, ClusterName, NodeName, OperationId, ProxyName};
 use crate::domain::operation::{OperationStatus, StepName};
 use crate::domain::plan::{Intent, Reason, ReasonCode};
+use crate::domain::risk::ModelName;
 use crate::domain::trail::EventRow;
 
 /// How loud.
@@ -277,6 +278,60 @@ pub enum Event {
         /// For how long it would have.
         lasted: Duration,
     },
+    /// An alert was stored, and is carried out next.
+    AlertAccepted {
+        /// Its fingerprint.
+        fingerprint: String,
+        /// The label `alertname`.
+        name: String,
+        /// What its route says.
+        action: &'static str,
+    },
+    /// What an alert asked for was begun, refused or told.
+    AlertHandled {
+        /// Its fingerprint.
+        fingerprint: String,
+        /// The label `alertname`.
+        name: String,
+        /// What its route says.
+        action: &'static str,
+        /// `begun`, `refused` or `told`.
+        outcome: &'static str,
+        /// Why.
+        detail: String,
+        /// The operation that was begun.
+        operation: Option<OperationId>,
+    },
+    /// The model expects trouble of a node, and has for long enough: a look is worth it.
+    RiskBegan {
+        /// What, how much, and what drove it.
+        reason: Reason,
+    },
+    /// It does not any more.
+    RiskEnded {
+        /// The node.
+        node: NodeName,
+    },
+    /// A model scores from now on.
+    ModelLoaded {
+        /// Name and version.
+        model: ModelName,
+    },
+    /// A model cannot be used; the one before it, if there was one, goes on.
+    ModelRefused {
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// Nothing is predicted for the time being; everything else goes on as without a predictor.
+    PredictorAbstains {
+        /// Why.
+        problem: String,
+    },
+    /// Risks are predicted again.
+    PredictorResumed {
+        /// By which model.
+        model: ModelName,
+    },
     /// The store did not take a write: the controller grants nothing new until it does.
     StoreFailed {
         /// What went wrong, and what to do.
@@ -315,7 +370,15 @@ impl Event {
             Event::DrillPassed { .. } => "drill_passed",
             Event::RpoViolated { .. } => "rpo_violated",
             Event::RpoKept { .. } => "rpo_kept",
+            Event::AlertAccepted { .. } => "alert_accepted",
+            Event::AlertHandled { .. } => "alert_handled",
             Event::StoreFailed { .. } => "store_failed",
+            Event::RiskBegan { .. } => "risk_began",
+            Event::RiskEnded { .. } => "risk_ended",
+            Event::ModelLoaded { .. } => "model_loaded",
+            Event::ModelRefused { .. } => "model_refused",
+            Event::PredictorAbstains { .. } => "predictor_abstains",
+            Event::PredictorResumed { .. } => "predictor_resumed",
             Event::StrainBegan { .. } => "strain_began",
             Event::StrainEnded { .. } => "strain_ended",
         }
@@ -334,7 +397,11 @@ impl Event {
             | Event::StrainBegan { .. }
             | Event::BackupFailed { .. }
             | Event::RpoViolated { .. }
+            | Event::RiskBegan { .. }
+            | Event::ModelRefused { .. }
+            | Event::PredictorAbstains { .. }
             | Event::ProxyFailed { .. } => Severity::Warning,
+            Event::AlertHandled { outcome, .. } if *outcome == "refused" => Severity::Warning,
             Event::StepEnded { outcome, .. } if *outcome != StepOutcome::Succeeded => Severity::Warning,
             _ => Severity::Info,
         }
@@ -360,7 +427,8 @@ impl Event {
             | Event::DrillFailed { node, .. }
             | Event::DrillPassed { node, .. }
             | Event::LeaseNotRenewed { node, .. } => Some(node),
-            Event::StrainBegan { reason } => reason.node.as_ref(),
+            Event::StrainBegan { reason } | Event::RiskBegan { reason } => reason.node.as_ref(),
+            Event::RiskEnded { node } => Some(node),
             Event::StrainEnded { node, .. } => node.as_ref(),
             _ => None,
         }
@@ -372,6 +440,7 @@ impl Event {
             Event::OperationBegan { operation, .. }
             | Event::StepEnded { operation, .. }
             | Event::OperationEnded { operation, .. } => Some(operation),
+            Event::AlertHandled { operation, .. } => operation.as_ref(),
             _ => None,
         }
     }

@@ -15,11 +15,13 @@ use prometheus::{
 
 use super::backup_metrics::BackupMetrics;
 use super::event::{Event, StepOutcome};
+use crate::domain::alert::AlertAction;
 use crate::domain::clock::WallTime;
 use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::ids::{ClusterName, NodeName, ProxyName};
 use crate::domain::operation::OperationStatus;
 use crate::domain::plan::{Intent, Reason, ReasonCode};
+use crate::domain::risk::ModelName;
 
 macro_rules! names {
     ($($constant:ident = $name:literal, $help:literal;)+) => {
@@ -48,12 +50,18 @@ names! {
     REPORT_AGE_SECONDS = "stormglass_report_age_seconds", "Age of the last report of the node's agent.";
     PROXY_AGREES = "stormglass_proxy_agrees", "1 if the proxy's write port leads to the primary.";
     STRAIN = "stormglass_strain", "1 while the strain lasts, 0 after it; `strain` is a code of `explain`.";
+    READINESS = "stormglass_readiness_ratio", "Share of the checks of `stormglass doctor` that pass; a warning counts half.";
     OPERATIONS = "stormglass_operations_total", "Operations that ended.";
     OPERATION_PHASE_SECONDS = "stormglass_operation_phase_seconds", "How long the steps of operations took.";
     OPERATION_SECONDS = "stormglass_operation_seconds", "From detection or request to the end of an operation that succeeded.";
     DECISION_REASONS = "stormglass_decision_reasons_total", "Reasons of decisions, counted when a decision changes.";
     EVENTS = "stormglass_events_total", "Events.";
+    ALERTS = "stormglass_alerts_total", "Alerts that were handled: `begun`, `refused` or `told`.";
     DECISION_SECONDS = "stormglass_decision_seconds", "How long the controller took to decide.";
+    RISK_RATIO = "stormglass_risk_ratio", "Calibrated probability of trouble within the model's horizon, 0 to 1; no series while nobody can say.";
+    RISK_ALARM = "stormglass_risk_alarm", "1 while the model expects trouble of the node and has for long enough.";
+    MODEL_INFO = "stormglass_model_info", "Constant 1, labelled with the model that scores.";
+    SCORING_SECONDS = "stormglass_scoring_seconds", "How long the samples of one step took to be scored, for all nodes.";
     STORE_SECONDS = "stormglass_store_seconds", "How long the store took, flush included.";
     BACKUP_OPERATIONS = "stormglass_backup_operations_total", "Backups that ended, however they did.";
     BACKUP_FAILURES = "stormglass_backup_failures_total", "Backups that did not end well.";
@@ -73,6 +81,9 @@ const SECONDS: [f64; 18] =
 /// Deciding is pure computing.
 const DECISION_BUCKETS: [f64; 8] = [0.000_01, 0.000_03, 0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.1];
 
+/// A sample costs microseconds, and a thousand nodes are scored at once.
+const SCORING_BUCKETS: [f64; 8] = [0.000_03, 0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1];
+
 const OPERATION_KINDS: [&str; 7] = ["failover", "switchover", "rejoin", "fence", "backup", "drill", "restore"];
 const OTHER_INTENTS: [&str; 2] = ["hold", "update_record"];
 const OUTCOMES: [OperationStatus; 5] = [
@@ -82,6 +93,7 @@ const OUTCOMES: [OperationStatus; 5] = [
     OperationStatus::Stuck,
     OperationStatus::Cancelled,
 ];
+const ALERT_OUTCOMES: [&str; 3] = ["begun", "refused", "told"];
 const ROLES: [&str; 3] = ["primary", "standby", "unknown"];
 const HEALTHS: [&str; 4] = ["healthy", "degraded", "no_primary", "unknown"];
 
@@ -142,15 +154,21 @@ pub struct ControllerMetrics {
     report_age: GaugeVec,
     proxy_agrees: IntGaugeVec,
     strain: IntGaugeVec,
+    readiness: GaugeVec,
     operations: IntCounterVec,
     phases: HistogramVec,
     durations: HistogramVec,
     reasons: IntCounterVec,
     events: IntCounterVec,
+    alerts: IntCounterVec,
     decisions: Histogram,
     store: HistogramVec,
     /// Backups and drills.
     pub backups: BackupMetrics,
+    risk: GaugeVec,
+    risk_alarm: IntGaugeVec,
+    model: IntGaugeVec,
+    scoring: Histogram,
 }
 
 impl ControllerMetrics {
@@ -175,17 +193,26 @@ impl ControllerMetrics {
             report_age: seconds_gauges(&registry, REPORT_AGE_SECONDS),
             proxy_agrees: gauges(&registry, PROXY_AGREES, &["cluster", "proxy"]),
             strain: gauges(&registry, STRAIN, &["cluster", "node", "strain"]),
+            readiness: register(&registry, GaugeVec::new(options(READINESS), &["cluster"])),
             operations: counters(&registry, OPERATIONS, &["operation", "outcome"]),
             phases: histograms(&registry, OPERATION_PHASE_SECONDS, &["operation", "phase"]),
             durations: histograms(&registry, OPERATION_SECONDS, &["operation"]),
             reasons: counters(&registry, DECISION_REASONS, &["intent", "reason"]),
             events: counters(&registry, EVENTS, &["event", "severity"]),
+            alerts: counters(&registry, ALERTS, &["action", "outcome"]),
             decisions: register(
                 &registry,
                 Histogram::with_opts(histogram_options(DECISION_SECONDS).buckets(DECISION_BUCKETS.to_vec())),
             ),
             store: histograms(&registry, STORE_SECONDS, &["action"]),
             backups: BackupMetrics::new(&registry),
+            risk: seconds_gauges(&registry, RISK_RATIO),
+            risk_alarm: gauges(&registry, RISK_ALARM, &["cluster", "node"]),
+            model: gauges(&registry, MODEL_INFO, &["name", "version"]),
+            scoring: register(
+                &registry,
+                Histogram::with_opts(histogram_options(SCORING_SECONDS).buckets(SCORING_BUCKETS.to_vec())),
+            ),
             registry,
         };
         metrics.set_leading(false);
@@ -193,6 +220,11 @@ impl ControllerMetrics {
         for kind in OPERATION_KINDS {
             for outcome in OUTCOMES {
                 metrics.operations.with_label_values(&[kind, outcome.label()]);
+            }
+        }
+        for action in AlertAction::ALL {
+            for outcome in ALERT_OUTCOMES {
+                metrics.alerts.with_label_values(&[action.label(), outcome]);
             }
         }
         for intent in OPERATION_KINDS.into_iter().chain(OTHER_INTENTS) {
@@ -263,6 +295,35 @@ impl ControllerMetrics {
         self.strain.with_label_values(&labels).set(lasts.into());
     }
 
+    /// Shows how much of what a recovery rests on is in order.
+    pub fn show_readiness(&self, cluster: &ClusterName, ratio: f64) {
+        self.readiness.with_label_values(&[cluster.as_str()]).set(ratio);
+    }
+
+    /// Shows what is expected of a node.
+    pub fn show_risk(&self, cluster: &ClusterName, node: &NodeName, risk: Option<f64>, is_alarmed: bool) {
+        let labels = [cluster.as_str(), node.as_str()];
+        match risk {
+            Some(risk) => self.risk.with_label_values(&labels).set(risk),
+            // Fails where there was no series, which is what is wanted.
+            None => drop(self.risk.remove_label_values(&labels)),
+        }
+        self.risk_alarm.with_label_values(&labels).set(is_alarmed.into());
+    }
+
+    /// Shows the model that scores; `None`: none does.
+    pub fn show_model(&self, model: Option<&ModelName>) {
+        self.model.reset();
+        if let Some(model) = model {
+            self.model.with_label_values(&[model.name.as_str(), model.version.as_str()]).set(1);
+        }
+    }
+
+    /// One step was scored.
+    pub fn observe_scoring(&self, took: Duration) {
+        self.scoring.observe(took.as_secs_f64());
+    }
+
     /// Counts an event, with what follows from it: operations, phases, reasons.
     pub fn count(&self, event: &Event) {
         self.events.with_label_values(&[event.name(), event.severity().label()]).inc();
@@ -279,6 +340,9 @@ impl ControllerMetrics {
             Event::DecisionChanged { intent, reasons, blocked_by } => {
                 self.count_reasons(intent, reasons);
                 self.count_reasons(intent, blocked_by);
+            }
+            Event::AlertHandled { action, outcome, .. } => {
+                self.alerts.with_label_values(&[action, outcome]).inc();
             }
             _ => {}
         }
@@ -400,6 +464,10 @@ mod tests {
         metrics.show_node(&cluster, &gauges_of(&db1, Some(12)));
         metrics.show_proxy(&cluster, &proxy, true);
         metrics.show_strain(&cluster, Some(&db1), ReasonCode::LockPileUp, true);
+        metrics.show_readiness(&cluster, 0.9);
+        metrics.show_risk(&cluster, &db1, Some(0.25), false);
+        metrics.show_model(Some(&ModelName { name: "lab".to_owned(), version: "1".to_owned() }));
+        metrics.observe_scoring(Duration::from_micros(90));
         metrics.observe_phase("failover", "detect", Duration::from_millis(7));
         metrics.observe_decision(Duration::from_micros(40));
         metrics.observe_store("swap", Duration::from_millis(2));

@@ -149,6 +149,28 @@ impl fmt::Display for Event {
                 "A total loss would cost no more than the cluster is promised, again after {}.",
                 seconds(*lasted)
             ),
+            Event::AlertAccepted { fingerprint, name, action } => {
+                write!(formatter, "Alert {name} ({fingerprint}) was accepted for {action}.")
+            }
+            Event::AlertHandled { fingerprint, name, action, outcome, detail, .. } => {
+                write!(formatter, "Alert {name} ({fingerprint}) asked for {action}, which was {outcome}")?;
+                ending(formatter, Some(detail.as_str()).filter(|detail| !detail.is_empty()))
+            }
+            Event::RiskBegan { reason } => {
+                formatter.write_str("Trouble is expected")?;
+                ending(formatter, Some(&reason.to_string()))
+            }
+            Event::RiskEnded { node } => write!(formatter, "Trouble is no longer expected of {node}."),
+            Event::ModelLoaded { model } => write!(formatter, "Model {model} scores from now on."),
+            Event::ModelRefused { problem } => {
+                formatter.write_str("A model cannot be used")?;
+                ending(formatter, Some(problem))
+            }
+            Event::PredictorAbstains { problem } => {
+                formatter.write_str("Nothing is predicted for the time being")?;
+                ending(formatter, Some(problem))
+            }
+            Event::PredictorResumed { model } => write!(formatter, "Risks are predicted again, by model {model}."),
             Event::StoreFailed { problem } => {
                 formatter.write_str("The store did not take a write")?;
                 ending(formatter, Some(problem))

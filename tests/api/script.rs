@@ -6,19 +6,24 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use stormglass::api::authentication::Caller;
 use stormglass::api::controller::ControllerHandler;
+use stormglass::api::risk::{ModelList, PromoteRequest, RiskDocument};
 use stormglass::api::routes::Endpoint;
+use stormglass::api::webhook::AlertsReply;
 use stormglass::api::wire::{
     BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverPreview, FailoverRequest, Health,
     LeaderAddress, MutationReply, NodeRequest, PauseRequest, Problem, RestoreRequest, SCHEMA_VERSION,
     SwitchoverRequest, TimerStatus,
 };
+use stormglass::domain::alert::Alert;
 use stormglass::domain::clock::{BootId, Moment, WallTime};
 use stormglass::domain::command::{HeartbeatReply, ProxyAssignment};
 use stormglass::domain::epoch::{Epoch, RecordNumber};
 use stormglass::domain::ids::{Address, ClusterName, NodeName, OperationId, ProxyName, SiteName};
+use stormglass::domain::incident::IncidentReport;
 use stormglass::domain::lsn::Lsn;
 use stormglass::domain::operation::{JOURNAL_FORMAT, Operation, OperationKind, OperationStatus};
 use stormglass::domain::plan::{Intent, Loss, Plan, Reason, ReasonCode};
+use stormglass::domain::readiness::{Check, Readiness, Verdict};
 use stormglass::domain::report::{PostgresReport, PostgresState, Probes, ProxyReport, Report, Standing, Tags};
 use stormglass::domain::trail::{AuditRow, EventRow};
 use tokio::sync::Notify;
@@ -30,6 +35,8 @@ pub const NOW: WallTime = WallTime(1_795_000_000_000_000);
 pub struct Script {
     pub audit: Mutex<Vec<AuditRow>>,
     pub limits: Mutex<Vec<usize>>,
+    /// Alerts that were taken, in their order.
+    pub alerts: Mutex<Vec<Alert>>,
     pub broken: Mutex<Option<String>>,
     /// A fence tells that it began, then waits until it is let go.
     pub fence_began: Notify,
@@ -92,6 +99,17 @@ pub fn plan() -> Plan {
     }
 }
 
+pub fn readiness() -> Readiness {
+    let check = Check {
+        check: "backup".to_owned(),
+        subject: None,
+        verdict: Verdict::Warning,
+        detail: "not configured".to_owned(),
+        next: None,
+    };
+    Readiness::new("main", vec![check], NOW)
+}
+
 pub fn reply(message: &str) -> MutationReply {
     MutationReply {
         schema_version: SCHEMA_VERSION,
@@ -137,6 +155,7 @@ pub fn status() -> ClusterStatus {
             rules: Vec::new(),
             outages: Vec::new(),
         },
+        predictor: None,
         controller: "script".to_owned(),
         leader: Some(LeaderAddress { name: "script".to_owned(), url: "http://127.0.0.1:8432".to_owned() }),
         at: NOW,
@@ -180,6 +199,7 @@ fn proxy_report() -> ProxyReport {
         epoch: Epoch(1),
         path: None,
         error: None,
+        traffic: None,
     }
 }
 
@@ -191,7 +211,9 @@ pub fn body(endpoint: Endpoint) -> Option<Value> {
         Endpoint::Fence | Endpoint::Unfence | Endpoint::Rejoin => Some(json!({ "node": "db1" })),
         Endpoint::Switchover => Some(json!({ "to": "db2" })),
         Endpoint::Failover => Some(json!({ "dry_run": true })),
+        Endpoint::Alertmanager => Some(json!({ "version": "4", "alerts": [] })),
         Endpoint::Pause => Some(json!({ "duration_seconds": 60 })),
+        Endpoint::ModelPromote => Some(json!({ "name": "lab-1s" })),
         _ => None,
     }
 }
@@ -215,6 +237,7 @@ impl ControllerHandler for Script {
             hold: false,
             leader: "c1".to_owned(),
             sequence: 1,
+            backends: None,
         })
     }
 
@@ -235,6 +258,28 @@ impl ControllerHandler for Script {
             nodes: Vec::new(),
             witnesses: Vec::new(),
         })
+    }
+
+    async fn risk(&self, cluster: &str) -> Result<RiskDocument, Problem> {
+        known(cluster)?;
+        Ok(RiskDocument {
+            schema_version: SCHEMA_VERSION,
+            cluster: cluster.to_owned(),
+            predictor: None,
+            nodes: Vec::new(),
+        })
+    }
+
+    async fn models(&self) -> Result<ModelList, Problem> {
+        Ok(ModelList { schema_version: SCHEMA_VERSION, models: Vec::new() })
+    }
+
+    async fn promote_model(&self, _: PromoteRequest, _: &Caller) -> Result<MutationReply, Problem> {
+        Ok(reply("it scores"))
+    }
+
+    async fn roll_back_model(&self, _: &Caller) -> Result<MutationReply, Problem> {
+        Ok(reply("it scores again"))
     }
 
     async fn events(&self, cluster: &str, limit: usize) -> Result<Vec<EventRow>, Problem> {
@@ -259,6 +304,14 @@ impl ControllerHandler for Script {
             "op-1" => Ok(operation(id, OperationStatus::Running)),
             _ => Err(Problem::not_found(format!("there is no operation {id}"))),
         }
+    }
+
+    async fn doctor(&self, cluster: &str) -> Result<Readiness, Problem> {
+        known(cluster).map(|()| readiness())
+    }
+
+    async fn report(&self, id: &str) -> Result<IncidentReport, Problem> {
+        Ok(IncidentReport::of(&self.operation(id).await?, &[]))
     }
 
     async fn cancel(&self, _: &str, _: &Caller) -> Result<MutationReply, Problem> {
@@ -331,6 +384,12 @@ impl ControllerHandler for Script {
 
     async fn resume(&self, cluster: &str, _: &Caller) -> Result<MutationReply, Problem> {
         known(cluster).map(|()| reply("resumed"))
+    }
+
+    async fn alerts(&self, alerts: Vec<Alert>, _: &Caller) -> Result<AlertsReply, Problem> {
+        let unmatched = alerts.len();
+        self.alerts.lock().expect("no panic").extend(alerts);
+        Ok(AlertsReply { unmatched, ..AlertsReply::new() })
     }
 
     async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, Problem> {

@@ -288,6 +288,7 @@ impl World {
             record: self.controller.record.clone(),
             nodes: nodes.collect(),
             sighting: None,
+            outlooks: Default::default(),
             proxies: BTreeMap::new(),
         }
     }

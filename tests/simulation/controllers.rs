@@ -149,7 +149,9 @@ fn parts(port: &ControllerPort, term: Arc<dyn Term>) -> ControllerParts {
         name: format!("c{}", port.index + 1),
         cluster: cluster(),
         policy: policy(&port.world.lock()),
+        circumstances: Default::default(),
         nodes: (0..HOSTS).map(configured).collect(),
+        traffic: Default::default(),
         proxies: vec![clients::proxy_name()],
         clock: control.clone(),
         term,
@@ -157,6 +159,8 @@ fn parts(port: &ControllerPort, term: Arc<dyn Term>) -> ControllerParts {
         proxy_control: control.clone(),
         primary_probe: control,
         metrics: Arc::new(ControllerMetrics::new("simulated")),
+        ways: Default::default(),
+        prediction: None,
     }
 }
 
