@@ -12,16 +12,17 @@ pub(crate) fn multiply<S: Simd, const ROWS: usize, const WIDTH: usize>(
     right: &[f32],
     start: [[S::f32s; WIDTH]; ROWS],
 ) -> [[S::f32s; WIDTH]; ROWS] {
-    let (right, _) = S::as_simd_f32s(right);
-    let depth = right.len() / WIDTH;
+    let (right, _) = S::as_simd_f32s(right).0.as_chunks::<WIDTH>();
+    // Rows of one known length need no check of their bounds in the loop.
+    let depth = right.len();
     let left = left.map(|row| &row[..depth]);
     let mut sums = start;
-    for (k, columns) in right.chunks_exact(WIDTH).enumerate() {
-        let columns: &[S::f32s; WIDTH] = self::columns(columns, 0);
+    #[expect(clippy::needless_range_loop, reason = "seven slices of one length, of which the compiler knows it")]
+    for k in 0..depth {
         for row in 0..ROWS {
             let factor = simd.splat_f32s(left[row][k]);
             for column in 0..WIDTH {
-                sums[row][column] = simd.mul_add_f32s(columns[column], factor, sums[row][column]);
+                sums[row][column] = simd.mul_add_f32s(right[k][column], factor, sums[row][column]);
             }
         }
     }
@@ -38,9 +39,8 @@ pub(crate) fn multiply_transposed<S: Simd, const ROWS: usize, const WIDTH: usize
     start: [[S::f32s; WIDTH]; ROWS],
 ) -> [[S::f32s; WIDTH]; ROWS] {
     let mut sums = start;
-    for (left, right) in left.chunks_exact(left_width).zip(right.chunks_exact(right_width)) {
-        let factors: &[f32; ROWS] = columns(left, left_first);
-        let columns: &[S::f32s; WIDTH] = columns(right, right_first);
+    for (left, right) in left[left_first..].chunks(left_width).zip(right[right_first..].chunks(right_width)) {
+        let (Some(factors), Some(columns)) = (left.first_chunk::<ROWS>(), right.first_chunk::<WIDTH>()) else { break };
         for row in 0..ROWS {
             let factor = simd.splat_f32s(factors[row]);
             for column in 0..WIDTH {
