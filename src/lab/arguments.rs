@@ -202,6 +202,8 @@ pub enum Scenario {
     DiskFull,
     /// The primary's host loses its line and its power at once; then it is switched on again
     HostLost,
+    /// The data of all nodes are destroyed; the cluster is restored from the repository to a point in time
+    Restore,
 }
 
 impl RunArguments {
@@ -226,6 +228,7 @@ impl Scenario {
             Scenario::PartitionPrimary => "partition-primary",
             Scenario::DiskFull => "disk-full",
             Scenario::HostLost => "host-lost",
+            Scenario::Restore => "restore",
         }
     }
 }
@@ -309,6 +312,7 @@ mod tests {
             "partition-primary",
             "disk-full",
             "host-lost",
+            "restore",
         ] {
             let LabCommand::Run(run) = parse(&["run", name]).expect("parsed") else { panic!("not a run") };
             assert_eq!(run.scenario.label(), name);
