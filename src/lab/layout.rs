@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::namespaces;
 use super::random::Random;
 use crate::domain::ids::{Address, ClusterName, NodeName, ProxyName, SiteName};
-use crate::domain::policy::DurabilityMode;
+use crate::domain::policy::{DurabilityMode, PredictionMode};
 
 /// The lab's only cluster.
 pub const CLUSTER: &str = "main";
@@ -61,6 +61,9 @@ pub struct Layout {
     /// Members of etcd; none where there is one controller.
     #[serde(default)]
     pub etcd: Vec<EtcdLayout>,
+    /// What predictions may do; `None`: there is no predictor.
+    #[serde(default)]
+    pub prediction: Option<PredictionMode>,
 }
 
 /// One way from a host to a server on another one.
@@ -116,6 +119,8 @@ pub struct NodeLayout {
     pub agent: Address,
     /// Its exporter.
     pub exporter: Address,
+    /// The exporter of the host.
+    pub host_exporter: Address,
 }
 
 /// A proxy host.
@@ -184,6 +189,7 @@ impl Layout {
                 postgres: ports.free(address)?,
                 agent: ports.free(address)?,
                 exporter: ports.free(address)?,
+                host_exporter: ports.free(address)?,
             });
         }
         let mut proxies = Vec::new();
@@ -212,6 +218,7 @@ impl Layout {
             durability: None,
             more_controllers: Vec::new(),
             etcd: Vec::new(),
+            prediction: None,
         })
     }
 
@@ -302,6 +309,11 @@ impl Layout {
         self.directory.join("controller")
     }
 
+    /// Models of the predictor.
+    pub fn model_directory(&self) -> PathBuf {
+        self.directory.join("models")
+    }
+
     /// Prometheus' directory.
     pub fn prometheus_directory(&self) -> PathBuf {
         self.directory.join("prometheus")
@@ -383,7 +395,8 @@ mod tests {
         let sites: Vec<&str> = layout.nodes.iter().map(|node| node.site.as_str()).collect();
         assert_eq!(sites, ["a", "a", "b"]);
         let mut seen = BTreeSet::from([layout.controller.clone(), layout.prometheus.clone()]);
-        let nodes = layout.nodes.iter().flat_map(|node| [&node.postgres, &node.agent, &node.exporter]);
+        let nodes =
+            layout.nodes.iter().flat_map(|node| [&node.postgres, &node.agent, &node.exporter, &node.host_exporter]);
         let proxies = layout
             .proxies
             .iter()
