@@ -137,6 +137,7 @@ async fn start_for(leads_for: Option<Duration>, stale_after: Duration, operation
         name: "controller-1".to_owned(),
         cluster: cluster(),
         policy,
+        circumstances: Default::default(),
         nodes: vec![configured("n1"), configured("n2")],
         proxies: vec![proxy],
         clock,

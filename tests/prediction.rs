@@ -199,6 +199,7 @@ async fn controller(url: &str, timeout: Duration, models: &std::path::Path) -> R
         name: "controller-1".to_owned(),
         cluster: ClusterName::new("main").expect("valid"),
         policy: Policy::for_rto(Duration::from_secs(5)),
+        circumstances: Default::default(),
         nodes: vec![ConfiguredNode {
             name: node("n1"),
             site: SiteName::new("a").expect("valid"),

@@ -16,7 +16,9 @@ use serde_json::Value;
 use super::risk::{ModelList, RiskDocument};
 use super::wire::{ClusterStatus, Explanation, MutationReply, Problem};
 use crate::domain::clock::WallTime;
+use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
+use crate::domain::readiness::Readiness;
 
 /// A controller on the same host answers a connect at once; across sites this is many round trips.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -147,6 +149,16 @@ impl Client {
     /// What the controller would do now, and why.
     pub async fn explain(&self, cluster: &str) -> Result<Document<Explanation>, ClientError> {
         self.document(&format!("/api/v1/clusters/{cluster}/explain")).await
+    }
+
+    /// Would it survive the next fault?
+    pub async fn doctor(&self, cluster: &str) -> Result<Document<Readiness>, ClientError> {
+        self.document(&format!("/api/v1/clusters/{cluster}/doctor")).await
+    }
+
+    /// The incident report of one operation.
+    pub async fn report(&self, id: &str) -> Result<Document<IncidentReport>, ClientError> {
+        self.document(&format!("/api/v1/operations/{id}/report")).await
     }
 
     /// What is expected of every node.

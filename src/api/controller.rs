@@ -11,7 +11,9 @@ use super::wire::{
 };
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
+use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
+use crate::domain::readiness::Readiness;
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::trail::{AuditRow, EventRow};
 
@@ -31,6 +33,8 @@ pub trait ControllerHandler: Send + Sync + 'static {
     async fn status(&self, cluster: &str) -> Result<ClusterStatus, Problem>;
     /// What would be done now, and why.
     async fn explain(&self, cluster: &str) -> Result<Explanation, Problem>;
+    /// Would it survive the next fault, and what is to be done?
+    async fn doctor(&self, cluster: &str) -> Result<Readiness, Problem>;
     /// What is expected of every node.
     async fn risk(&self, cluster: &str) -> Result<RiskDocument, Problem> {
         Err(no_predictor(cluster))
@@ -53,6 +57,8 @@ pub trait ControllerHandler: Send + Sync + 'static {
     async fn operations(&self, cluster: Option<&str>, limit: usize) -> Result<Vec<Operation>, Problem>;
     /// One operation.
     async fn operation(&self, id: &str) -> Result<Operation, Problem>;
+    /// What one operation did, why, and what it cost.
+    async fn report(&self, id: &str) -> Result<IncidentReport, Problem>;
 
     /// Stops an operation before its point of no return.
     async fn cancel(&self, id: &str, caller: &Caller) -> Result<MutationReply, Problem>;

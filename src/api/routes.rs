@@ -16,7 +16,9 @@ use super::wire::{
     ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, SwitchoverRequest, Word,
 };
 use crate::domain::access::Role;
+use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
+use crate::domain::readiness::Readiness;
 use crate::domain::trail::{AuditRow, EventRow};
 
 /// Who may use a route.
@@ -47,6 +49,8 @@ pub enum Endpoint {
     Status,
     /// What would be done now, and why.
     Explain,
+    /// Would it survive the next fault?
+    Doctor,
     /// What is expected of every node.
     Risk,
     /// Every model.
@@ -65,6 +69,8 @@ pub enum Endpoint {
     Operations,
     /// One operation.
     Operation,
+    /// The incident report of one operation.
+    Report,
     /// Newest audit rows.
     Audit,
     /// Stops an operation.
@@ -276,6 +282,7 @@ pub static ROUTES: &[Route] = &[
     get("/api/v1/clusters", VIEWER, Endpoint::Clusters, "clusters", "The status of every cluster.").gives_list::<ClusterStatus>().asks(&[]),
     get("/api/v1/clusters/{cluster}", VIEWER, Endpoint::Status, "status", "The status of one cluster.").gives::<ClusterStatus>(),
     get("/api/v1/clusters/{cluster}/explain", VIEWER, Endpoint::Explain, "explain", "What would be done now, and why.").gives::<Explanation>(),
+    get("/api/v1/clusters/{cluster}/doctor", VIEWER, Endpoint::Doctor, "doctor", "Would it survive the next fault? Every check, and the share that passes.").gives::<Readiness>(),
     get("/api/v1/clusters/{cluster}/risk", VIEWER, Endpoint::Risk, "risk", "What is expected of every node, and why.").gives::<RiskDocument>(),
     get("/api/v1/models", VIEWER, Endpoint::Models, "models", "Models of the predictor.").gives::<ModelList>(),
     get("/api/v1/clusters/{cluster}/events", VIEWER, Endpoint::Events, "events", "Newest events, newest first.").gives_list::<EventRow>(),
@@ -283,6 +290,7 @@ pub static ROUTES: &[Route] = &[
     get("/api/v1/clusters/{cluster}/operations", VIEWER, Endpoint::ClusterOperations, "cluster_operations", "Newest operations of one cluster, newest first.").gives_list::<Operation>(),
     get("/api/v1/operations", VIEWER, Endpoint::Operations, "operations", "Newest operations of all clusters, newest first.").gives_list::<Operation>(),
     get("/api/v1/operations/{id}", VIEWER, Endpoint::Operation, "operation", "One operation with its journal.").gives::<Operation>(),
+    get("/api/v1/operations/{id}/report", VIEWER, Endpoint::Report, "operation_report", "The incident report of one operation: what it did, why, and what it cost.").gives::<IncidentReport>(),
     get("/api/v1/audit", ADMIN, Endpoint::Audit, "audit", "Newest rows of the audit log, newest first.").gives_list::<AuditRow>(),
 
     post("/api/v1/operations/{id}/cancel", OPERATOR, Endpoint::Cancel, "cancel", "Stops an operation before its point of no return."),

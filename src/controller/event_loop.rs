@@ -137,6 +137,7 @@ pub(super) async fn run(
         proxy_target: None,
         proxy_sequence: 0,
         sighting: None,
+        examined_at: None,
         strains: Default::default(),
         outlooks: BTreeMap::new(),
         told_risks: Default::default(),

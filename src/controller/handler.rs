@@ -17,13 +17,16 @@ use crate::api::wire::{
     ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, SCHEMA_VERSION,
     SwitchoverRequest,
 };
+use crate::decide::doctor::{self, Patient};
 use crate::decide::request::Request;
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
 use crate::domain::ids::{ClusterName, OperationId, SiteName};
+use crate::domain::incident::IncidentReport;
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::Policy;
+use crate::domain::readiness::{Circumstances, Readiness};
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::trail::{AuditRow, EventRow};
 use crate::domain::view::Fact;
@@ -36,6 +39,8 @@ const PAUSE_DEFAULT: Duration = Duration::from_secs(3600);
 
 /// A pause is a promise to look after the cluster: nobody does so for longer.
 const PAUSE_MAX: Duration = Duration::from_secs(30 * 86_400);
+/// How many of the newest operations are searched for what followed from one.
+const RELATED_MAX: usize = 1000;
 /// How long an operator's change may take to be stored.
 const STORE_WAIT: Duration = Duration::from_secs(5);
 
@@ -45,6 +50,7 @@ pub struct ControllerHandle {
     name: String,
     cluster: ClusterName,
     policy: Policy,
+    circumstances: Circumstances,
     clock: Arc<dyn Clock>,
     store: Arc<dyn Store>,
     metrics: Arc<ControllerMetrics>,
@@ -58,6 +64,7 @@ impl ControllerHandle {
             name: parts.name.clone(),
             cluster: parts.cluster.clone(),
             policy: parts.policy.clone(),
+            circumstances: parts.circumstances.clone(),
             clock: parts.clock.clone(),
             store,
             metrics: parts.metrics.clone(),
@@ -197,6 +204,13 @@ impl ControllerHandler for ControllerHandle {
         Ok(status::explanation(&glance, cluster, &self.policy))
     }
 
+    async fn doctor(&self, cluster: &str) -> Result<Readiness, Problem> {
+        let glance = self.look(cluster).await?;
+        let (view, operations) = (&glance.view, &glance.operations[..]);
+        let circumstances = &self.circumstances;
+        Ok(doctor::examine(&Patient { view, policy: &self.policy, operations, circumstances, cluster }))
+    }
+
     async fn risk(&self, cluster: &str) -> Result<RiskDocument, Problem> {
         let glance = self.look(cluster).await?;
         Ok(status::risks(&glance, cluster, &self.policy))
@@ -270,6 +284,12 @@ impl ControllerHandler for ControllerHandle {
         }
         let found = stored(self.store.load_operation(&OperationId(id.to_owned())).await)?;
         found.ok_or_else(|| Problem::not_found(format!("no operation {id:?}: see stormglass operation list")))
+    }
+
+    async fn report(&self, id: &str) -> Result<IncidentReport, Problem> {
+        let operation = self.operation(id).await?;
+        let all = stored(self.store.list_operations(&self.cluster, RELATED_MAX).await)?;
+        Ok(IncidentReport::of(&operation, &all))
     }
 
     async fn cancel(&self, id: &str, _caller: &Caller) -> Result<MutationReply, Problem> {

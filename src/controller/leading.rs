@@ -20,7 +20,9 @@ use crate::api::wire::{
 };
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
+use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
+use crate::domain::readiness::Readiness;
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::trail::{AuditRow, EventRow};
 use crate::ports::{Clock, Leader, Leadership, Term};
@@ -257,6 +259,14 @@ impl ControllerHandler for Seat {
 
     async fn operation(&self, id: &str) -> Result<Operation, Problem> {
         self.leader()?.operation(id).await
+    }
+
+    async fn doctor(&self, cluster: &str) -> Result<Readiness, Problem> {
+        self.leader()?.doctor(cluster).await
+    }
+
+    async fn report(&self, id: &str) -> Result<IncidentReport, Problem> {
+        self.leader()?.report(id).await
     }
 
     async fn cancel(&self, id: &str, caller: &Caller) -> Result<MutationReply, Problem> {

@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::operation::Operation;
 use crate::domain::policy::Policy;
+use crate::domain::readiness::Circumstances;
 use crate::domain::record::ClusterRecord;
 use crate::ports::{Clock, NodeControl, PrimaryProbe, ProxyControl, StoreError, Term};
 use crate::telemetry::metrics::ControllerMetrics;
@@ -58,6 +59,8 @@ pub struct ControllerParts {
     pub cluster: ClusterName,
     /// The operator's wishes.
     pub policy: Policy,
+    /// What no agent reports, for the doctor.
+    pub circumstances: Circumstances,
     /// Every configured node.
     pub nodes: Vec<ConfiguredNode>,
     /// Every configured proxy.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::event_loop::Controller;
 use super::status;
 use crate::decide;
+use crate::decide::doctor::{self, Patient};
 use crate::domain::clock::Moment;
 use crate::domain::operation::{Operation, StepName, StepState};
 use crate::domain::plan::{Intent, Plan};
@@ -18,6 +19,8 @@ use crate::telemetry::metrics::{ClusterGauges, NodeGauges};
 
 /// A strain that has not been seen for so long is over.
 const STRAIN_OVER_AFTER: Duration = Duration::from_secs(10);
+/// Between two examinations for the gauge.
+const EXAMINATION_INTERVAL: Duration = Duration::from_secs(2);
 
 impl Controller {
     /// This controller begins.
@@ -215,10 +218,26 @@ impl Controller {
         }
     }
 
+    /// Looks at what a recovery rests on. The doctor reads everything, so it is not asked after every event.
+    fn show_readiness(&mut self, view: &View) {
+        if self.state.examined_at.is_some_and(|at| view.is_within(at, EXAMINATION_INTERVAL)) {
+            return;
+        }
+        self.state.examined_at = Some(view.now);
+        let readiness = doctor::examine(&Patient {
+            view,
+            policy: &self.state.policy,
+            operations: &self.state.operations,
+            circumstances: &self.parts.circumstances,
+            cluster: self.state.cluster.as_str(),
+        });
+        self.parts.metrics.show_readiness(&self.state.cluster, readiness.score);
+    }
+
     /// Brings the gauges up to date.
-    pub(super) fn show_gauges(&self) {
+    pub(super) fn show_gauges(&mut self) {
         let view = self.view();
-        let metrics = &self.parts.metrics;
+        let metrics = self.parts.metrics.clone();
         let (health, _) = decide::health::health(&view, &self.state.policy);
         let record = view.record.as_ref();
         metrics.show_cluster(&ClusterGauges {
@@ -245,6 +264,7 @@ impl Controller {
                 },
             );
         }
+        self.show_readiness(&view);
         for (proxy, facts) in &view.proxies {
             let agrees = facts.report.known().is_some_and(|report| {
                 record.is_some_and(|record| report.write_target.as_ref() == Some(&record.holder_address))

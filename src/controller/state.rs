@@ -132,6 +132,8 @@ pub(super) struct State {
     pub proxy_sequence: u64,
     /// What was last seen of the primary itself.
     pub sighting: Option<Sighting>,
+    /// When the doctor last looked.
+    pub examined_at: Option<Moment>,
     /// What strains the cluster, with when it was last seen.
     pub strains: BTreeMap<(ReasonCode, Option<NodeName>), Moment>,
     /// What is expected of each node.

@@ -3,6 +3,8 @@
 //! The controller calls [`decide`] on every event and carries the plan out; production, tests and simulation run this very code.
 
 pub mod candidate;
+pub mod doctor;
+mod doctor_outside;
 pub mod early_warning;
 pub mod explain;
 pub mod first_epoch;

@@ -87,6 +87,7 @@ fn live(in_recovery: bool, lsn: u64) -> LiveReport {
             barrier_lsn: Lsn(450),
         }),
         waits: None,
+        upkeep: None,
         connections: None,
         clock: Default::default(),
     }

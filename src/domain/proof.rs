@@ -181,6 +181,7 @@ mod tests {
             connections: None,
             clock: Default::default(),
             waits: None,
+            upkeep: None,
         };
         report("n2", Some(live))
     }

@@ -26,6 +26,7 @@ use stormglass::controller::leading::{self, Candidacy};
 use stormglass::controller::{self, ConfiguredNode, ControllerParts, Prediction};
 use stormglass::domain::ids::ProxyName;
 use stormglass::domain::policy::Policy;
+use stormglass::domain::readiness::Circumstances;
 use stormglass::ports::{Clock, Leader, Leadership as _, Sole, Term};
 use stormglass::telemetry::metrics::ControllerMetrics;
 
@@ -94,10 +95,12 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         .collect();
     let prediction = prediction(config)?;
     let proxies: Vec<ProxyName> = config.proxies.iter().map(|proxy| proxy.name.clone()).collect();
+    let circumstances = Circumstances { has_election: config.has_election(), ..Circumstances::default() };
     Ok(Box::new(move |term| ControllerParts {
         name: name.clone(),
         cluster: cluster.clone(),
         policy: policy.clone(),
+        circumstances: circumstances.clone(),
         nodes: nodes.clone(),
         proxies: proxies.clone(),
         clock: clock.clone(),

@@ -48,6 +48,7 @@ names! {
     REPORT_AGE_SECONDS = "stormglass_report_age_seconds", "Age of the last report of the node's agent.";
     PROXY_AGREES = "stormglass_proxy_agrees", "1 if the proxy's write port leads to the primary.";
     STRAIN = "stormglass_strain", "1 while the strain lasts, 0 after it; `strain` is a code of `explain`.";
+    READINESS = "stormglass_readiness_ratio", "Share of the checks of `stormglass doctor` that pass; a warning counts half.";
     OPERATIONS = "stormglass_operations_total", "Operations that ended.";
     OPERATION_PHASE_SECONDS = "stormglass_operation_phase_seconds", "How long the steps of operations took.";
     OPERATION_SECONDS = "stormglass_operation_seconds", "From detection or request to the end of an operation that succeeded.";
@@ -139,6 +140,7 @@ pub struct ControllerMetrics {
     report_age: GaugeVec,
     proxy_agrees: IntGaugeVec,
     strain: IntGaugeVec,
+    readiness: GaugeVec,
     operations: IntCounterVec,
     phases: HistogramVec,
     durations: HistogramVec,
@@ -174,6 +176,7 @@ impl ControllerMetrics {
             report_age: seconds_gauges(&registry, REPORT_AGE_SECONDS),
             proxy_agrees: gauges(&registry, PROXY_AGREES, &["cluster", "proxy"]),
             strain: gauges(&registry, STRAIN, &["cluster", "node", "strain"]),
+            readiness: register(&registry, GaugeVec::new(options(READINESS), &["cluster"])),
             operations: counters(&registry, OPERATIONS, &["operation", "outcome"]),
             phases: histograms(&registry, OPERATION_PHASE_SECONDS, &["operation", "phase"]),
             durations: histograms(&registry, OPERATION_SECONDS, &["operation"]),
@@ -266,6 +269,11 @@ impl ControllerMetrics {
     pub fn show_strain(&self, cluster: &ClusterName, node: Option<&NodeName>, code: ReasonCode, lasts: bool) {
         let labels = [cluster.as_str(), node.map_or("", NodeName::as_str), code.label()];
         self.strain.with_label_values(&labels).set(lasts.into());
+    }
+
+    /// Shows how much of what a recovery rests on is in order.
+    pub fn show_readiness(&self, cluster: &ClusterName, ratio: f64) {
+        self.readiness.with_label_values(&[cluster.as_str()]).set(ratio);
     }
 
     /// Shows what is expected of a node.
@@ -428,6 +436,7 @@ mod tests {
         metrics.show_node(&cluster, &gauges_of(&db1, Some(12)));
         metrics.show_proxy(&cluster, &proxy, true);
         metrics.show_strain(&cluster, Some(&db1), ReasonCode::LockPileUp, true);
+        metrics.show_readiness(&cluster, 0.9);
         metrics.show_risk(&cluster, &db1, Some(0.25), false);
         metrics.show_model(Some(&ModelName { name: "lab".to_owned(), version: "1".to_owned() }));
         metrics.observe_scoring(Duration::from_micros(90));

@@ -16,9 +16,11 @@ use stormglass::domain::clock::{BootId, Moment, WallTime};
 use stormglass::domain::command::{HeartbeatReply, ProxyAssignment};
 use stormglass::domain::epoch::{Epoch, RecordNumber};
 use stormglass::domain::ids::{Address, ClusterName, NodeName, OperationId, ProxyName, SiteName};
+use stormglass::domain::incident::IncidentReport;
 use stormglass::domain::lsn::Lsn;
 use stormglass::domain::operation::{JOURNAL_FORMAT, Operation, OperationKind, OperationStatus};
 use stormglass::domain::plan::{Intent, Loss, Plan, Reason, ReasonCode};
+use stormglass::domain::readiness::{Check, Readiness, Verdict};
 use stormglass::domain::report::{PostgresReport, PostgresState, Probes, ProxyReport, Report, Standing, Tags};
 use stormglass::domain::trail::{AuditRow, EventRow};
 use tokio::sync::Notify;
@@ -90,6 +92,17 @@ pub fn plan() -> Plan {
             holds_every_confirmed_commit: false,
         }),
     }
+}
+
+pub fn readiness() -> Readiness {
+    let check = Check {
+        check: "backup".to_owned(),
+        subject: None,
+        verdict: Verdict::Warning,
+        detail: "not configured".to_owned(),
+        next: None,
+    };
+    Readiness::new("main", vec![check], NOW)
 }
 
 pub fn reply(message: &str) -> MutationReply {
@@ -283,6 +296,14 @@ impl ControllerHandler for Script {
             "op-1" => Ok(operation(id, OperationStatus::Running)),
             _ => Err(Problem::not_found(format!("there is no operation {id}"))),
         }
+    }
+
+    async fn doctor(&self, cluster: &str) -> Result<Readiness, Problem> {
+        known(cluster).map(|()| readiness())
+    }
+
+    async fn report(&self, id: &str) -> Result<IncidentReport, Problem> {
+        Ok(IncidentReport::of(&self.operation(id).await?, &[]))
     }
 
     async fn cancel(&self, _: &str, _: &Caller) -> Result<MutationReply, Problem> {

@@ -435,6 +435,7 @@ fn run(report: &mut Report, in_recovery: bool) {
         standbys: Vec::new(),
         synchronous: None,
         waits: None,
+        upkeep: None,
         connections: None,
         clock: Default::default(),
     });

@@ -1,19 +1,30 @@
 //! The LSTM: named weights, a streaming step, whole windows, and gradients by hand.
 //!
-//! What lives here: shapes, names and layers. The arithmetic of one layer is the package `stormglass-kernel`; [`operator`] makes it an
-//! operation of candle, for training with its losses and optimisers.
-//! What never enters: features, scaling, losses, randomness (its numbers are passed in).
+//! What lives here: shapes and names (this file), and the arithmetic of one layer: plain slices of numbers in, plain slices out; products in
+//! tiles of registers, with the gates applied while they are still in registers; the instruction set is chosen when the program runs, so
+//! one binary runs on every x86-64. [`operator`] makes it an operation of candle, for training with its losses and optimisers.
+//! What never enters: features, scaling, losses, randomness (its numbers are passed in), and `unsafe`.
+//!
+//! Formulas (gates in PyTorch's order i, f, g, o; `σ` the logistic function; Hochreiter & Schmidhuber 1997, with forget gates):
+//! `i, f, o = σ(W x + U h + b)`, `g = tanh(W x + U h + b)`, `c' = f c + i g`, `h' = o tanh(c')`.
 
+mod activation;
+mod aligned;
+mod backward;
+mod dispatch;
+mod forward;
+mod layer;
 pub mod operator;
+mod product;
 #[cfg(test)]
 mod tests;
 
-use stormglass_kernel::{BackwardScratch, Gradients, Layer, State};
+use backward::{BackwardScratch, Gradients};
+pub use dispatch::instruction_set;
+use forward::State;
+use layer::{GATES, Layer};
 
 use super::weights::{self, NamedTensor, Tensors, WeightsError};
-
-/// Gates of a cell, in PyTorch's order: input, forget, candidate, output.
-const GATES: usize = 4;
 
 /// Sizes of an LSTM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

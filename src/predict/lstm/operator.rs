@@ -6,9 +6,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Storage, Tensor, Var, bail};
-use stormglass_kernel::{BackwardScratch, Gradients, Layer};
 
-use super::{GATES, Lstm, LstmError, LstmShape};
+use super::backward::{BackwardScratch, Gradients};
+use super::layer::{GATES, Layer};
+use super::{Lstm, LstmError, LstmShape};
 use crate::predict::weights::{NamedTensor, Tensors};
 
 /// An LSTM whose weights are candle's variables.
@@ -67,9 +68,19 @@ impl TrainableLstm {
     /// # Errors
     /// Those of candle, or a window of another shape.
     pub fn forward(&self, window: &Tensor) -> Result<Tensor> {
-        if !matches!(self.device, Device::Cpu) {
-            return self.forward_composed(window);
+        // Debug builds optimise candle and not this crate, so there its operations are the fast ones.
+        if cfg!(debug_assertions) || !matches!(self.device, Device::Cpu) {
+            self.forward_composed(window)
+        } else {
+            self.forward_fused(window)
         }
+    }
+
+    /// The same with one operation a layer; on the CPU only.
+    ///
+    /// # Errors
+    /// Those of candle, or a window of another shape.
+    pub fn forward_fused(&self, window: &Tensor) -> Result<Tensor> {
         let mut hidden = window.contiguous()?;
         for [weight_ih, weight_hh, bias_ih, bias_hh] in &self.layers {
             let weights = Tensor::cat(&[weight_ih.as_tensor(), weight_hh.as_tensor()], 1)?;

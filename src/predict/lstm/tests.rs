@@ -73,7 +73,7 @@ fn a_window_gives_what_candle_gives() {
         let model = model(shape);
         // Batches that fill tiles of every height.
         for batch in [1, 2, 3, 4, 5, 7, 13] {
-            for (steps, bound) in [(1, 1.0), (11, 1.0), (60, 10.0)] {
+            for (steps, bound) in [(1, 1.0), (8, 10.0)] {
                 let input = uniform(3, batch * steps * shape.features, bound);
                 let found = model.forward((batch, steps), &input).unwrap();
                 assert_near(
@@ -85,6 +85,13 @@ fn a_window_gives_what_candle_gives() {
             }
         }
     }
+}
+
+#[test]
+fn rounding_does_not_grow_over_a_long_window() {
+    let model = model(SHAPES[0]);
+    let input = uniform(4, 200 * 38, 3.0);
+    assert_near("200 steps", &model.forward((1, 200), &input).unwrap(), &by_candle(&model, (1, 200), &input), 1e-5);
 }
 
 #[test]
@@ -170,7 +177,7 @@ fn gradients_agree_with_those_of_candle() {
             let above = Tensor::from_slice(&weights, (batch, steps, shape.units), &device).unwrap();
 
             let gradients_of = |hidden: Tensor| (hidden * &above).unwrap().sum_all().unwrap().backward().unwrap();
-            let fused = gradients_of(trainable.forward(&window).unwrap());
+            let fused = gradients_of(trainable.forward_fused(&window).unwrap());
             let composed = gradients_of(trainable.forward_composed(&window).unwrap());
             let numbers = |gradients: &candle_core::backprop::GradStore, tensor: &Tensor| -> Vec<f32> {
                 gradients.get(tensor).unwrap().flatten_all().unwrap().to_vec1().unwrap()
@@ -203,7 +210,7 @@ fn it_learns_with_candles_optimiser() {
     let mut optimiser = AdamW::new(trainable.variables(), ParamsAdamW { lr: 0.02, ..ParamsAdamW::default() }).unwrap();
     let mut losses = Vec::new();
     for _ in 0..60 {
-        let hidden = trainable.forward(&window).unwrap();
+        let hidden = trainable.forward_fused(&window).unwrap();
         let last = hidden.narrow(1, steps - 1, 1).unwrap().narrow(2, 0, 1).unwrap().flatten_all().unwrap();
         let loss = candle_nn::loss::mse(&last, &wanted).unwrap();
         losses.push(loss.to_scalar::<f32>().unwrap());

@@ -1,18 +1,22 @@
 //! From rows of input to rows of hidden state: one step, or a whole window of many sequences.
 //!
-//! A tile of sequences goes through all its steps before the next begins, so that its state stays in the nearest cache.
+//! A block of sequences goes through all its steps before the next begins, so that its state stays in the nearest cache.
 //! What never enters: gradients.
 
 use pulp::{Simd, WithSimd};
 
-use crate::activation;
-use crate::aligned::Aligned;
-use crate::dispatch;
-use crate::layer::{GATES, Layer};
-use crate::product::{columns, load, multiply, store};
+use super::activation;
+use super::aligned::Aligned;
+use super::dispatch;
+use super::layer::{GATES, Layer};
+use super::product::{columns, load, multiply, store};
 
 /// What is kept of every row for the way back, in units of `padded_units`: i, f, g, o, cell, tanh(cell).
 pub(crate) const KEPT: usize = 6;
+
+/// Sequences that go through a step together: the weights of a panel are read once into the nearest cache for all of them, where their
+/// states fit beside it.
+const BLOCK: usize = 12;
 
 /// Steps whose input is projected at once where there is one sequence.
 const PROJECTED: usize = 6;
@@ -41,12 +45,6 @@ impl State {
     #[must_use]
     pub fn hidden(&self) -> &[f32] {
         &self.hidden[..self.units]
-    }
-
-    /// The cell state after the last step: `units` numbers.
-    #[must_use]
-    pub fn cell(&self) -> &[f32] {
-        &self.cell[..self.units]
     }
 
     /// Forgets everything.
@@ -155,18 +153,19 @@ impl WithSimd for Window<'_> {
         let mut first = 0;
         while first < self.batch {
             let rows = self.batch - first;
+            // As many sums as fit into the registers, with room for a row of weights.
             first += if S::REGISTER_COUNT >= 32 {
                 match rows {
-                    6.. => self.tile::<S, 6>(simd, first),
-                    4.. => self.tile::<S, 4>(simd, first),
-                    3 => self.tile::<S, 3>(simd, first),
-                    2 => self.tile::<S, 2>(simd, first),
+                    6.. => self.block::<S, 6>(simd, first, rows),
+                    4.. => self.block::<S, 4>(simd, first, 4),
+                    3 => self.block::<S, 3>(simd, first, 3),
+                    2 => self.block::<S, 2>(simd, first, 2),
                     _ => self.sequence(simd, first),
                 }
             } else {
                 match rows {
-                    3.. => self.tile::<S, 3>(simd, first),
-                    2 => self.tile::<S, 2>(simd, first),
+                    3.. => self.block::<S, 3>(simd, first, rows),
+                    2 => self.block::<S, 2>(simd, first, 2),
                     _ => self.sequence(simd, first),
                 }
             };
@@ -175,36 +174,42 @@ impl WithSimd for Window<'_> {
 }
 
 impl Window<'_> {
-    /// Several sequences, from `first` on, through all their steps. Answers how many.
+    /// Some tiles of `ROWS` sequences, from `first` on and not more than `rows`, through all their steps. Answers how many sequences.
     #[inline(always)]
-    fn tile<S: Simd, const ROWS: usize>(&mut self, simd: S, first: usize) -> usize {
+    fn block<S: Simd, const ROWS: usize>(&mut self, simd: S, first: usize, rows: usize) -> usize {
         let layer = self.layer;
         let (width, features) = (layer.padded_units, layer.features);
-        let mut hidden = Aligned::zeros(2 * ROWS * width);
-        let mut cells = Aligned::zeros(ROWS * width);
+        let rows = rows.min(BLOCK) / ROWS * ROWS;
+        let mut hidden = Aligned::zeros(2 * rows * width);
+        let mut cells = Aligned::zeros(rows * width);
         for step in 0..self.steps {
-            let rows: [&[f32]; ROWS] =
-                std::array::from_fn(|row| &self.input[((first + row) * self.steps + step) * features..][..features]);
             let (before, after) = halves(&mut hidden, step);
-            let before_rows: [&[f32]; ROWS] = std::array::from_fn(|row| &before[row * width..][..layer.units]);
             for panel in 0..width / S::F32_LANES {
-                let sums = [layer.biases::<S>(panel); ROWS];
-                let sums = multiply(simd, rows, layer.input_panel(panel), sums);
-                let sums = multiply(simd, before_rows, layer.recurrent_panel(panel), sums);
-                for (row, sums) in sums.into_iter().enumerate() {
-                    let at = row * width + panel * S::F32_LANES;
-                    let cell = activation::cell(simd, sums, load::<S>(&cells, at));
-                    store::<S>(&mut cells, at, cell.cell);
-                    store::<S>(after, at, cell.hidden);
-                    self.keep(simd, (first + row) * self.steps + step, panel, &cell);
+                let (input_panel, recurrent_panel) = (layer.input_panel(panel), layer.recurrent_panel(panel));
+                for tile in (0..rows).step_by(ROWS) {
+                    let at = |row: usize| (first + tile + row) * self.steps + step;
+                    let inputs: [&[f32]; ROWS] =
+                        std::array::from_fn(|row| &self.input[at(row) * features..][..features]);
+                    let before: [&[f32]; ROWS] =
+                        std::array::from_fn(|row| &before[(tile + row) * width..][..layer.units]);
+                    let sums = [layer.biases::<S>(panel); ROWS];
+                    let sums = multiply(simd, inputs, input_panel, sums);
+                    let sums = multiply(simd, before, recurrent_panel, sums);
+                    for (row, sums) in sums.into_iter().enumerate() {
+                        let at = (tile + row) * width + panel * S::F32_LANES;
+                        let cell = activation::cell(simd, sums, load::<S>(&cells, at));
+                        store::<S>(&mut cells, at, cell.cell);
+                        store::<S>(after, at, cell.hidden);
+                        self.keep(simd, (first + tile + row) * self.steps + step, panel, &cell);
+                    }
                 }
             }
-            for row in 0..ROWS {
+            for row in 0..rows {
                 self.output[((first + row) * self.steps + step) * layer.units..][..layer.units]
                     .copy_from_slice(&after[row * width..][..layer.units]);
             }
         }
-        ROWS
+        rows
     }
 
     /// One sequence through all its steps: the input of several steps is projected at once, so that its weights are read once for them.

@@ -2,8 +2,8 @@
 //!
 //! What never enters: gates and products.
 
-use crate::aligned::Aligned;
-use crate::dispatch;
+use super::aligned::Aligned;
+use super::dispatch;
 
 /// Gates of a cell: input, forget, candidate, output.
 pub(crate) const GATES: usize = 4;
@@ -67,17 +67,5 @@ impl Layer {
         let bias: Vec<f32> = bias_ih.iter().zip(bias_hh).map(|(input, recurrent)| input + recurrent).collect();
         let (input, recurrent, bias) = (pack(weight_ih, features), pack(weight_hh, units), pack(&bias, 1));
         Self { features, units, padded_units, lanes, input, recurrent, bias }
-    }
-
-    /// Numbers in a row of input.
-    #[must_use]
-    pub fn features(&self) -> usize {
-        self.features
-    }
-
-    /// Numbers in a row of output.
-    #[must_use]
-    pub fn units(&self) -> usize {
-        self.units
     }
 }

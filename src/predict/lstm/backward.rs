@@ -9,11 +9,11 @@
 
 use pulp::{Simd, WithSimd};
 
-use crate::aligned::Aligned;
-use crate::dispatch;
-use crate::forward::KEPT;
-use crate::layer::{GATES, Layer, padded};
-use crate::product::{load, multiply, multiply_transposed, store};
+use super::aligned::Aligned;
+use super::dispatch;
+use super::forward::KEPT;
+use super::layer::{GATES, Layer, padded};
+use super::product::{load, multiply, multiply_transposed, store};
 
 /// Gradients of a layer's weights, in PyTorch's shapes. Both biases have the same.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -46,8 +46,16 @@ pub struct BackwardScratch {
     row: Aligned,
 }
 
-/// Registers of columns that one product makes at most.
-const GROUP: usize = 4;
+/// Rows that one product makes at most: with [`group_width`] columns as many sums as fit into the registers.
+const TILE: usize = 6;
+
+/// Rows whose part of the weights' gradients is added at once, so that they stay in the nearest cache.
+const ROWS_AT_ONCE: usize = 16;
+
+/// Registers of columns that one product makes at most, with registers of so many lanes: AVX-512 has twice as many registers.
+fn group_width(lanes: usize) -> usize {
+    if lanes >= 16 { 4 } else { 2 }
+}
 
 impl Layer {
     /// The way back of [`Layer::forward_keeping`], from the gradient of its output.
@@ -134,12 +142,13 @@ impl Layer {
     }
 }
 
-/// Where a transposed weight is: groups of at most [`GROUP`] panels, in each all rows.
+/// Where a transposed weight is: groups of at most [`group_width`] panels, in each all rows.
 fn transposed_at(row: usize, column: usize, depth: usize, panels: usize, lanes: usize) -> usize {
     let (panel, lane) = (column / lanes, column % lanes);
-    let group = panel / GROUP;
-    let group_width = GROUP.min(panels - group * GROUP);
-    group * GROUP * depth * lanes + (row * group_width + panel % GROUP) * lanes + lane
+    let most = group_width(lanes);
+    let group = panel / most;
+    let width = most.min(panels - group * most);
+    group * most * depth * lanes + (row * width + panel % most) * lanes + lane
 }
 
 struct Back<'a> {
@@ -163,19 +172,12 @@ impl WithSimd for Back<'_> {
         let mut first = 0;
         while first < self.batch {
             let rows = self.batch - first;
-            first += if S::REGISTER_COUNT >= 32 {
-                match rows {
-                    6.. => self.tile::<S, 6>(simd, first),
-                    3.. => self.tile::<S, 3>(simd, first),
-                    2 => self.tile::<S, 2>(simd, first),
-                    _ => self.tile::<S, 1>(simd, first),
-                }
-            } else {
-                match rows {
-                    3.. => self.tile::<S, 3>(simd, first),
-                    2 => self.tile::<S, 2>(simd, first),
-                    _ => self.tile::<S, 1>(simd, first),
-                }
+            first += match rows {
+                TILE.. => self.tile::<S, TILE>(simd, first),
+                4.. => self.tile::<S, 4>(simd, first),
+                3 => self.tile::<S, 3>(simd, first),
+                2 => self.tile::<S, 2>(simd, first),
+                _ => self.tile::<S, 1>(simd, first),
             };
         }
     }
@@ -283,18 +285,20 @@ impl Back<'_> {
                 factors[self.input_width..][..units].copy_from_slice(&self.output[(at - 1) * units..][..units]);
             }
         }
-        let (sums, factors) = (&sums[..count * sums_width], S::as_simd_f32s(&factors[..count * width]).0);
         let panels = width / S::F32_LANES;
-        let mut sum = 0;
-        while sum < sums_width {
-            let left = (sums, sums_width, sum);
-            sum += if S::REGISTER_COUNT >= 32 && sums_width - sum >= 6 {
-                add_products::<S, 6>(simd, left, factors, panels, products)
-            } else if sums_width - sum >= 3 {
-                add_products::<S, 3>(simd, left, factors, panels, products)
-            } else {
-                add_products::<S, 1>(simd, left, factors, panels, products)
-            };
+        for row in (0..count).step_by(ROWS_AT_ONCE) {
+            let rows = ROWS_AT_ONCE.min(count - row);
+            let sums = &sums[row * sums_width..][..rows * sums_width];
+            let factors = S::as_simd_f32s(&factors[row * width..][..rows * width]).0;
+            let mut sum = 0;
+            while sum < sums_width {
+                let left = (sums, sums_width, sum);
+                sum += match sums_width - sum {
+                    TILE.. => add_products::<S, TILE>(simd, left, factors, panels, products),
+                    4.. => add_products::<S, 4>(simd, left, factors, panels, products),
+                    _ => add_products::<S, 1>(simd, left, factors, panels, products),
+                };
+            }
         }
     }
 }
@@ -313,8 +317,8 @@ fn for_groups<S: Simd, const ROWS: usize>(
     while panel < panels {
         let at = panel * depth * S::F32_LANES;
         let column = panel * S::F32_LANES;
-        panel += match panels - panel {
-            4.. => group::<S, ROWS, 4>(simd, left, &right[at..], column, &mut take),
+        panel += match (panels - panel).min(group_width(S::F32_LANES)) {
+            4 => group::<S, ROWS, 4>(simd, left, &right[at..], column, &mut take),
             3 => group::<S, ROWS, 3>(simd, left, &right[at..], column, &mut take),
             2 => group::<S, ROWS, 2>(simd, left, &right[at..], column, &mut take),
             _ => group::<S, ROWS, 1>(simd, left, &right[at..], column, &mut take),
@@ -351,8 +355,8 @@ fn add_products<S: Simd, const ROWS: usize>(
 ) -> usize {
     let mut panel = 0;
     while panel < panels {
-        panel += match panels - panel {
-            4.. => add_group::<S, ROWS, 4>(simd, left, (right, panels, panel), products),
+        panel += match (panels - panel).min(group_width(S::F32_LANES)) {
+            4 => add_group::<S, ROWS, 4>(simd, left, (right, panels, panel), products),
             3 => add_group::<S, ROWS, 3>(simd, left, (right, panels, panel), products),
             2 => add_group::<S, ROWS, 2>(simd, left, (right, panels, panel), products),
             _ => add_group::<S, ROWS, 1>(simd, left, (right, panels, panel), products),
