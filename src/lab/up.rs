@@ -24,9 +24,6 @@ use super::{clock, configuration, database, log_tail, place, programs, volume};
 use crate::api::wire::{ClusterStatus, Health};
 use crate::domain::policy::{DurabilityMode, PredictionMode};
 
-/// Mounts that the hosts' exporters leave out: all but the volumes of the lab.
-const NO_MOUNT_OF_THE_LAB: &str = "^/(dev|proc|sys|run)($|/)";
-
 /// A lab that is not ready by then will not be.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -225,8 +222,7 @@ impl Lab {
             .args(
                 ["cpu", "meminfo", "vmstat", "pressure", "diskstats", "filesystem"]
                     .map(|it| format!("--collector.{it}")),
-            )
-            .arg(format!("--collector.filesystem.mount-points-exclude={NO_MOUNT_OF_THE_LAB}"));
+            );
         self.start(&format!("host-exporter-{}", node.name), node.name.as_str(), command, &node.directory)
     }
 
