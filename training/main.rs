@@ -27,8 +27,6 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Measure the LSTM's speed beside candle_nn's and PyTorch's, on one thread
-    BenchLstm(bench::BenchArguments),
     /// Train a model on samples from CSV files
     Fit(commands::FitArguments),
     /// Judge models on the same rows
@@ -39,16 +37,18 @@ enum Command {
     Publish(commands::PublishArguments),
     /// Train on every machine of a data folder and score its test part
     Benchmark(benchmark::BenchmarkArguments),
+    /// Measure the LSTM's speed beside candle_nn's and PyTorch's, on one thread
+    BenchLstm(bench::BenchArguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::BenchLstm(arguments) => bench::run(&arguments),
         Command::Fit(arguments) => commands::fit(&arguments),
         Command::Evaluate(arguments) => commands::evaluate(&arguments),
         Command::Score(arguments) => commands::score(&arguments),
         Command::Publish(arguments) => commands::publish(&arguments),
         Command::Benchmark(arguments) => benchmark::run(&arguments),
+        Command::BenchLstm(arguments) => bench::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

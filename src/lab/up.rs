@@ -104,7 +104,7 @@ impl Lab {
         let controller = Controller::of(&manifest.layout)?;
         let clocks = if kind.has_clocks { Some(Clocks::find()?) } else { None };
         let mut lab = Self { manifest, controller, programs, clocks, children: BTreeMap::new() };
-        let step = progress.step("controller, agents, exporters, Prometheus");
+        let step = progress.step("controller, agents, exporters, Prometheus, Alertmanager");
         lab.start_everything()?;
         step.done();
         lab.wait_until_ready(progress).await?;
@@ -134,6 +134,19 @@ impl Lab {
         for node in &layout.nodes {
             self.start_node_agent(node)?;
         }
+        for application in &layout.applications {
+            let host = layout.proxies.iter().find(|proxy| proxy.name == application.host);
+            let directory = host.map_or(&layout.directory, |proxy| &proxy.directory);
+            let listen: Vec<String> = application.servers.iter().map(ToString::to_string).collect();
+            let mut command = Command::new(layout.program());
+            command.args(["lab", "application", "--site", application.site.as_str(), "--listen", &listen.join(",")]);
+            self.start(&format!("application-{}", application.site), application.host.as_str(), command, directory)?;
+        }
+        for proxy in layout.proxies.iter().filter(|proxy| proxy.pgbouncer.is_some()) {
+            let mut command = Command::new(&self.programs.pgbouncer);
+            command.arg(proxy.directory.join("pgbouncer.ini"));
+            self.start(&format!("pgbouncer-{}", proxy.name), proxy.name.as_str(), command, &proxy.directory)?;
+        }
         for proxy in &layout.proxies {
             self.start_agent(proxy.name.as_str(), &proxy.agent_config(), &proxy.directory, None)?;
         }
@@ -147,7 +160,16 @@ impl Lab {
             .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
             .arg(format!("--web.listen-address={}", layout.prometheus))
             .args(["--storage.tsdb.retention.time=6h", "--log.level=warn"]);
-        self.start("prometheus", PROMETHEUS_HOST, prometheus, &directory)
+        self.start("prometheus", PROMETHEUS_HOST, prometheus, &directory)?;
+        let directory = layout.alertmanager_directory();
+        let mut alertmanager = Command::new(&self.programs.alertmanager);
+        alertmanager
+            .arg(format!("--config.file={}", directory.join("alertmanager.yml").display()))
+            .arg(format!("--storage.path={}", directory.join("data").display()))
+            .arg(format!("--web.listen-address={}", layout.alertmanager))
+            // No gossip: it is alone.
+            .arg("--cluster.listen-address=");
+        self.start("alertmanager", PROMETHEUS_HOST, alertmanager, &directory)
     }
 
     /// Starts the controller; again, after a scenario killed it.
@@ -302,13 +324,16 @@ impl Lab {
             }
             step.done();
         }
-        let step = progress.step("Prometheus answers");
-        let ready = format!("{}/-/ready", url(&self.layout().prometheus));
-        while !control::answers(&ready).await {
-            if clock::now() > deadline {
-                bail!("Prometheus is not ready\n{}", self.explain_end("prometheus", "no answer"));
+        let step = progress.step("Prometheus and Alertmanager answer");
+        let layout = self.layout();
+        for (name, address) in [("prometheus", &layout.prometheus), ("alertmanager", &layout.alertmanager)] {
+            let ready = format!("{}/-/ready", url(address));
+            while !control::answers(&ready).await {
+                if clock::now() > deadline {
+                    bail!("{name} is not ready\n{}", self.explain_end(name, "no answer"));
+                }
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
-            tokio::time::sleep(POLL_INTERVAL).await;
         }
         step.done();
         Ok(())

@@ -23,7 +23,7 @@ use stormglass::config::features::load_features;
 use stormglass::config::store::{StoreKind, StoreSection};
 use stormglass::config::{ControllerConfig, load_controller};
 use stormglass::controller::leading::{self, Candidacy};
-use stormglass::controller::{self, ConfiguredNode, ControllerParts, Prediction};
+use stormglass::controller::{self, ConfiguredNode, ControllerParts, Prediction, WaysIn};
 use stormglass::domain::ids::ProxyName;
 use stormglass::domain::policy::Policy;
 use stormglass::domain::readiness::Circumstances;
@@ -95,6 +95,8 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         .collect();
     let prediction = prediction(config)?;
     let proxies: Vec<ProxyName> = config.proxies.iter().map(|proxy| proxy.name.clone()).collect();
+    let traffic = config.traffic();
+    let ways = Arc::new(WaysIn { alerts: config.webhook.policy() });
     let circumstances = Circumstances { has_election: config.has_election(), ..Circumstances::default() };
     Ok(Box::new(move |term| ControllerParts {
         name: name.clone(),
@@ -103,12 +105,14 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         circumstances: circumstances.clone(),
         nodes: nodes.clone(),
         proxies: proxies.clone(),
+        traffic: traffic.clone(),
         clock: clock.clone(),
         term,
         node_control: control.clone(),
         proxy_control: control.clone(),
         primary_probe: Arc::new(TcpPrimaryProbe),
         metrics: metrics(),
+        ways: ways.clone(),
         prediction: prediction.clone(),
     }))
 }
