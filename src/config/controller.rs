@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::backup::ControllerBackupSection;
 pub use super::predictor::{PredictorSection, PrometheusSection};
 use super::secret::SecretReference;
 use super::store::{StoreKind, StoreSection};
@@ -49,6 +50,9 @@ pub struct ControllerConfig {
     /// Where the time series are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prometheus: Option<PrometheusSection>,
+    /// When backups and drills are made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<ControllerBackupSection>,
     /// What scores them. Without it nothing is predicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predictor: Option<PredictorSection>,

@@ -14,6 +14,7 @@ pub mod lease;
 pub mod membership;
 pub mod primary;
 pub mod rejoin;
+mod repository;
 pub mod request;
 pub mod strain;
 pub mod trend;

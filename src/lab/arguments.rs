@@ -215,6 +215,8 @@ pub enum Scenario {
     DegradePrimary,
     /// Varied load without a fault: what alarms all the same?
     HealthyLoad,
+    /// The data of all nodes are destroyed; the cluster is restored from the repository to a point in time
+    Restore,
 }
 
 /// One of the two runs of `degrade-primary`.
@@ -266,6 +268,7 @@ impl Scenario {
             Scenario::HostLost => "host-lost",
             Scenario::DegradePrimary => "degrade-primary",
             Scenario::HealthyLoad => "healthy-load",
+            Scenario::Restore => "restore",
         }
     }
 }
@@ -431,6 +434,7 @@ mod tests {
             "host-lost",
             "degrade-primary",
             "healthy-load",
+            "restore",
         ] {
             let LabCommand::Run(run) = parse(&["run", name]).expect("parsed") else { panic!("not a run") };
             assert_eq!(run.scenario.label(), name);

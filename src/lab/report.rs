@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::held::HeldTally;
 use super::phases::{Phases, StepTime};
+use crate::domain::clock::WallTime;
 use crate::domain::ids::NodeName;
 
 /// Version of the document.
@@ -70,6 +71,9 @@ pub struct Report {
     /// `healthy-load` only: what alarmed although nothing was wrong.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub false_alarms: Vec<FalseAlarms>,
+    /// Scenario `restore` only.
+    #[serde(default)]
+    pub restore: Option<RestoreReport>,
     /// `switchover --held`: the longest statement that a client of PgBouncer waited for.
     pub longest_statement_seconds: Option<f64>,
     /// `switchover --held`: newcomers, each with a connection of its own through HAProxy, who were not let in.
@@ -126,6 +130,19 @@ pub struct FalseAlarms {
     pub alarms_per_node_day: f64,
     /// The true rate is below this, with 95 % confidence.
     pub upper_bound_95_per_node_day: f64,
+}
+
+/// What was restored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RestoreReport {
+    /// Up to where.
+    pub target: WallTime,
+    /// From the request until the restored primary accepted writes through HAProxy.
+    pub rto_seconds: Option<f64>,
+    /// Acknowledged before the target: all of them must be there.
+    pub commits_before_target: u64,
+    /// Acknowledged between the target and the end of the data: gone, as it was wished.
+    pub commits_after_target: u64,
 }
 
 /// One fault.

@@ -95,6 +95,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         .collect();
     let prediction = prediction(config)?;
     let proxies: Vec<ProxyName> = config.proxies.iter().map(|proxy| proxy.name.clone()).collect();
+    let backup = config.backup.clone();
     let traffic = config.traffic();
     let ways = Arc::new(WaysIn { alerts: config.webhook.policy() });
     let circumstances = Circumstances { has_election: config.has_election(), ..Circumstances::default() };
@@ -112,6 +113,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         proxy_control: control.clone(),
         primary_probe: Arc::new(TcpPrimaryProbe),
         metrics: metrics(),
+        backup: backup.clone(),
         ways: ways.clone(),
         prediction: prediction.clone(),
     }))

@@ -6,6 +6,7 @@ mod controller;
 pub(in crate::lab) mod degrade;
 mod faults;
 mod recovery;
+mod restore;
 mod several;
 
 use std::time::Duration;
@@ -68,6 +69,9 @@ struct Injected {
 pub async fn run(lab: &mut Lab, arguments: &RunArguments, seed: u64, progress: Progress) -> anyhow::Result<Report> {
     if matches!(arguments.scenario, Scenario::DegradePrimary | Scenario::HealthyLoad) {
         return degrade::run(lab, arguments, seed, progress).await;
+    }
+    if arguments.scenario == Scenario::Restore {
+        return restore::run(lab, seed, progress).await;
     }
     let mut random = Random::new(seed);
     let mut failures = Vec::new();
@@ -193,6 +197,8 @@ fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {
         Scenario::HostLost => vec![Fault::LoseHost],
         // These have a course of their own.
         Scenario::DegradePrimary | Scenario::HealthyLoad => Vec::new(),
+        // It has a way of its own.
+        Scenario::Restore => Vec::new(),
     }
 }
 
