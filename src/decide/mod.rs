@@ -6,6 +6,7 @@ pub mod alert;
 pub mod candidate;
 pub mod doctor;
 mod doctor_outside;
+mod doctor_traffic;
 pub mod early_warning;
 pub mod explain;
 pub mod first_epoch;
