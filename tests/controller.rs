@@ -138,6 +138,7 @@ async fn start_for(leads_for: Option<Duration>, stale_after: Duration, operation
         cluster: cluster(),
         policy,
         circumstances: Default::default(),
+        sequences: Default::default(),
         nodes: vec![configured("n1"), configured("n2")],
         proxies: vec![proxy],
         clock,

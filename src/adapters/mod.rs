@@ -11,5 +11,6 @@ pub mod models;
 pub mod peer_link;
 pub mod postgres;
 pub mod prometheus;
+pub mod steps;
 pub mod store;
 pub mod system;

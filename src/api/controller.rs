@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use super::authentication::Caller;
 use super::risk::{ModelList, PromoteRequest, RiskDocument};
 use super::wire::{
-    ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, SwitchoverRequest,
+    ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, SequenceRequest,
+    SwitchoverRequest,
 };
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
@@ -15,6 +16,7 @@ use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
 use crate::domain::readiness::Readiness;
 use crate::domain::report::{ProxyReport, Report};
+use crate::domain::sequence::Sequence;
 use crate::domain::trail::{AuditRow, EventRow};
 
 /// The controller as its API sees it. A cluster that it does not keep is [`Problem::not_found`].
@@ -82,6 +84,16 @@ pub trait ControllerHandler: Send + Sync + 'static {
     async fn unfence(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem>;
     /// Brings a node back as a standby.
     async fn rejoin(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem>;
+    /// Sequences that there are.
+    async fn sequences(&self, cluster: &str) -> Result<Vec<Sequence>, Problem>;
+    /// Begins one by name.
+    async fn begin_sequence(
+        &self,
+        cluster: &str,
+        name: &str,
+        request: SequenceRequest,
+        caller: &Caller,
+    ) -> Result<MutationReply, Problem>;
     /// Stops automatic operations for a while.
     async fn pause(&self, cluster: &str, request: PauseRequest, caller: &Caller) -> Result<MutationReply, Problem>;
     /// Lets automatic operations go on.

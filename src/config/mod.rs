@@ -13,6 +13,7 @@ pub mod features;
 pub mod load;
 pub mod predictor;
 pub mod secret;
+pub mod sequence;
 pub mod store;
 mod validate;
 

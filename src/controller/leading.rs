@@ -16,7 +16,7 @@ use crate::api::controller::ControllerHandler;
 use crate::api::risk::{ModelList, PromoteRequest, RiskDocument};
 use crate::api::wire::{
     ClusterStatus, Explanation, FailoverRequest, LeaderAddress, MutationReply, NodeRequest, PauseRequest, Problem,
-    SwitchoverRequest,
+    SequenceRequest, SwitchoverRequest,
 };
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
@@ -24,6 +24,7 @@ use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
 use crate::domain::readiness::Readiness;
 use crate::domain::report::{ProxyReport, Report};
+use crate::domain::sequence::Sequence;
 use crate::domain::trail::{AuditRow, EventRow};
 use crate::ports::{Clock, Leader, Leadership, Term};
 use crate::telemetry::metrics::ControllerMetrics;
@@ -301,6 +302,20 @@ impl ControllerHandler for Seat {
 
     async fn rejoin(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem> {
         self.leader()?.rejoin(cluster, request, caller).await
+    }
+
+    async fn sequences(&self, cluster: &str) -> Result<Vec<Sequence>, Problem> {
+        self.leader()?.sequences(cluster).await
+    }
+
+    async fn begin_sequence(
+        &self,
+        cluster: &str,
+        name: &str,
+        request: SequenceRequest,
+        caller: &Caller,
+    ) -> Result<MutationReply, Problem> {
+        self.leader()?.begin_sequence(cluster, name, request, caller).await
     }
 
     async fn pause(&self, cluster: &str, request: PauseRequest, caller: &Caller) -> Result<MutationReply, Problem> {

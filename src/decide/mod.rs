@@ -14,6 +14,7 @@ pub mod membership;
 pub mod primary;
 pub mod rejoin;
 pub mod request;
+pub mod sequence;
 pub mod strain;
 pub mod trend;
 pub mod witnesses;

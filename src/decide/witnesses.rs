@@ -60,7 +60,7 @@ impl Hearing<'_> {
     fn primary(&self) -> Option<NodeName> {
         match &self.operation.kind {
             OperationKind::Failover { from, .. } | OperationKind::Switchover { from, .. } => Some(from.clone()),
-            OperationKind::Rejoin { .. } | OperationKind::Fence { .. } => {
+            OperationKind::Rejoin { .. } | OperationKind::Fence { .. } | OperationKind::Sequence { .. } => {
                 self.view.record.as_ref().map(|record| record.holder.clone())
             }
         }

@@ -1,5 +1,6 @@
 //! An operation: a plan under way, with its journal. The journal is the only memory of what was done.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,8 @@ use super::epoch::Epoch;
 use super::evidence::Observation;
 use super::ids::{ClusterName, NodeName, OperationId};
 use super::plan::Reason;
+use super::sequence::SequenceStep;
+use super::sequence_step::SequenceIndex;
 
 /// Format of the journal. A changed list of steps is a new format: running operations are finished or refused,
 /// never reinterpreted.
@@ -53,6 +56,19 @@ pub enum OperationKind {
         /// Which.
         node: NodeName,
     },
+    /// A list of steps that users wrote: after a failover, on an alert, by name.
+    Sequence {
+        /// Which.
+        name: String,
+        /// The operation that it follows.
+        cause: Option<OperationId>,
+        /// The primary when it began.
+        primary: NodeName,
+        /// As they were configured then; references to secrets, never secrets.
+        steps: Vec<SequenceStep>,
+        /// What their templates may name.
+        variables: BTreeMap<String, String>,
+    },
 }
 
 impl OperationKind {
@@ -63,6 +79,7 @@ impl OperationKind {
             OperationKind::Switchover { .. } => "switchover",
             OperationKind::Rejoin { .. } => "rejoin",
             OperationKind::Fence { .. } => "fence",
+            OperationKind::Sequence { .. } => "sequence",
         }
     }
 
@@ -76,6 +93,7 @@ impl OperationKind {
         match self {
             OperationKind::Failover { to, .. } | OperationKind::Switchover { to, .. } => to,
             OperationKind::Rejoin { node, .. } | OperationKind::Fence { node } => node,
+            OperationKind::Sequence { primary, .. } => primary,
         }
     }
 }
@@ -112,6 +130,9 @@ pub enum StepName {
     Reinstate,
     /// Undo of a drain: the write ports lead to the old primary again.
     Release,
+    /// A step of a sequence, by its place: `step_1`.
+    #[serde(untagged)]
+    Sequence(SequenceIndex),
 }
 
 impl StepName {
@@ -132,6 +153,7 @@ impl StepName {
             StepName::StartStandby => "start_standby",
             StepName::Reinstate => "reinstate",
             StepName::Release => "release",
+            StepName::Sequence(place) => place.label(),
         }
     }
 }
@@ -271,6 +293,16 @@ impl Operation {
         self.journal.iter().rev().find(|event| event.step == step)
     }
 
+    /// What people call a step: in a sequence, the name that they gave it.
+    pub fn step_label(&self, step: StepName) -> &str {
+        match (&self.kind, step) {
+            (OperationKind::Sequence { steps, .. }, StepName::Sequence(place)) => {
+                steps.get(place.index()).map_or(step.label(), |step| step.name.as_str())
+            }
+            _ => step.label(),
+        }
+    }
+
     /// Output of `step`, if it succeeded.
     pub fn output(&self, step: StepName) -> Option<&CommandOutput> {
         self.journal.iter().rev().find_map(|event| match &event.state {
@@ -309,6 +341,8 @@ impl Operation {
             OperationKind::Fence { node } => return Some(format!("the fence of {node} is stored")),
             // A data directory that is half rejoined is never started, and the next rejoin begins anew.
             OperationKind::Rejoin { .. } => return None,
+            // What its steps did outside is theirs to undo.
+            OperationKind::Sequence { .. } => return None,
         };
         if self.succeeded(StepName::Reinstate) {
             return None;

@@ -89,6 +89,7 @@ pub fn controller(
             })
             .collect(),
         prometheus: Some(PrometheusSection::at(url(&layout.prometheus))),
+        sequences: Vec::new(),
         predictor: None,
     })
 }

@@ -7,6 +7,7 @@ pub mod failover;
 pub mod fence;
 mod moving;
 pub mod rejoin;
+pub mod sequence;
 pub mod switchover;
 
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::domain::operation::{
 };
 use crate::domain::policy::Policy;
 use crate::domain::record::ClusterRecord;
+use crate::domain::sequence::StepRun;
 use crate::domain::view::View;
 
 /// What to do with an operation now.
@@ -107,6 +109,16 @@ pub enum Effect {
         /// Where.
         expect: Address,
     },
+    /// A step of a sequence that reaches outside.
+    RunStep {
+        /// Which, with all that it needs.
+        run: Box<StepRun>,
+    },
+    /// Nothing but waiting until it is so.
+    Await {
+        /// What.
+        what: sequence::Awaited,
+    },
 }
 
 /// What to do with `operation` now.
@@ -126,6 +138,7 @@ pub fn next(operation: &Operation, view: &View, policy: &Policy) -> Next {
         OperationKind::Switchover { .. } => switchover::next(operation, view, policy),
         OperationKind::Rejoin { node, reclone } => rejoin::next(operation, node, *reclone, view, policy),
         OperationKind::Fence { node } => fence::next(operation, node, view),
+        OperationKind::Sequence { steps, .. } => sequence::next(operation, steps, view),
     }
 }
 
@@ -153,7 +166,11 @@ pub fn cancel_refusal(operation: &Operation) -> Option<&'static str> {
             Some("the node's data is being rewritten, and is of no use before that has ended")
         }
         OperationKind::Fence { .. } => Some("the fence is the operator's own word: stormglass unfence lifts it"),
-        OperationKind::Failover { .. } | OperationKind::Switchover { .. } | OperationKind::Rejoin { .. } => None,
+        OperationKind::Failover { .. }
+        | OperationKind::Switchover { .. }
+        | OperationKind::Rejoin { .. }
+        // It ends before its next step.
+        | OperationKind::Sequence { .. } => None,
     }
 }
 

@@ -62,6 +62,7 @@ pub fn operation(kind: &OperationKind) -> String {
         OperationKind::Rejoin { node, reclone: true } => format!("rejoin {node} by reclone"),
         OperationKind::Rejoin { node, reclone: false } => format!("rejoin {node}"),
         OperationKind::Fence { node } => format!("fence {node}"),
+        OperationKind::Sequence { name, .. } => format!("sequence {name}"),
     }
 }
 
