@@ -150,12 +150,14 @@ async fn a_dry_run_shows_what_would_be_done_without_secrets() {
 async fn a_request_carries_key_and_secret_and_its_status_counts() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let shared = seen.clone();
-    let router = axum::Router::new().fallback(move |uri: axum::http::Uri, headers: axum::http::HeaderMap, body: String| {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-        shared.lock().expect("no panic").push((text("idempotency-key"), text("authorization"), body));
-        let status = if uri.path() == "/full" { 503 } else { 201 };
-        async move { (axum::http::StatusCode::from_u16(status).expect("a status"), "queued") }
-    });
+    let router =
+        axum::Router::new().fallback(move |uri: axum::http::Uri, headers: axum::http::HeaderMap, body: String| {
+            let text =
+                |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+            shared.lock().expect("no panic").push((text("idempotency-key"), text("authorization"), body));
+            let status = if uri.path() == "/full" { 503 } else { 201 };
+            async move { (axum::http::StatusCode::from_u16(status).expect("a status"), "queued") }
+        });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let base = format!("http://{}", listener.local_addr().expect("bound"));
     tokio::spawn(async move { axum::serve(listener, router).await });
@@ -187,7 +189,8 @@ async fn statements_reach_the_primary_and_errors_are_postgresqls_own() {
         database: "postgres".to_owned(),
         statement: statement.to_owned(),
     };
-    let text = said(sql("create table moved (epoch int); insert into moved values ({{ epoch }}); select * from moved")).await;
+    let text =
+        said(sql("create table moved (epoch int); insert into moved values ({{ epoch }}); select * from moved")).await;
     assert!(text.lines().any(|line| line == "3"), "{text}");
     assert!(failure(run_of(sql("select * from nothing"))).await.contains("42P01"));
     let mut slow = run_of(sql("select pg_sleep(600)"));
@@ -199,7 +202,11 @@ async fn statements_reach_the_primary_and_errors_are_postgresqls_own() {
 fn terraform(directory: &Path) -> StepAction {
     StepAction::Terraform {
         directory: directory.display().to_string(),
-        variables: [("node".to_owned(), "{{ old_primary }}".to_owned()), ("password".to_owned(), "env:SECRET".to_owned())].into(),
+        variables: [
+            ("node".to_owned(), "{{ old_primary }}".to_owned()),
+            ("password".to_owned(), "env:SECRET".to_owned()),
+        ]
+        .into(),
         environment: BTreeMap::new(),
         program: None,
     }
@@ -265,7 +272,9 @@ async fn a_locked_state_is_told_from_other_failures() {
     let stack = tempfile::tempdir().expect("directory");
     fs::write(stack.path().join("main.tf"), STACK).expect("written");
     let first = terraform(stack.path());
-    let StepAction::Terraform { mut variables, directory, environment, program } = first else { unreachable!("made above") };
+    let StepAction::Terraform { mut variables, directory, environment, program } = first else {
+        unreachable!("made above")
+    };
     variables.insert("pause".to_owned(), "20".to_owned());
     let slow = StepAction::Terraform { variables, directory, environment, program };
     let holder = tokio::spawn(async move { steps().run(&run_of(slow)).await });
@@ -310,7 +319,8 @@ async fn ansible_runs_a_real_playbook_with_what_the_step_knows() {
 async fn velero_is_called_as_its_command_line_wants() {
     let directory = tempfile::tempdir().expect("directory");
     let calls = directory.path().join("calls");
-    let script = format!("#!/bin/sh\necho \"$@\" >> {}\necho Restore completed with status: Completed\n", calls.display());
+    let script =
+        format!("#!/bin/sh\necho \"$@\" >> {}\necho Restore completed with status: Completed\n", calls.display());
     let stand_in = program(directory.path(), "velero-stand-in", &script);
     let velero = StepAction::Velero {
         backup: Some("daily-{{ cluster }}".to_owned()),
@@ -323,7 +333,11 @@ async fn velero_is_called_as_its_command_line_wants() {
     let called = fs::read_to_string(&calls).expect("called");
     assert_eq!(called, "restore create stormglass-one-op --from-backup daily-main --wait --include-namespaces shop\n");
     // An attempt that nobody heard the end of has created it already.
-    program(directory.path(), "velero-stand-in", "#!/bin/sh\necho 'error: restores \"x\" already exists' >&2; exit 1\n");
+    program(
+        directory.path(),
+        "velero-stand-in",
+        "#!/bin/sh\necho 'error: restores \"x\" already exists' >&2; exit 1\n",
+    );
     assert!(said(velero).await.starts_with("begun by an earlier attempt"));
 }
 

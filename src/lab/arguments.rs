@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::network::Direction;
+use crate::domain::ids::{Address, SiteName};
 use crate::domain::policy::DurabilityMode;
 
 /// `stormglass lab …`.
@@ -44,6 +45,16 @@ pub enum LabCommand {
     Chaos(ChaosArguments),
     /// Break the links of a host in a running lab, or heal them
     Link(LinkArguments),
+    /// Serve the lab's application in one site (started by the lab itself)
+    #[command(hide = true)]
+    Application {
+        /// Where its servers stand
+        #[arg(long)]
+        site: SiteName,
+        /// `host:port` of each
+        #[arg(long, value_delimiter = ',', value_parser = address)]
+        listen: Vec<Address>,
+    },
     /// Carry the links of a lab (started by the lab itself)
     #[command(hide = true)]
     Network {
@@ -136,7 +147,7 @@ pub struct RunArguments {
     /// `failover.rto` of the cluster, such as 2s
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub rto: Option<Duration>,
-    /// switchover: a client holds a transaction open
+    /// switchover: a client holds a transaction open, others come through PgBouncer and anew, and must notice nothing
     #[arg(long)]
     pub held: bool,
     /// controller-crash: together with the primary, then in the middle of a failover
@@ -154,6 +165,11 @@ pub struct RunArguments {
     /// A lab directory with volumes of limited size in it (made by the lab itself)
     #[arg(long, value_name = "DIR", hide = true)]
     pub prepared: Option<PathBuf>,
+}
+
+fn address(text: &str) -> Result<Address, String> {
+    let parts = text.rsplit_once(':').and_then(|(host, port)| Some(Address::new(host, port.parse().ok()?)));
+    parts.ok_or_else(|| "host:port".to_owned())
 }
 
 fn durability_mode(text: &str) -> Result<DurabilityMode, String> {
@@ -186,6 +202,8 @@ pub enum Scenario {
     DiskFull,
     /// The primary's host loses its line and its power at once; then it is switched on again
     HostLost,
+    /// Every rung of the way back: WAL that parted ways, a data directory removed, a host gone and replaced by Terraform
+    RejoinLadder,
 }
 
 impl RunArguments {
@@ -210,6 +228,7 @@ impl Scenario {
             Scenario::PartitionPrimary => "partition-primary",
             Scenario::DiskFull => "disk-full",
             Scenario::HostLost => "host-lost",
+            Scenario::RejoinLadder => "rejoin-ladder",
         }
     }
 }
@@ -243,6 +262,9 @@ impl LabCommand {
         let LabCommand::Run(run) = self else { return None };
         if run.namespaces && run.scenario == Scenario::DiskFull {
             return Some("--namespaces: disk-full has namespaces of another kind".to_owned());
+        }
+        if run.namespaces && run.scenario == Scenario::RejoinLadder {
+            return Some("--namespaces: Terraform starts the replacement outside of them".to_owned());
         }
         if run.keep && run.scenario == Scenario::DiskFull {
             return Some("--keep: the volumes of disk-full end with the run".to_owned());
@@ -293,6 +315,7 @@ mod tests {
             "partition-primary",
             "disk-full",
             "host-lost",
+            "rejoin-ladder",
         ] {
             let LabCommand::Run(run) = parse(&["run", name]).expect("parsed") else { panic!("not a run") };
             assert_eq!(run.scenario.label(), name);

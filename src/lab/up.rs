@@ -47,6 +47,8 @@ pub struct Kind {
     pub durability: Option<DurabilityMode>,
     /// More than one: elected in etcd. Zero counts as one.
     pub controllers: u8,
+    /// A restore sequence after each failover, which replaces a lost host.
+    pub has_ladder: bool,
 }
 
 /// A lab whose processes this process started.
@@ -75,6 +77,7 @@ impl Lab {
             Layout::find(&directory, &mut Random::new(uuid::Uuid::now_v7().as_u128() as u64))?
         };
         layout.durability = kind.durability;
+        layout.has_ladder = kind.has_ladder;
         if kind.controllers > 1 {
             ensure!(
                 !kind.has_namespaces,
@@ -101,7 +104,7 @@ impl Lab {
         let controller = Controller::of(&manifest.layout)?;
         let clocks = if kind.has_clocks { Some(Clocks::find()?) } else { None };
         let mut lab = Self { manifest, controller, programs, clocks, children: BTreeMap::new() };
-        let step = progress.step("controller, agents, exporters, Prometheus");
+        let step = progress.step("controller, agents, exporters, Prometheus, Alertmanager");
         lab.start_everything()?;
         step.done();
         lab.wait_until_ready(progress).await?;
@@ -131,6 +134,19 @@ impl Lab {
         for node in &layout.nodes {
             self.start_node_agent(node)?;
         }
+        for application in &layout.applications {
+            let host = layout.proxies.iter().find(|proxy| proxy.name == application.host);
+            let directory = host.map_or(&layout.directory, |proxy| &proxy.directory);
+            let listen: Vec<String> = application.servers.iter().map(ToString::to_string).collect();
+            let mut command = Command::new(layout.program());
+            command.args(["lab", "application", "--site", application.site.as_str(), "--listen", &listen.join(",")]);
+            self.start(&format!("application-{}", application.site), application.host.as_str(), command, directory)?;
+        }
+        for proxy in layout.proxies.iter().filter(|proxy| proxy.pgbouncer.is_some()) {
+            let mut command = Command::new(&self.programs.pgbouncer);
+            command.arg(proxy.directory.join("pgbouncer.ini"));
+            self.start(&format!("pgbouncer-{}", proxy.name), proxy.name.as_str(), command, &proxy.directory)?;
+        }
         for proxy in &layout.proxies {
             self.start_agent(proxy.name.as_str(), &proxy.agent_config(), &proxy.directory, None)?;
         }
@@ -144,7 +160,16 @@ impl Lab {
             .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
             .arg(format!("--web.listen-address={}", layout.prometheus))
             .args(["--storage.tsdb.retention.time=6h", "--log.level=warn"]);
-        self.start("prometheus", PROMETHEUS_HOST, prometheus, &directory)
+        self.start("prometheus", PROMETHEUS_HOST, prometheus, &directory)?;
+        let directory = layout.alertmanager_directory();
+        let mut alertmanager = Command::new(&self.programs.alertmanager);
+        alertmanager
+            .arg(format!("--config.file={}", directory.join("alertmanager.yml").display()))
+            .arg(format!("--storage.path={}", directory.join("data").display()))
+            .arg(format!("--web.listen-address={}", layout.alertmanager))
+            // No gossip: it is alone.
+            .arg("--cluster.listen-address=");
+        self.start("alertmanager", PROMETHEUS_HOST, alertmanager, &directory)
     }
 
     /// Starts the controller; again, after a scenario killed it.
@@ -287,13 +312,16 @@ impl Lab {
             }
             step.done();
         }
-        let step = progress.step("Prometheus answers");
-        let ready = format!("{}/-/ready", url(&self.layout().prometheus));
-        while !control::answers(&ready).await {
-            if clock::now() > deadline {
-                bail!("Prometheus is not ready\n{}", self.explain_end("prometheus", "no answer"));
+        let step = progress.step("Prometheus and Alertmanager answer");
+        let layout = self.layout();
+        for (name, address) in [("prometheus", &layout.prometheus), ("alertmanager", &layout.alertmanager)] {
+            let ready = format!("{}/-/ready", url(address));
+            while !control::answers(&ready).await {
+                if clock::now() > deadline {
+                    bail!("{name} is not ready\n{}", self.explain_end(name, "no answer"));
+                }
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
-            tokio::time::sleep(POLL_INTERVAL).await;
         }
         step.done();
         Ok(())

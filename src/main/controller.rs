@@ -24,7 +24,7 @@ use stormglass::config::features::load_features;
 use stormglass::config::store::{StoreKind, StoreSection};
 use stormglass::config::{ControllerConfig, SecretReference, load_controller};
 use stormglass::controller::leading::{self, Candidacy};
-use stormglass::controller::{self, ConfiguredNode, ControllerParts, Prediction, Sequences};
+use stormglass::controller::{self, ConfiguredNode, ControllerParts, Prediction, Sequences, WaysIn};
 use stormglass::domain::ids::ProxyName;
 use stormglass::domain::policy::Policy;
 use stormglass::domain::readiness::Circumstances;
@@ -104,6 +104,8 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         sequences_after_failover: sequences.all.iter().filter(follows).map(|one| one.name.clone()).collect(),
         ..Circumstances::default()
     };
+    let traffic = config.traffic();
+    let ways = Arc::new(WaysIn { alerts: config.webhook.policy() });
     Ok(Box::new(move |term| ControllerParts {
         name: name.clone(),
         cluster: cluster.clone(),
@@ -112,12 +114,14 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         sequences: sequences.clone(),
         nodes: nodes.clone(),
         proxies: proxies.clone(),
+        traffic: traffic.clone(),
         clock: clock.clone(),
         term,
         node_control: control.clone(),
         proxy_control: control.clone(),
         primary_probe: Arc::new(TcpPrimaryProbe),
         metrics: metrics(),
+        ways: ways.clone(),
         prediction: prediction.clone(),
     }))
 }

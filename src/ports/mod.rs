@@ -19,5 +19,5 @@ pub use control::{ControlError, NodeControl, PrimaryProbe, ProxyControl};
 pub use leadership::{Leader, Leadership, Sole, Term};
 pub use metrics::{MetricSource, ModelStore};
 pub use postgres::LocalPostgres;
-pub use store::{Store, StoreError, Swap};
+pub use store::{Card, Drawer, Page, Paged, Store, StoreError, Swap};
 pub use traffic::{NodeHealth, ProxyControllerLink, ProxyMemory, TrafficRouter, WriteVerifier};

@@ -245,6 +245,30 @@ pub enum Event {
         /// What it was.
         code: ReasonCode,
     },
+    /// An alert was stored, and is carried out next.
+    AlertAccepted {
+        /// Its fingerprint.
+        fingerprint: String,
+        /// The label `alertname`.
+        name: String,
+        /// What its route says.
+        action: &'static str,
+    },
+    /// What an alert asked for was begun, refused or told.
+    AlertHandled {
+        /// Its fingerprint.
+        fingerprint: String,
+        /// The label `alertname`.
+        name: String,
+        /// What its route says.
+        action: &'static str,
+        /// `begun`, `refused` or `told`.
+        outcome: &'static str,
+        /// Why.
+        detail: String,
+        /// The operation that was begun.
+        operation: Option<OperationId>,
+    },
     /// The model expects trouble of a node, and has for long enough: a look is worth it.
     RiskBegan {
         /// What, how much, and what drove it.
@@ -308,6 +332,8 @@ impl Event {
             Event::LeaseNotRenewed { .. } => "lease_not_renewed",
             Event::ProxyRedirected { .. } => "proxy_redirected",
             Event::ProxyFailed { .. } => "proxy_failed",
+            Event::AlertAccepted { .. } => "alert_accepted",
+            Event::AlertHandled { .. } => "alert_handled",
             Event::StoreFailed { .. } => "store_failed",
             Event::RiskBegan { .. } => "risk_began",
             Event::RiskEnded { .. } => "risk_ended",
@@ -335,6 +361,7 @@ impl Event {
             | Event::ModelRefused { .. }
             | Event::PredictorAbstains { .. }
             | Event::ProxyFailed { .. } => Severity::Warning,
+            Event::AlertHandled { outcome, .. } if *outcome == "refused" => Severity::Warning,
             Event::StepEnded { outcome, .. } if *outcome != StepOutcome::Succeeded => Severity::Warning,
             _ => Severity::Info,
         }
@@ -370,6 +397,7 @@ impl Event {
             Event::OperationBegan { operation, .. }
             | Event::StepEnded { operation, .. }
             | Event::OperationEnded { operation, .. } => Some(operation),
+            Event::AlertHandled { operation, .. } => operation.as_ref(),
             _ => None,
         }
     }

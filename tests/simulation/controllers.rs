@@ -151,6 +151,7 @@ fn parts(port: &ControllerPort, term: Arc<dyn Term>) -> ControllerParts {
         circumstances: Default::default(),
         sequences: Default::default(),
         nodes: (0..HOSTS).map(configured).collect(),
+        traffic: Default::default(),
         proxies: vec![clients::proxy_name()],
         clock: control.clone(),
         term,
@@ -158,6 +159,7 @@ fn parts(port: &ControllerPort, term: Arc<dyn Term>) -> ControllerParts {
         proxy_control: control.clone(),
         primary_probe: control,
         metrics: Arc::new(ControllerMetrics::new("simulated")),
+        ways: Default::default(),
         prediction: None,
     }
 }
