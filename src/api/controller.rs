@@ -8,8 +8,8 @@ use super::authentication::Caller;
 use super::risk::{ModelList, PromoteRequest, RiskDocument};
 use super::webhook::AlertsReply;
 use super::wire::{
-    ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, SequenceRequest,
-    SwitchoverRequest,
+    BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
+    PauseRequest, Problem, RestoreRequest, SequenceRequest, SwitchoverRequest,
 };
 use crate::domain::alert::Alert;
 use crate::domain::clock::WallTime;
@@ -96,6 +96,14 @@ pub trait ControllerHandler: Send + Sync + 'static {
         request: SequenceRequest,
         caller: &Caller,
     ) -> Result<MutationReply, Problem>;
+    /// What is in the backup repository.
+    async fn backups(&self, cluster: &str) -> Result<BackupList, Problem>;
+    /// Takes a backup.
+    async fn backup(&self, cluster: &str, request: BackupRequest, caller: &Caller) -> Result<MutationReply, Problem>;
+    /// Restores a backup where nobody uses it, checks it and removes it.
+    async fn drill(&self, cluster: &str, request: DrillRequest, caller: &Caller) -> Result<MutationReply, Problem>;
+    /// Begins the cluster anew from the repository, or makes a copy beside it.
+    async fn restore(&self, cluster: &str, request: RestoreRequest, caller: &Caller) -> Result<MutationReply, Problem>;
     /// Stops automatic operations for a while.
     async fn pause(&self, cluster: &str, request: PauseRequest, caller: &Caller) -> Result<MutationReply, Problem>;
     /// Lets automatic operations go on.

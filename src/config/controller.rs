@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::backup::ControllerBackupSection;
 use super::error::ConfigError;
 pub use super::predictor::{PredictorSection, PrometheusSection};
 use super::secret::SecretReference;
@@ -55,6 +56,9 @@ pub struct ControllerConfig {
     /// `[[sequence]]`: what is done after a failover, on an alert or by name.
     #[serde(rename = "sequence", default, skip_serializing_if = "Vec::is_empty")]
     pub sequences: Vec<SequenceSection>,
+    /// When backups and drills are made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<ControllerBackupSection>,
     /// What scores them. Without it nothing is predicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predictor: Option<PredictorSection>,

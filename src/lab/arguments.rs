@@ -204,6 +204,8 @@ pub enum Scenario {
     HostLost,
     /// Every rung of the way back: WAL that parted ways, a data directory removed, a host gone and replaced by Terraform
     RejoinLadder,
+    /// The data of all nodes are destroyed; the cluster is restored from the repository to a point in time
+    Restore,
 }
 
 impl RunArguments {
@@ -229,6 +231,7 @@ impl Scenario {
             Scenario::DiskFull => "disk-full",
             Scenario::HostLost => "host-lost",
             Scenario::RejoinLadder => "rejoin-ladder",
+            Scenario::Restore => "restore",
         }
     }
 }
@@ -316,6 +319,7 @@ mod tests {
             "disk-full",
             "host-lost",
             "rejoin-ladder",
+            "restore",
         ] {
             let LabCommand::Run(run) = parse(&["run", name]).expect("parsed") else { panic!("not a run") };
             assert_eq!(run.scenario.label(), name);

@@ -351,6 +351,11 @@ impl Layout {
         self.directory.join("prometheus")
     }
 
+    /// The backup repository.
+    pub fn repository_directory(&self) -> PathBuf {
+        self.directory.join("repository")
+    }
+
     /// Alertmanager's directory.
     pub fn alertmanager_directory(&self) -> PathBuf {
         self.directory.join("alertmanager")

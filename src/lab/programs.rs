@@ -25,6 +25,8 @@ pub struct Programs {
     pub alertmanager: PathBuf,
     /// Prometheus' exporter for PostgreSQL.
     pub exporter: PathBuf,
+    /// Backups.
+    pub pgbackrest: PathBuf,
 }
 
 impl Programs {
@@ -52,6 +54,7 @@ impl Programs {
                 "prometheus-postgres-exporter",
                 "prometheus-postgres-exporter",
             ),
+            pgbackrest: need(on_path("pgbackrest"), "pgbackrest", "pgbackrest"),
         };
         if !missing.is_empty() {
             let list: Vec<String> =

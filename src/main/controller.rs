@@ -104,6 +104,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         sequences_after_failover: sequences.all.iter().filter(follows).map(|one| one.name.clone()).collect(),
         ..Circumstances::default()
     };
+    let backup = config.backup.clone();
     let traffic = config.traffic();
     let ways = Arc::new(WaysIn { alerts: config.webhook.policy() });
     Ok(Box::new(move |term| ControllerParts {
@@ -121,6 +122,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         proxy_control: control.clone(),
         primary_probe: Arc::new(TcpPrimaryProbe),
         metrics: metrics(),
+        backup: backup.clone(),
         ways: ways.clone(),
         prediction: prediction.clone(),
     }))
