@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::namespaces;
 use super::random::Random;
 use crate::domain::ids::{Address, ClusterName, NodeName, ProxyName, SiteName};
-use crate::domain::policy::DurabilityMode;
+use crate::domain::policy::{DurabilityMode, PredictionMode};
 
 /// The lab's only cluster.
 pub const CLUSTER: &str = "main";
@@ -66,6 +66,9 @@ pub struct Layout {
     /// Members of etcd; none where there is one controller.
     #[serde(default)]
     pub etcd: Vec<EtcdLayout>,
+    /// What predictions may do; `None`: there is no predictor.
+    #[serde(default)]
+    pub prediction: Option<PredictionMode>,
     /// Port of the application on every proxy.
     #[serde(default)]
     pub application_port: Option<u16>,
@@ -127,6 +130,8 @@ pub struct NodeLayout {
     pub agent: Address,
     /// Its exporter.
     pub exporter: Address,
+    /// The exporter of the host.
+    pub host_exporter: Address,
 }
 
 /// A proxy host.
@@ -209,6 +214,7 @@ impl Layout {
                 postgres: ports.free(address)?,
                 agent: ports.free(address)?,
                 exporter: ports.free(address)?,
+                host_exporter: ports.free(address)?,
             });
         }
         let mut proxies = Vec::new();
@@ -250,6 +256,7 @@ impl Layout {
             durability: None,
             more_controllers: Vec::new(),
             etcd: Vec::new(),
+            prediction: None,
             application_port: Some(application_port),
             applications,
         })
@@ -340,6 +347,11 @@ impl Layout {
     /// The controller's directory.
     pub fn controller_directory(&self) -> PathBuf {
         self.directory.join("controller")
+    }
+
+    /// Models of the predictor.
+    pub fn model_directory(&self) -> PathBuf {
+        self.directory.join("models")
     }
 
     /// Prometheus' directory.
@@ -434,7 +446,8 @@ mod tests {
         assert_eq!(sites, ["a", "a", "b"]);
         let mut seen =
             BTreeSet::from([layout.controller.clone(), layout.prometheus.clone(), layout.alertmanager.clone()]);
-        let nodes = layout.nodes.iter().flat_map(|node| [&node.postgres, &node.agent, &node.exporter]);
+        let nodes =
+            layout.nodes.iter().flat_map(|node| [&node.postgres, &node.agent, &node.exporter, &node.host_exporter]);
         let proxies = layout
             .proxies
             .iter()

@@ -3,6 +3,7 @@
 //! A scenario that does not end well still ends with a report: what was seen is worth most then.
 
 mod controller;
+pub(in crate::lab) mod degrade;
 mod faults;
 mod recovery;
 mod restore;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::application;
-use super::arguments::{HangFault, RunArguments, Scenario};
+use super::arguments::{NamedFault, RunArguments, Scenario};
 use super::client::held::{HeldClients, HeldTally};
 use super::client::{self, Client, Record};
 use super::clock;
@@ -66,6 +67,9 @@ struct Injected {
 
 /// Runs `arguments.scenario` with `seed`.
 pub async fn run(lab: &mut Lab, arguments: &RunArguments, seed: u64, progress: Progress) -> anyhow::Result<Report> {
+    if matches!(arguments.scenario, Scenario::DegradePrimary | Scenario::HealthyLoad) {
+        return degrade::run(lab, arguments, seed, progress).await;
+    }
     if arguments.scenario == Scenario::Restore {
         return restore::run(lab, seed, progress).await;
     }
@@ -174,10 +178,10 @@ fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {
     match arguments.scenario {
         Scenario::KillPrimary => vec![Fault::KillPrimary],
         Scenario::HangPrimary => match arguments.fault {
-            Some(HangFault::All) => vec![Fault::HangAll],
-            Some(HangFault::Postmaster) => vec![Fault::HangPostmaster],
-            Some(HangFault::Agent) => vec![Fault::HangAgent],
-            None => vec![Fault::HangAll, Fault::HangPostmaster],
+            Some(NamedFault::All) => vec![Fault::HangAll],
+            Some(NamedFault::Postmaster) => vec![Fault::HangPostmaster],
+            Some(NamedFault::Agent) => vec![Fault::HangAgent],
+            _ => vec![Fault::HangAll, Fault::HangPostmaster],
         },
         Scenario::Switchover => vec![Fault::Switchover { held: arguments.held }],
         Scenario::AgentCrash => vec![Fault::KillAgent, Fault::KillGuard],
@@ -191,6 +195,8 @@ fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {
         Scenario::PartitionController => vec![Fault::CutPrimaryFromController, Fault::CutController],
         Scenario::DiskFull => vec![Fault::FillDisk],
         Scenario::HostLost => vec![Fault::LoseHost],
+        // These have a course of their own.
+        Scenario::DegradePrimary | Scenario::HealthyLoad => Vec::new(),
         // It has a way of its own.
         Scenario::Restore => Vec::new(),
     }
@@ -264,6 +270,7 @@ fn describe(one: &Injected, record: &Record, history: &[Operation], stopped_at: 
         new_primary: one.after.as_ref().and_then(|status| status.primary.clone()),
         epoch: one.after.as_ref().map(|status| status.epoch),
         lease_renewals_by_standbys: one.renewals,
+        prediction: None,
     }
 }
 
