@@ -107,7 +107,9 @@ pub(super) fn told(operation: &Operation) -> Option<telling::Event> {
         OperationKind::Backup { node, .. } if is_bad => {
             Some(telling::Event::BackupFailed { node: node.clone(), problem: problem() })
         }
-        OperationKind::Drill { node } if is_bad => Some(telling::Event::DrillFailed { node: node.clone(), problem: problem() }),
+        OperationKind::Drill { node } if is_bad => {
+            Some(telling::Event::DrillFailed { node: node.clone(), problem: problem() })
+        }
         OperationKind::Drill { node } => figures(operation).map(|figures| telling::Event::DrillPassed {
             node: node.clone(),
             rto: Duration::from_secs_f64(figures.rto_seconds),

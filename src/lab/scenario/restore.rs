@@ -106,6 +106,7 @@ pub(super) async fn run(lab: &mut Lab, seed: u64, progress: Progress) -> anyhow:
         new_primary: after.and_then(|status| status.primary.clone()),
         epoch: after.map(|status| status.epoch),
         lease_renewals_by_standbys: None,
+        prediction: None,
     };
     let names: Vec<_> = lab.layout().nodes.iter().map(|node| node.name.clone()).collect();
     let mut sequence = phases::steps(&operation);
