@@ -13,6 +13,7 @@ mod journal;
 pub mod leading;
 mod notes;
 pub mod prediction;
+mod sequences;
 mod state;
 mod status;
 mod told;
@@ -36,6 +37,7 @@ use crate::telemetry::metrics::ControllerMetrics;
 
 pub use handler::ControllerHandle;
 pub use prediction::Prediction;
+pub use sequences::Sequences;
 use watched::StoreWatch;
 
 /// How many events may wait for the loop; a sender beyond that waits.
@@ -91,6 +93,8 @@ pub struct ControllerParts {
     pub primary_probe: Arc<dyn PrimaryProbe>,
     /// Counters.
     pub metrics: Arc<ControllerMetrics>,
+    /// What is done after a failover, on an alert or by name.
+    pub sequences: Sequences,
     /// When backups and drills are made; `None`: only when somebody asks.
     pub backup: Option<ControllerBackupSection>,
     /// The ways in beside the API itself.

@@ -215,6 +215,8 @@ pub enum Scenario {
     DegradePrimary,
     /// Varied load without a fault: what alarms all the same?
     HealthyLoad,
+    /// Every rung of the way back: WAL that parted ways, a data directory removed, a host gone and replaced by Terraform
+    RejoinLadder,
     /// The data of all nodes are destroyed; the cluster is restored from the repository to a point in time
     Restore,
 }
@@ -268,6 +270,7 @@ impl Scenario {
             Scenario::HostLost => "host-lost",
             Scenario::DegradePrimary => "degrade-primary",
             Scenario::HealthyLoad => "healthy-load",
+            Scenario::RejoinLadder => "rejoin-ladder",
             Scenario::Restore => "restore",
         }
     }
@@ -386,6 +389,9 @@ impl LabCommand {
         if let Some(missing) = run.fault.and_then(NamedFault::missing) {
             return Some(format!("--fault {}: {missing}", run.fault.map_or("", NamedFault::label)));
         }
+        if run.namespaces && run.scenario == Scenario::RejoinLadder {
+            return Some("--namespaces: Terraform starts the replacement outside of them".to_owned());
+        }
         if run.controllers == 2 {
             return Some("--controllers: two members of etcd survive no loss; take one or three".to_owned());
         }
@@ -434,6 +440,7 @@ mod tests {
             "host-lost",
             "degrade-primary",
             "healthy-load",
+            "rejoin-ladder",
             "restore",
         ] {
             let LabCommand::Run(run) = parse(&["run", name]).expect("parsed") else { panic!("not a run") };

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::client::TABLE;
+use super::ladder;
 use super::layout::{
     ANY_DATABASE_CLIENT, APPLICATION_ROLE, CONTROLLER_HOST, DATABASE, Layout, NodeLayout, ProxyLayout, socket, url,
 };
@@ -112,6 +113,7 @@ pub fn controller(
             step: PREDICTOR_STEP,
             ..PredictorSection::default()
         }),
+        sequences: if layout.has_ladder { vec![ladder::sequence(layout)] } else { Vec::new() },
         // Nothing by itself: a backup that nobody asked for would disturb what is measured.
         backup: Some(ControllerBackupSection {
             from_standby: true,
@@ -374,6 +376,9 @@ pub fn write_all(layout: &Layout, programs: &Programs, rto: Option<Duration>) ->
     }
     if layout.prediction.is_some() {
         copy_models(&layout.model_directory())?;
+    }
+    if layout.has_ladder {
+        ladder::prepare(layout)?;
     }
     write(&layout.prometheus_directory().join("prometheus.yml"), &prometheus(layout))?;
     write(&layout.prometheus_directory().join("rules.yml"), RULES)?;

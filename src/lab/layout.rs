@@ -60,6 +60,9 @@ pub struct Layout {
     /// The cluster's durability mode; the product's default if not given.
     #[serde(default)]
     pub durability: Option<DurabilityMode>,
+    /// True where a restore sequence follows each failover.
+    #[serde(default)]
+    pub has_ladder: bool,
     /// Controllers besides the first one.
     #[serde(default)]
     pub more_controllers: Vec<Address>,
@@ -254,6 +257,7 @@ impl Layout {
             links: Vec::new(),
             has_namespaces: false,
             durability: None,
+            has_ladder: false,
             more_controllers: Vec::new(),
             etcd: Vec::new(),
             prediction: None,

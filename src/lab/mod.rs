@@ -12,6 +12,7 @@ pub mod configuration;
 pub mod control;
 pub mod database;
 pub mod down;
+pub mod ladder;
 pub mod layout;
 pub mod ledger;
 pub mod manifest;
@@ -295,6 +296,7 @@ async fn run_in(
         durability: arguments.durability,
         controllers: arguments.controllers,
         prediction: arguments.scenario.prediction(arguments.part),
+        has_ladder: arguments.scenario == arguments::Scenario::RejoinLadder,
         ..Kind::default()
     };
     let mut lab = Lab::build(directory, uid, kind, progress).await?;

@@ -49,6 +49,8 @@ pub struct Kind {
     pub controllers: u8,
     /// What predictions may do; `None`: there is no predictor, and no exporter of hosts.
     pub prediction: Option<PredictionMode>,
+    /// A restore sequence after each failover, which replaces a lost host.
+    pub has_ladder: bool,
 }
 
 /// A lab whose processes this process started.
@@ -78,6 +80,7 @@ impl Lab {
         };
         layout.durability = kind.durability;
         layout.prediction = kind.prediction;
+        layout.has_ladder = kind.has_ladder;
         if kind.controllers > 1 {
             ensure!(
                 !kind.has_namespaces,

@@ -10,6 +10,7 @@ pub mod control;
 pub mod leadership;
 pub mod metrics;
 pub mod postgres;
+pub mod steps;
 pub mod store;
 pub mod traffic;
 

@@ -5,6 +5,7 @@
 mod controller;
 pub(in crate::lab) mod degrade;
 mod faults;
+mod ladder;
 mod recovery;
 mod restore;
 mod several;
@@ -197,6 +198,7 @@ fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {
         Scenario::HostLost => vec![Fault::LoseHost],
         // These have a course of their own.
         Scenario::DegradePrimary | Scenario::HealthyLoad => Vec::new(),
+        Scenario::RejoinLadder => ladder::ALL.map(Fault::Ladder).to_vec(),
         // It has a way of its own.
         Scenario::Restore => Vec::new(),
     }
@@ -274,12 +276,16 @@ fn describe(one: &Injected, record: &Record, history: &[Operation], stopped_at: 
     }
 }
 
-/// Steps of every operation after the fault that brought a former primary back.
+/// Steps of every operation after the fault that brought a former primary back, and of the sequences that followed a failover.
 fn restore_steps(history: &[Operation], fault_at: Moment, former: &[&NodeName]) -> Vec<phases::StepTime> {
     let mut operations: Vec<&Operation> = history
         .iter()
         .filter(|operation| operation.decided_at >= fault_at)
-        .filter(|operation| matches!(&operation.kind, OperationKind::Rejoin { node, .. } if former.contains(&node)))
+        .filter(|operation| match &operation.kind {
+            OperationKind::Rejoin { node, .. } => former.contains(&node),
+            OperationKind::Sequence { .. } => true,
+            _ => false,
+        })
         .collect();
     operations.sort_by_key(|operation| operation.decided_at);
     operations.into_iter().flat_map(phases::steps).collect()
