@@ -2,6 +2,7 @@
 //!
 //! Drives the ports as an agent would; what is decided about a cluster never enters.
 
+#[expect(dead_code, reason = "nodes of other tests stream from each other")]
 mod support;
 
 use std::fs;

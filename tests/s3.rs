@@ -2,6 +2,7 @@
 //!
 //! The server is moto (`scripts/setup` installs it); HAProxy ends TLS, because pgBackRest speaks nothing else.
 
+#[expect(dead_code, reason = "nodes of other tests stream from each other")]
 mod support;
 
 use std::fs;

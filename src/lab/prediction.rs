@@ -126,8 +126,7 @@ fn together(control: &Report, act: &Report) -> Report {
 
 /// Two faults in one report: sums, and the worse of both.
 fn added(mut one: Report, other: Report) -> Report {
-    let least = |left: Option<f64>, right: Option<f64>| left.zip(right).map(|(left, right)| left.min(right));
-    one.risk_lead_seconds = least(one.risk_lead_seconds, other.risk_lead_seconds);
+    one.risk_lead_seconds = one.risk_lead_seconds.zip(other.risk_lead_seconds).map(|(left, right)| left.min(right));
     one.write_outage_seconds = one.write_outage_seconds.into_iter().chain(other.write_outage_seconds).reduce(f64::max);
     one.acked_commits += other.acked_commits;
     one.lost_commits = one.lost_commits.zip(other.lost_commits).map(|(left, right)| left + right);

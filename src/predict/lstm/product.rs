@@ -2,11 +2,6 @@
 //!
 //! What never enters: gates, and where the numbers come from.
 
-#![expect(
-    clippy::needless_range_loop,
-    reason = "slices of one known length need no checks; arrays of registers stay registers"
-)]
-
 use pulp::Simd;
 
 /// `start[row][column] + Σ_k left[row][k] · right[k][column]`; `right` holds `WIDTH` registers for each k.
