@@ -144,6 +144,7 @@ async fn start_for(leads_for: Option<Duration>, stale_after: Duration, operation
         node_control: control.clone(),
         proxy_control: control,
         primary_probe: Arc::new(TcpPrimaryProbe),
+        name_service: None,
         metrics: Arc::new(ControllerMetrics::new("test")),
     };
     let handle = controller::start(parts, stopped).await.expect("starts");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::dns::DnsSection;
 use super::secret::SecretReference;
 use super::store::{StoreKind, StoreSection};
 pub use crate::domain::access::Role;
@@ -37,6 +38,9 @@ pub struct ControllerConfig {
     /// Where the time series are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prometheus: Option<PrometheusSection>,
+    /// The name that clients connect to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsSection>,
 }
 
 /// `[controller]`.

@@ -9,7 +9,8 @@ use super::document::{Document, Source};
 use super::error::{ConfigError, Violation};
 use super::{AgentConfig, ControllerConfig, SecretReference};
 
-const CONTROLLER_SECTIONS: &[&str] = &["controller", "cluster", "store", "failover", "authentication", "prometheus"];
+const CONTROLLER_SECTIONS: &[&str] =
+    &["controller", "cluster", "store", "failover", "authentication", "prometheus", "dns"];
 const AGENT_SECTIONS: &[&str] = &["agent", "postgresql", "proxy", "tags"];
 
 /// What both kinds of settings can do.
@@ -30,6 +31,7 @@ impl Settings for ControllerConfig {
         for (index, token) in self.authentication.tokens.iter().enumerate() {
             secrets.push((format!("authentication.token.{index}.secret"), &token.secret));
         }
+        secrets.extend(self.dns.iter().flat_map(|dns| dns.secrets()));
         secrets.extend(self.store.password.as_ref().map(|password| ("store.password".to_owned(), password)));
         secrets
     }

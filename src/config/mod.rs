@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod controller;
+pub mod dns;
 mod document;
 pub mod duration;
 pub mod effective;

@@ -76,6 +76,7 @@ impl ControllerConfig {
             gray_after: failover.gray_after.unwrap_or(derived.gray_after),
             report_stale_after: timers.renewal_interval * 3,
             rejoin_automatically: self.cluster.rejoin_automatically,
+            keeps_name: self.dns.is_some(),
             ..derived
         })
     }
@@ -126,6 +127,9 @@ impl ControllerConfig {
                 "cluster.durability",
                 "there is one [[node]], and no standby that could confirm a commit: add a node or choose \"async\"",
             ));
+        }
+        if let Some(dns) = &self.dns {
+            dns.violation(&self.nodes.iter().map(|node| &node.site).collect())?;
         }
         self.derive_policy().map(drop)
     }

@@ -59,6 +59,7 @@ impl Controller {
             }
         }
         self.show_door(&self.view());
+        self.show_name();
         self.note_strains();
         self.show_gauges();
         self.parts.metrics.observe_decision(self.parts.clock.now().since(began));
@@ -251,6 +252,11 @@ impl Controller {
             nodes: self.parts.node_control.clone(),
             proxies: self.parts.proxy_control.clone(),
             proxy_names: self.state.proxies.keys().cloned().collect(),
+            proxies_there: match &step.effect {
+                operate::Effect::VerifyName { site, .. } => self.state.proxies_in(site),
+                _ => Vec::new(),
+            },
+            sights: self.sights.clone(),
             proxy_assignment: assignment,
         };
         let events = self.events.clone();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::journal::Journal;
+use super::name::{self, NameSight, Wanted};
 use super::state::{NodeState, ProxyState, State, Wish};
 use super::told::Told;
 use super::watched::StoreWatch;
@@ -50,6 +51,8 @@ pub(super) enum Event {
         /// Whether it is the one that was to be stored.
         stored: bool,
     },
+    /// The name was looked at.
+    NameSeen(Box<NameSight>),
     /// Somebody knocked at the primary's door.
     Knocked(Knock),
     /// Somebody asks what is going on.
@@ -68,6 +71,7 @@ pub(super) enum Event {
 pub(super) struct Glance {
     pub view: View,
     pub operations: Vec<Operation>,
+    pub name: Option<NameSight>,
 }
 
 /// The loop's own task.
@@ -78,6 +82,8 @@ pub(super) struct Controller {
     pub watch: StoreWatch,
     pub told: Told,
     pub doors: watch::Sender<Option<Door>>,
+    pub names: watch::Sender<Option<Wanted>>,
+    pub sights: watch::Receiver<Option<NameSight>>,
     pub journal: Arc<Journal>,
 }
 
@@ -132,6 +138,7 @@ pub(super) async fn run(
         proxy_sequence: 0,
         sighting: None,
         strains: Default::default(),
+        name: None,
     };
     let journal = Arc::new(Journal::new(watch.over(parts.term.store())));
     let (doors, shown) = watch::channel(None);
@@ -142,7 +149,13 @@ pub(super) async fn run(
         shown,
         events.clone(),
     ));
-    let mut controller = Controller { parts, state, events, watch, told: Told::default(), doors, journal };
+    let (names, wished) = watch::channel(None);
+    let (seen, sights) = watch::channel(None);
+    if let Some(name) = &parts.name_service {
+        tokio::spawn(name::keep(name.clone(), parts.cluster.clone(), wished, seen, events.clone()));
+    }
+    let mut controller =
+        Controller { parts, state, events, watch, told: Told::default(), doors, names, sights, journal };
     controller.note_started();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -209,10 +222,12 @@ impl Controller {
                 }
                 self.wish_stored(stored);
             }
+            Event::NameSeen(sight) => self.name_seen(*sight),
             Event::Knocked(knock) => self.knocked(knock),
             Event::Look { reply } => {
                 let view = self.view();
-                let glance = Glance { view, operations: self.state.operations.clone() };
+                let (operations, name) = (self.state.operations.clone(), self.state.name.clone());
+                let glance = Glance { view, operations, name };
                 let _ = reply.send(Box::new(glance));
             }
             Event::Ask { request, origin, dry_run, reply } => {

@@ -19,6 +19,7 @@ use crate::decide::request::Request;
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
 use crate::domain::ids::{ClusterName, OperationId, SiteName};
+use crate::domain::name::NameRule;
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::Policy;
@@ -42,6 +43,7 @@ pub struct ControllerHandle {
     name: String,
     cluster: ClusterName,
     policy: Policy,
+    rule: Option<NameRule>,
     clock: Arc<dyn Clock>,
     store: Arc<dyn Store>,
     metrics: Arc<ControllerMetrics>,
@@ -54,6 +56,7 @@ impl ControllerHandle {
             name: parts.name.clone(),
             cluster: parts.cluster.clone(),
             policy: parts.policy.clone(),
+            rule: parts.name_service.as_ref().map(|kept| kept.rule.clone()),
             clock: parts.clock.clone(),
             store,
             metrics: parts.metrics.clone(),
@@ -184,7 +187,7 @@ impl ControllerHandler for ControllerHandle {
 
     async fn status(&self, cluster: &str) -> Result<ClusterStatus, Problem> {
         let glance = self.look(cluster).await?;
-        Ok(status::document(&glance, cluster, &self.policy, &self.name))
+        Ok(status::document(&glance, cluster, &self.policy, &self.name, self.rule.as_ref()))
     }
 
     async fn explain(&self, cluster: &str) -> Result<Explanation, Problem> {

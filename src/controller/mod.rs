@@ -9,6 +9,7 @@ mod execute;
 mod handler;
 mod journal;
 pub mod leading;
+mod name;
 mod notes;
 mod state;
 mod status;
@@ -28,6 +29,7 @@ use crate::ports::{Clock, NodeControl, PrimaryProbe, ProxyControl, StoreError, T
 use crate::telemetry::metrics::ControllerMetrics;
 
 pub use handler::ControllerHandle;
+pub use name::KeptName;
 use watched::StoreWatch;
 
 /// How many events may wait for the loop; a sender beyond that waits.
@@ -68,6 +70,8 @@ pub struct ControllerParts {
     pub proxy_control: Arc<dyn ProxyControl>,
     /// The way to the primary's PostgreSQL itself.
     pub primary_probe: Arc<dyn PrimaryProbe>,
+    /// The name that clients connect to, if one is kept.
+    pub name_service: Option<KeptName>,
     /// Counters.
     pub metrics: Arc<ControllerMetrics>,
 }

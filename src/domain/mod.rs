@@ -11,6 +11,7 @@ pub mod evidence;
 pub mod ids;
 pub mod lease;
 pub mod lsn;
+pub mod name;
 pub mod operation;
 pub mod plan;
 pub mod policy;

@@ -59,6 +59,9 @@ pub struct Policy {
     pub rejoin_automatically: bool,
     /// Rewind or reclone that failed is tried again after this.
     pub rejoin_retry_after: Duration,
+    /// A name in DNS follows the primary from site to site.
+    #[serde(default)]
+    pub keeps_name: bool,
 }
 
 fn default_patience() -> Duration {
@@ -96,6 +99,7 @@ impl Policy {
             switchover_max_lag_bytes: 16 * 1024 * 1024,
             rejoin_automatically: true,
             rejoin_retry_after: Duration::from_secs(10),
+            keeps_name: false,
         }
     }
 }

@@ -89,6 +89,7 @@ pub fn controller(
             })
             .collect(),
         prometheus: Some(PrometheusSection { url: url(&layout.prometheus) }),
+        dns: None,
     })
 }
 

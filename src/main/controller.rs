@@ -11,19 +11,21 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use stormglass::adapters::control::{HttpControl, TcpPrimaryProbe};
+use stormglass::adapters::dns::{Rfc2136, Rfc2136Settings, Route53, Route53Settings, TsigKey};
 use stormglass::adapters::store::etcd::{EtcdLeadership, EtcdSettings, EtcdStore, EtcdTls};
 use stormglass::adapters::store::{SqliteStore, migration};
 use stormglass::adapters::system::SystemClock;
 use stormglass::api::authentication::{Authentication, Token};
 use stormglass::api::controller::ControllerHandler;
 use stormglass::api::{router, server};
+use stormglass::config::dns::{DnsProvider, DnsSection};
 use stormglass::config::store::{StoreKind, StoreSection};
-use stormglass::config::{ControllerConfig, load_controller};
+use stormglass::config::{ControllerConfig, SecretReference, load_controller};
 use stormglass::controller::leading::{self, Candidacy};
-use stormglass::controller::{self, ConfiguredNode, ControllerParts};
+use stormglass::controller::{self, ConfiguredNode, ControllerParts, KeptName};
 use stormglass::domain::ids::ProxyName;
 use stormglass::domain::policy::Policy;
-use stormglass::ports::{Clock, Leader, Leadership as _, Sole, Term};
+use stormglass::ports::{Clock, Leader, Leadership as _, NameService, Sole, Term};
 use stormglass::telemetry::metrics::ControllerMetrics;
 
 use super::{block_on, secret, stop_signal};
@@ -89,6 +91,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         .map(|node| ConfiguredNode { name: node.name.clone(), site: node.site.clone(), agent: node.agent.clone() })
         .collect();
     let proxies: Vec<ProxyName> = config.proxies.iter().map(|proxy| proxy.name.clone()).collect();
+    let name_service = config.dns.as_ref().map(|dns| kept_name(dns, clock.clone())).transpose()?;
     Ok(Box::new(move |term| ControllerParts {
         name: name.clone(),
         cluster: cluster.clone(),
@@ -100,8 +103,39 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         node_control: control.clone(),
         proxy_control: control.clone(),
         primary_probe: Arc::new(TcpPrimaryProbe),
+        name_service: name_service.clone(),
         metrics: metrics(),
     }))
+}
+
+/// The provider of `[dns]`, with what it shall keep to.
+fn kept_name(dns: &DnsSection, clock: Arc<dyn Clock>) -> anyhow::Result<KeptName> {
+    let given = |reference: &Option<SecretReference>| match reference {
+        Some(reference) => secret(reference),
+        None => bail!("[dns] lacks a secret that its provider needs"),
+    };
+    let (name, companion, zone) = (dns.name.clone(), dns.companion(), dns.zone.clone());
+    let service: Arc<dyn NameService> = match dns.provider {
+        DnsProvider::Rfc2136 => {
+            let key = TsigKey { name: dns.key_name.clone().unwrap_or_default(), secret: given(&dns.key_secret)? };
+            let settings = Rfc2136Settings { name, companion, zone, servers: dns.servers.clone(), key };
+            Arc::new(Rfc2136::new(&settings, clock).map_err(anyhow::Error::msg).context("use [dns]")?)
+        }
+        DnsProvider::Route53 => {
+            let settings = Route53Settings {
+                name,
+                companion,
+                zone,
+                hosted_zone: dns.hosted_zone.clone().unwrap_or_default(),
+                endpoint: dns.endpoint(),
+                access_key: given(&dns.access_key)?,
+                secret_key: given(&dns.secret_key)?,
+                servers: dns.servers.clone(),
+            };
+            Arc::new(Route53::new(&settings, clock).map_err(anyhow::Error::msg).context("use [dns]")?)
+        }
+    };
+    Ok(KeptName { service, rule: dns.rule() })
 }
 
 fn metrics() -> Arc<ControllerMetrics> {

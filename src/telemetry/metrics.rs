@@ -46,6 +46,7 @@ names! {
     LEASE_REMAINING_SECONDS = "stormglass_lease_remaining_seconds", "What is left of the holder's lease.";
     REPORT_AGE_SECONDS = "stormglass_report_age_seconds", "Age of the last report of the node's agent.";
     PROXY_AGREES = "stormglass_proxy_agrees", "1 if the proxy's write port leads to the primary.";
+    NAME_AGREES = "stormglass_name_agrees", "1 if every authoritative server leads the name to the primary's site.";
     STRAIN = "stormglass_strain", "1 while the strain lasts, 0 after it; `strain` is a code of `explain`.";
     OPERATIONS = "stormglass_operations_total", "Operations that ended.";
     OPERATION_PHASE_SECONDS = "stormglass_operation_phase_seconds", "How long the steps of operations took.";
@@ -130,6 +131,7 @@ pub struct ControllerMetrics {
     lease_remaining: GaugeVec,
     report_age: GaugeVec,
     proxy_agrees: IntGaugeVec,
+    name_agrees: IntGaugeVec,
     strain: IntGaugeVec,
     operations: IntCounterVec,
     phases: HistogramVec,
@@ -161,6 +163,7 @@ impl ControllerMetrics {
             lease_remaining: seconds_gauges(&registry, LEASE_REMAINING_SECONDS),
             report_age: seconds_gauges(&registry, REPORT_AGE_SECONDS),
             proxy_agrees: gauges(&registry, PROXY_AGREES, &["cluster", "proxy"]),
+            name_agrees: gauges(&registry, NAME_AGREES, &["cluster", "name"]),
             strain: gauges(&registry, STRAIN, &["cluster", "node", "strain"]),
             operations: counters(&registry, OPERATIONS, &["operation", "outcome"]),
             phases: histograms(&registry, OPERATION_PHASE_SECONDS, &["operation", "phase"]),
@@ -241,6 +244,11 @@ impl ControllerMetrics {
     /// Shows a proxy.
     pub fn show_proxy(&self, cluster: &ClusterName, proxy: &ProxyName, agrees: bool) {
         self.proxy_agrees.with_label_values(&[cluster.as_str(), proxy.as_str()]).set(agrees.into());
+    }
+
+    /// Shows the name that clients connect to.
+    pub fn show_name(&self, cluster: &ClusterName, name: &str, agrees: bool) {
+        self.name_agrees.with_label_values(&[cluster.as_str(), name]).set(agrees.into());
     }
 
     /// Shows that a strain lasts, or is over.

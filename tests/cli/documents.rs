@@ -85,6 +85,7 @@ pub fn healthy() -> ClusterStatus {
             agrees: true,
             error: None,
         }],
+        name: None,
         failover_now: FailoverPreview {
             candidate: Some(node("db2")),
             reasons: vec![Reason::about(&node("db2"), ReasonCode::HoldsEveryConfirmedCommit, "")],

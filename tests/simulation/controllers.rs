@@ -155,6 +155,7 @@ fn parts(port: &ControllerPort, term: Arc<dyn Term>) -> ControllerParts {
         node_control: control.clone(),
         proxy_control: control.clone(),
         primary_probe: control,
+        name_service: None,
         metrics: Arc::new(ControllerMetrics::new("simulated")),
     }
 }

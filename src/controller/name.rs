@@ -1,0 +1,160 @@
+//! Keeps the name that clients connect to at what the record says: read, compare, write, ask every server, again.
+//!
+//! A reconciler and no part of any saga: what is wanted follows from the record, so a restart forgets nothing, and nothing waits
+//! for it. Invariant: a failure here changes nothing about the database, and a name of a newer epoch is never overwritten.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use super::event_loop::Event;
+use crate::domain::epoch::Epoch;
+use crate::domain::ids::{ClusterName, SiteName};
+use crate::domain::name::{NameRecord, NameRule, NameVerdict, words};
+use crate::ports::name::{NameError, NameService, ServerAnswer};
+
+/// Before the first new attempt; doubled until [`RETRY_MAX`].
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+/// Between attempts, however long it has not worked.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+/// A name that is right is looked at again so often: people and other programs can change it too.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Writing fails because somebody else was faster: the new state is looked at at once, this often.
+const CONFLICTS_MAX: u32 = 3;
+
+/// A name, and what keeps it.
+#[derive(Clone)]
+pub struct KeptName {
+    /// The provider.
+    pub service: Arc<dyn NameService>,
+    /// What the operator wants.
+    pub rule: NameRule,
+}
+
+/// Where the primary is, once it accepts writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub epoch: Epoch,
+    pub site: SiteName,
+}
+
+/// What was found, and made of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NameSight {
+    pub wanted: Wanted,
+    /// The values that belong to it; empty where nothing is said about the site.
+    pub record: NameRecord,
+    /// Whether it was written just now.
+    pub written: bool,
+    /// What is undone, and why; `None`: every server answers what is wanted.
+    pub problem: Option<String>,
+    pub answers: Vec<ServerAnswer>,
+}
+
+/// Works until the loop is gone.
+pub(super) async fn keep(
+    name: KeptName,
+    cluster: ClusterName,
+    mut wanted: watch::Receiver<Option<Wanted>>,
+    sights: watch::Sender<Option<NameSight>>,
+    events: mpsc::Sender<Event>,
+) {
+    let mut retry = RETRY_FIRST;
+    loop {
+        let target = wanted.borrow_and_update().clone();
+        let pause = match target {
+            // Nothing is known yet; a change of what is wanted ends the wait.
+            None => LOOK_AGAIN,
+            Some(target) => {
+                // What was begun for an older wish is dropped: whether it was made is read anew.
+                let sight = tokio::select! {
+                    biased;
+                    changed = wanted.changed() => if changed.is_err() { return } else { retry = RETRY_FIRST; continue },
+                    sight = look(&name, &cluster, &target) => sight,
+                };
+                let is_right = sight.problem.is_none();
+                sights.send_replace(Some(sight.clone()));
+                if events.send(Event::NameSeen(Box::new(sight))).await.is_err() {
+                    return;
+                }
+                if is_right {
+                    retry = RETRY_FIRST;
+                    LOOK_AGAIN
+                } else {
+                    let pause = retry;
+                    retry = (retry * 2).min(RETRY_MAX);
+                    pause
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            changed = wanted.changed() => if changed.is_err() { return } else { retry = RETRY_FIRST },
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// One look, with what it takes to make the name right.
+async fn look(name: &KeptName, cluster: &ClusterName, target: &Wanted) -> NameSight {
+    let mut sight = NameSight {
+        wanted: target.clone(),
+        record: NameRecord::default(),
+        written: false,
+        problem: None,
+        answers: Vec::new(),
+    };
+    let Some(record) = name.rule.wanted(cluster, target.epoch, &target.site) else {
+        sight.problem = Some(format!("dns.sites says nothing about site {}", target.site));
+        return sight;
+    };
+    sight.record = record;
+    match write(name, cluster, target, &sight.record).await {
+        Ok(written) => sight.written = written,
+        Err(problem) => sight.problem = Some(problem),
+    }
+    sight.answers = name.service.answers().await;
+    if sight.problem.is_none() {
+        sight.problem = sight.answers.iter().find_map(|answer| objection(answer, &sight.record));
+    }
+    sight
+}
+
+/// Makes it right where changes are taken; true if it had to be written.
+async fn write(name: &KeptName, cluster: &ClusterName, target: &Wanted, record: &NameRecord) -> Result<bool, String> {
+    let mut conflicts = 0;
+    loop {
+        let seen = name.service.read().await.map_err(|error| error.to_string())?;
+        match name.rule.verdict(cluster, target.epoch, &seen, record) {
+            NameVerdict::Right => return Ok(conflicts > 0),
+            NameVerdict::Due => {}
+            NameVerdict::Overtaken(epoch) => {
+                return Err(format!(
+                    "epoch {epoch} has written it, and this controller is in epoch {}: nothing was changed; if the cluster was made \
+                     anew, remove the TXT record beside the name",
+                    target.epoch
+                ));
+            }
+            NameVerdict::Foreign(text) => {
+                return Err(format!(
+                    "the TXT record beside it says {text:?}, which is not of this cluster: nothing was changed; give each cluster \
+                     a name of its own, or remove that record"
+                ));
+            }
+        }
+        match name.service.swap(&seen, record).await {
+            Ok(()) => return Ok(true),
+            Err(NameError::Conflict) if conflicts < CONFLICTS_MAX => conflicts += 1,
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+fn objection(answer: &ServerAnswer, record: &NameRecord) -> Option<String> {
+    match &answer.answer {
+        Ok(seen) if seen.values == record.values => None,
+        Ok(seen) => Some(format!("name server {} still answers {}", answer.server, words(&seen.values))),
+        Err(error) => Some(error.to_string()),
+    }
+}
