@@ -24,6 +24,7 @@ use stormglass::adapters::peer_link::HttpPeerLink;
 use stormglass::adapters::postgres::{Password, Postgres, PostgresSettings};
 use stormglass::adapters::system::SystemClock;
 use stormglass::adapters::system::family::Family;
+use stormglass::adapters::system::priority;
 use stormglass::agent::guard::link::{GuardClient, GuardReplacement};
 use stormglass::agent::guard::{self, GuardSettings};
 use stormglass::agent::proxy::ProxyParts;
@@ -139,6 +140,9 @@ fn run_agent(path: &Path, under_guard: bool, guard_of: Option<u32>) -> ExitCode 
         Ok(path) => path,
         Err(error) => return ended(Err(anyhow::Error::new(error).context("leave the working directory"))),
     };
+    if config.postgresql.is_some() {
+        priority::raise();
+    }
     match (&config.postgresql, &config.proxy) {
         (None, Some(proxy)) => ended(run_proxy(&config, proxy)),
         (Some(postgresql), _) if under_guard => ended(run_node(&config, postgresql, &path)),

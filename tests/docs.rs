@@ -215,6 +215,7 @@ fn rendered() -> String {
         },
     );
     metrics.show_proxy(&cluster, &proxy, true);
+    metrics.show_name(&cluster, "db.example.test", true);
     metrics.show_strain(&cluster, None, ReasonCode::LockPileUp, true);
     let operation = OperationId("1".to_owned());
     let (took, kind) = (Duration::ZERO, "failover");

@@ -8,6 +8,7 @@ pub mod body;
 pub mod client;
 pub mod controller;
 mod mutation;
+pub mod openapi;
 pub mod problem;
 pub mod router;
 pub mod routes;

@@ -1,81 +1,122 @@
 //! What people can ask the controller to change: read from a body, written into the audit log, given to the handler.
+//!
+//! A new kind of change is one arm in [`Mutation::parse`].
 
-use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
 
 use axum::http::HeaderMap;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::authentication::Caller;
 use super::body;
 use super::controller::ControllerHandler;
-use super::routes::Endpoint;
-use super::wire::{FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, SwitchoverRequest};
+use super::routes::{Endpoint, Route};
+use super::wire::{MutationReply, Problem};
+
+/// A change that was carried out, or begun.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Done {
+    /// For the audit log, one line.
+    pub message: String,
+    /// The answer's body.
+    pub body: Value,
+}
+
+impl From<MutationReply> for Done {
+    fn from(reply: MutationReply) -> Self {
+        Self { message: reply.message.clone(), body: json(&reply) }
+    }
+}
+
+/// Who and what a change is about.
+pub(super) struct Wish {
+    pub handler: Arc<dyn ControllerHandler>,
+    /// The first parameter of the path: the cluster, or the operation.
+    pub target: String,
+    pub caller: Caller,
+}
+
+type Outcome = Result<Done, Problem>;
+type Run = Box<dyn FnOnce(Wish) -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send>;
 
 /// A change that was asked for.
-pub(super) enum Mutation {
-    Cancel,
-    Switchover(SwitchoverRequest),
-    Failover(FailoverRequest),
-    Fence(NodeRequest),
-    Unfence(NodeRequest),
-    Rejoin(NodeRequest),
-    Pause(PauseRequest),
-    Resume,
+pub(super) struct Mutation {
+    /// The settings as one line of JSON; empty for a request without settings.
+    pub line: String,
+    run: Run,
 }
 
 /// The body of a request without settings.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
+/// A change with settings: `takes!(headers, body, |wish, request: T| future)`.
+macro_rules! takes {
+    ($headers:expr, $body:expr, |$wish:ident, $request:ident| $call:expr) => {
+        with_settings($headers, $body, |$wish: Wish, $request| Box::pin(async move { $call.await.map(Done::from) }))
+    };
+}
+
+/// A change without settings.
+macro_rules! asks {
+    ($headers:expr, $body:expr, |$wish:ident| $call:expr) => {
+        without_settings($headers, $body, |$wish: Wish| Box::pin(async move { $call.await.map(Done::from) }))
+    };
+}
+
 impl Mutation {
-    pub(super) fn parse(endpoint: Endpoint, headers: &HeaderMap, body: &[u8]) -> Result<Self, Problem> {
-        Ok(match endpoint {
-            Endpoint::Switchover => Self::Switchover(body::parse(headers, body)?),
-            Endpoint::Failover => Self::Failover(body::parse(headers, body)?),
-            Endpoint::Fence => Self::Fence(body::parse(headers, body)?),
-            Endpoint::Unfence => Self::Unfence(body::parse(headers, body)?),
-            Endpoint::Rejoin => Self::Rejoin(body::parse(headers, body)?),
-            Endpoint::Pause => Self::Pause(body::parse(headers, body)?),
-            Endpoint::Cancel => body::parse::<Nothing>(headers, body).map(|_| Self::Cancel)?,
-            Endpoint::Resume => body::parse::<Nothing>(headers, body).map(|_| Self::Resume)?,
-            endpoint => return Err(Problem::internal(format!("{} changes nothing", endpoint.verb()))),
-        })
+    /// Reads what is asked.
+    pub(super) fn parse(route: &Route, headers: &HeaderMap, body: &[u8]) -> Result<Self, Problem> {
+        match route.endpoint {
+            Endpoint::Switchover => {
+                takes!(headers, body, |it, request| it.handler.switchover(&it.target, request, &it.caller))
+            }
+            Endpoint::Failover => {
+                takes!(headers, body, |it, request| it.handler.failover(&it.target, request, &it.caller))
+            }
+            Endpoint::Fence => takes!(headers, body, |it, request| it.handler.fence(&it.target, request, &it.caller)),
+            Endpoint::Unfence => {
+                takes!(headers, body, |it, request| it.handler.unfence(&it.target, request, &it.caller))
+            }
+            Endpoint::Rejoin => takes!(headers, body, |it, request| it.handler.rejoin(&it.target, request, &it.caller)),
+            Endpoint::Pause => takes!(headers, body, |it, request| it.handler.pause(&it.target, request, &it.caller)),
+            Endpoint::Cancel => asks!(headers, body, |it| it.handler.cancel(&it.target, &it.caller)),
+            Endpoint::Resume => asks!(headers, body, |it| it.handler.resume(&it.target, &it.caller)),
+            _ => Err(Problem::internal(format!("{} changes nothing", route.verb))),
+        }
     }
 
-    /// `target` is the cluster, or the operation to cancel.
-    pub(super) async fn run(
-        self,
-        handler: &dyn ControllerHandler,
-        target: &str,
-        caller: &Caller,
-    ) -> Result<MutationReply, Problem> {
-        match self {
-            Self::Cancel => handler.cancel(target, caller).await,
-            Self::Switchover(request) => handler.switchover(target, request, caller).await,
-            Self::Failover(request) => handler.failover(target, request, caller).await,
-            Self::Fence(request) => handler.fence(target, request, caller).await,
-            Self::Unfence(request) => handler.unfence(target, request, caller).await,
-            Self::Rejoin(request) => handler.rejoin(target, request, caller).await,
-            Self::Pause(request) => handler.pause(target, request, caller).await,
-            Self::Resume => handler.resume(target, caller).await,
-        }
+    /// Carries it out.
+    pub(super) async fn run(self, wish: Wish) -> Outcome {
+        (self.run)(wish).await
     }
 }
 
-/// The settings as one line of JSON; nothing for a request without settings.
-impl fmt::Display for Mutation {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fn line<T: Serialize>(request: &T) -> String {
-            serde_json::to_string(request).expect("requests are plain data and always have a JSON form")
-        }
-        let line = match self {
-            Self::Cancel | Self::Resume => return Ok(()),
-            Self::Switchover(request) => line(request),
-            Self::Failover(request) => line(request),
-            Self::Fence(request) | Self::Unfence(request) | Self::Rejoin(request) => line(request),
-            Self::Pause(request) => line(request),
-        };
-        formatter.write_str(&line)
-    }
+fn with_settings<T: DeserializeOwned + Serialize + Send + 'static>(
+    headers: &HeaderMap,
+    body: &[u8],
+    run: impl FnOnce(Wish, T) -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send + 'static,
+) -> Result<Mutation, Problem> {
+    let request: T = body::parse(headers, body)?;
+    // In the order of the fields, as people read it.
+    let line = serde_json::to_string(&request).map_err(|error| Problem::internal(error.to_string()))?;
+    Ok(Mutation { line, run: Box::new(move |wish| run(wish, request)) })
+}
+
+fn without_settings(
+    headers: &HeaderMap,
+    body: &[u8],
+    run: impl FnOnce(Wish) -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send + 'static,
+) -> Result<Mutation, Problem> {
+    body::parse::<Nothing>(headers, body)?;
+    Ok(Mutation { line: String::new(), run: Box::new(run) })
+}
+
+fn json<T: Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).expect("requests and replies are plain data and always have a JSON form")
 }

@@ -12,29 +12,28 @@ use axum::body::Bytes;
 use axum::extract::{ConnectInfo, FromRequestParts, Query, RawPathParams, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
-use axum::http::{Method as HttpMethod, Uri};
+use axum::http::{Method as HttpMethod, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::authentication::{Authentication, Caller, Identity, presented_token};
 use super::body;
 use super::controller::ControllerHandler;
-use super::mutation::Mutation;
+use super::mutation::{Done, Mutation, Wish};
+use super::openapi::OPENAPI;
 use super::routes::{Access, Endpoint, Method, ROUTES, Route};
-use super::wire::{MutationReply, Problem};
+use super::wire::{Problem, Word};
 use crate::domain::clock::WallTime;
 use crate::domain::ids::ClusterName;
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::trail::AuditRow;
 
-/// The OpenAPI document; a test holds its paths against [`ROUTES`].
-pub const OPENAPI: &str = include_str!("openapi.json");
-
 /// Rows of a list if the caller does not say.
 const LIST_LENGTH_DEFAULT: usize = 100;
 /// Rows of a list at most.
-const LIST_LENGTH_MAX: usize = 1000;
+pub(super) const LIST_LENGTH_MAX: usize = 1000;
 /// Rows asked for beyond a history's length: operations under way are left out of it, and there are never more of them.
 const UNDER_WAY_MAX: usize = 64;
 /// Unauthenticated attempts that are written down in each minute: everybody can make them, and the disk is finite.
@@ -44,7 +43,7 @@ const STRANGERS_PER_MINUTE: u32 = 10;
 pub fn router(handler: Arc<dyn ControllerHandler>, authentication: Arc<Authentication>) -> Router {
     let state = Api { handler, authentication, strangers: Arc::default() };
     let mut router = Router::new();
-    for route in &ROUTES {
+    for route in ROUTES {
         let filter = match route.method {
             Method::Get => MethodFilter::GET,
             Method::Post => MethodFilter::POST,
@@ -54,7 +53,8 @@ pub fn router(handler: Arc<dyn ControllerHandler>, authentication: Arc<Authentic
             on(filter, move |State(api): State<Api>, request: Request| async move { api.answer(route, request).await }),
         );
     }
-    router.method_not_allowed_fallback(wrong_method).fallback(unknown_route).with_state(state)
+    let browser = SwaggerUi::new("/api/docs").config(Config::from("/api/v1/openapi.json"));
+    router.merge(browser).method_not_allowed_fallback(wrong_method).fallback(unknown_route).with_state(state)
 }
 
 async fn unknown_route(method: HttpMethod, uri: Uri) -> Problem {
@@ -93,8 +93,8 @@ impl Strangers {
 /// What a request is about, once its head has been read.
 struct Question {
     route: &'static Route,
-    /// `{cluster}` or `{id}`; empty where the route has neither.
-    target: String,
+    /// Name and value of every parameter of the path.
+    parameters: Vec<(String, String)>,
     peer: SocketAddr,
     parts: Parts,
 }
@@ -105,23 +105,18 @@ struct ListQuery {
     limit: Option<usize>,
 }
 
-#[derive(Serialize)]
-struct Word {
-    status: &'static str,
-}
-
 impl Api {
     async fn answer(self, route: &'static Route, request: Request) -> Response {
         let (mut parts, body) = request.into_parts();
-        let target = match RawPathParams::from_request_parts(&mut parts, &()).await {
-            Ok(params) => params.iter().next().map(|(_, value)| value.to_owned()).unwrap_or_default(),
+        let parameters = match RawPathParams::from_request_parts(&mut parts, &()).await {
+            Ok(found) => found.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             Err(error) => return Problem::bad_request(error.to_string()).into_response(),
         };
         let Some(&ConnectInfo(peer)) = parts.extensions.get::<ConnectInfo<SocketAddr>>() else {
             return Problem::internal("the peer's address is not known: serve the router with api::server")
                 .into_response();
         };
-        let question = Question { route, target, peer, parts };
+        let question = Question { route, parameters, peer, parts };
         let identity = match self.admit(&question).await {
             Ok(identity) => identity,
             Err(problem) => return problem.into_response(),
@@ -141,7 +136,7 @@ impl Api {
             (Access::Agents, _) => self.agent(&question, &body).await.unwrap_or_else(Problem::into_response),
             (Access::AtLeast(_), Some(Identity::Person { name, role })) => {
                 let caller = Caller { name, role, peer: question.peer };
-                if route.endpoint.is_mutation() {
+                if route.is_mutation() {
                     self.mutate_to_the_end(question, caller, body).await
                 } else {
                     self.read(&question).await.unwrap_or_else(Problem::into_response)
@@ -169,7 +164,7 @@ impl Api {
             }
             (Access::AtLeast(needed), Some(Identity::Person { name, role })) => Problem::forbidden(format!(
                 "{} needs the role {}; token {name:?} has the role {}",
-                question.route.endpoint.verb(),
+                question.route.verb,
                 needed.label(),
                 role.label()
             )),
@@ -194,14 +189,14 @@ impl Api {
     fn open(&self, endpoint: Endpoint) -> Response {
         match endpoint {
             Endpoint::Ready => match self.handler.ready() {
-                Ok(()) => Json(Word { status: "ready" }).into_response(),
+                Ok(()) => Json(Word::new("ready")).into_response(),
                 Err(reason) => Problem::unavailable(reason).into_response(),
             },
             Endpoint::Metrics => {
                 ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], self.handler.metrics()).into_response()
             }
-            Endpoint::OpenApi => ([(CONTENT_TYPE, "application/json")], OPENAPI).into_response(),
-            _ => Json(Word { status: "ok" }).into_response(),
+            Endpoint::OpenApi => ([(CONTENT_TYPE, "application/json")], OPENAPI.as_str()).into_response(),
+            _ => Json(Word::new("ok")).into_response(),
         }
     }
 
@@ -219,7 +214,7 @@ impl Api {
     }
 
     async fn read(&self, question: &Question) -> Result<Response, Problem> {
-        let target = question.target.as_str();
+        let target = question.target();
         let limit = question.limit()?;
         let handler = &self.handler;
         Ok(match question.route.endpoint {
@@ -237,26 +232,29 @@ impl Api {
             Endpoint::Operations => Json(handler.operations(None, limit).await?).into_response(),
             Endpoint::Operation => Json(handler.operation(target).await?).into_response(),
             Endpoint::Audit => Json(handler.audit(limit).await?).into_response(),
-            endpoint => return Err(Problem::internal(format!("{} is no question", endpoint.verb()))),
+            _ => return Err(Problem::internal(format!("{} is no question", question.route.verb))),
         })
     }
 
     /// Runs a mutation in a task of its own: a caller that hangs up must leave neither half a mutation
     /// nor one that the audit log does not know.
     async fn mutate_to_the_end(self, question: Question, caller: Caller, body: Bytes) -> Response {
+        let status = StatusCode::from_u16(question.route.status).unwrap_or(StatusCode::OK);
         let task = tokio::spawn(async move {
-            let (request, result) = match Mutation::parse(question.route.endpoint, &question.parts.headers, &body) {
+            let who = caller.name.clone();
+            let (request, result) = match Mutation::parse(question.route, &question.parts.headers, &body) {
                 Ok(mutation) => {
-                    let request = mutation.to_string();
-                    (request, mutation.run(self.handler.as_ref(), &question.target, &caller).await)
+                    let request = mutation.line.clone();
+                    let target = question.target().to_owned();
+                    (request, mutation.run(Wish { handler: self.handler.clone(), target, caller }).await)
                 }
                 Err(problem) => (String::new(), Err(problem)),
             };
-            self.audit(&question, &caller.name, &request, &result).await;
+            self.audit(&question, &who, &request, &result).await;
             result
         });
         match task.await {
-            Ok(Ok(reply)) => Json(reply).into_response(),
+            Ok(Ok(done)) => (status, Json(done.body)).into_response(),
             Ok(Err(problem)) => problem.into_response(),
             Err(_) => Problem::unknown_outcome(
                 "the controller stopped or failed while it worked on this; see `stormglass operation list`",
@@ -265,12 +263,12 @@ impl Api {
         }
     }
 
-    async fn audit(&self, question: &Question, who: &str, request: &str, result: &Result<MutationReply, Problem>) {
-        if !question.route.endpoint.is_mutation() {
+    async fn audit(&self, question: &Question, who: &str, request: &str, result: &Result<Done, Problem>) {
+        if !question.route.is_mutation() {
             return;
         }
         let outcome = match result {
-            Ok(reply) => format!("accepted: {}", reply.message),
+            Ok(done) => format!("accepted: {}", done.message),
             Err(problem) => {
                 let word = match problem.status {
                     504 => "unknown",
@@ -280,7 +278,7 @@ impl Api {
                 format!("{word} ({}): {}", problem.status, problem.detail)
             }
         };
-        let what = format!("{} {} {request}", question.route.endpoint.verb(), printable(&question.target));
+        let what = format!("{} {} {request}", question.route.verb, printable(question.target()));
         self.handler
             .record_audit(AuditRow {
                 wall: self.handler.wall(),
@@ -294,6 +292,11 @@ impl Api {
 }
 
 impl Question {
+    /// The first parameter of the path: the cluster, the operation; empty where there is none.
+    fn target(&self) -> &str {
+        self.parameters.first().map(|(_, value)| value.as_str()).unwrap_or_default()
+    }
+
     fn limit(&self) -> Result<usize, Problem> {
         let Query(query) = Query::<ListQuery>::try_from_uri(&self.parts.uri)
             .map_err(|error| Problem::bad_request(format!("the query is not understood: {error}")))?;
@@ -304,13 +307,13 @@ impl Question {
     }
 
     fn require_cluster(&self, reported: &ClusterName) -> Result<(), Problem> {
-        if reported.as_str() == self.target {
+        if reported.as_str() == self.target() {
             return Ok(());
         }
         Err(Problem::refused(
             format!(
                 "the report is of cluster {reported}, the address of cluster {:?}: check the agent's configuration",
-                self.target
+                self.target()
             ),
             Vec::new(),
         ))

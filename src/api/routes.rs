@@ -1,9 +1,22 @@
-//! Every route of the controller, with who may use it: the one list that the router, the OpenAPI document and the
-//! tests of access are held against.
+//! Every route of the controller, with who may use it, what it takes and what it answers: the one list that the router, the
+//! OpenAPI document and the tests of access are made from or held against.
 //!
-//! No code of a route enters here.
+//! No code of a route enters here. A new route is a variant of [`Endpoint`], a line of [`ROUTES`], a method of
+//! `ControllerHandler`, and an arm in `router` (a question) or `mutation` (a change).
 
+use std::borrow::Cow;
+
+use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa::openapi::schema::Schema;
+use utoipa::openapi::{RefOr, schema};
+
+use super::wire::{
+    ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, SwitchoverRequest, Word,
+};
 use crate::domain::access::Role;
+use crate::domain::operation::Operation;
+use crate::domain::trail::{AuditRow, EventRow};
 
 /// Who may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,42 +80,6 @@ pub enum Endpoint {
     ProxyHeartbeat,
 }
 
-impl Endpoint {
-    /// True for what changes something at a person's wish: audited, whatever comes of it.
-    pub fn is_mutation(self) -> bool {
-        use Endpoint::*;
-        matches!(self, Cancel | Switchover | Failover | Fence | Unfence | Rejoin | Pause | Resume)
-    }
-
-    /// The verb in the audit log and in messages.
-    pub fn verb(self) -> &'static str {
-        match self {
-            Endpoint::Health => "health",
-            Endpoint::Ready => "ready",
-            Endpoint::Metrics => "metrics",
-            Endpoint::OpenApi => "openapi",
-            Endpoint::Clusters => "clusters",
-            Endpoint::Status => "status",
-            Endpoint::Explain => "explain",
-            Endpoint::Events => "events",
-            Endpoint::History => "history",
-            Endpoint::ClusterOperations | Endpoint::Operations => "operations",
-            Endpoint::Operation => "operation",
-            Endpoint::Audit => "audit",
-            Endpoint::Cancel => "cancel",
-            Endpoint::Switchover => "switchover",
-            Endpoint::Failover => "failover",
-            Endpoint::Fence => "fence",
-            Endpoint::Unfence => "unfence",
-            Endpoint::Rejoin => "rejoin",
-            Endpoint::Pause => "pause",
-            Endpoint::Resume => "resume",
-            Endpoint::Heartbeat => "heartbeat",
-            Endpoint::ProxyHeartbeat => "proxy-heartbeat",
-        }
-    }
-}
-
 /// HTTP method of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
@@ -122,54 +99,190 @@ impl Method {
     }
 }
 
-/// One route.
+/// A JSON document by its Rust type, for the OpenAPI document.
+#[derive(Debug, Clone, Copy)]
+pub struct Document {
+    /// Name of its schema.
+    pub name: fn() -> Cow<'static, str>,
+    /// Its schema.
+    pub schema: fn() -> RefOr<Schema>,
+    /// The schemas that it refers to.
+    pub collect: fn(&mut Vec<(String, RefOr<Schema>)>),
+    /// An array of them.
+    pub is_list: bool,
+}
+
+impl Document {
+    /// One `T`.
+    pub const fn of<T: ToSchema>() -> Self {
+        Self { name: T::name, schema: T::schema, collect: T::schemas, is_list: false }
+    }
+
+    /// A list of `T`.
+    pub const fn list_of<T: ToSchema>() -> Self {
+        Self { is_list: true, ..Self::of::<T>() }
+    }
+
+    /// What agents and controllers of one version say to each other: an object that is no contract for anybody else.
+    pub const fn of_agents() -> Self {
+        Self { name: || Cow::Borrowed("AgentProtocol"), schema: agent_protocol, collect: |_| {}, is_list: false }
+    }
+}
+
+fn agent_protocol() -> RefOr<Schema> {
+    schema::ObjectBuilder::new()
+        .schema_type(schema::Type::Object)
+        .description(Some(
+            "A report of an agent or its answer, as the types of `stormglass::domain` write it; not stable.",
+        ))
+        .additional_properties(Some(schema::AdditionalProperties::FreeForm(true)))
+        .into()
+}
+
+/// What a route answers when all is well.
+#[derive(Debug, Clone, Copy)]
+pub enum Answer {
+    /// JSON.
+    Json(Document),
+    /// Text of this media type.
+    Text(&'static str),
+}
+
+/// A parameter of a query, always optional.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueryParameter {
+    /// Name.
+    pub name: &'static str,
+    /// True for a whole number, false for text.
+    pub is_number: bool,
+    /// What it does.
+    pub says: &'static str,
+}
+
+/// How many rows a list has.
+pub const LIMIT: QueryParameter =
+    QueryParameter { name: "limit", is_number: true, says: "rows at most, 1 to 1000; 100 if not given" };
+
+/// One route.
+#[derive(Debug, Clone, Copy)]
 pub struct Route {
     /// Method.
     pub method: Method,
-    /// Path, with `{cluster}` and `{id}` as parameters.
+    /// Path; `{cluster}`, `{id}` and the like are parameters.
     pub path: &'static str,
     /// Who may use it.
     pub access: Access,
     /// What it does.
     pub endpoint: Endpoint,
+    /// The verb in the audit log and in messages.
+    pub verb: &'static str,
+    /// A sentence about it.
+    pub says: &'static str,
+    /// What may follow the question mark.
+    pub query: &'static [QueryParameter],
+    /// The body that it takes.
+    pub body: Option<Document>,
+    /// What comes back.
+    pub answer: Answer,
+    /// The status that comes with that.
+    pub status: u16,
 }
 
-const fn get(path: &'static str, access: Access, endpoint: Endpoint) -> Route {
-    Route { method: Method::Get, path, access, endpoint }
+impl Route {
+    /// True for what changes something at a person's wish: audited, whatever comes of it.
+    pub fn is_mutation(&self) -> bool {
+        self.method == Method::Post && matches!(self.access, Access::AtLeast(_))
+    }
+
+    /// Names of the parameters in the path.
+    pub fn path_parameters(&self) -> impl Iterator<Item = &'static str> {
+        self.path.split('{').skip(1).filter_map(|rest| rest.split_once('}').map(|(name, _)| name))
+    }
+
+    /// Takes a query.
+    const fn asks(mut self, query: &'static [QueryParameter]) -> Self {
+        self.query = query;
+        self
+    }
+
+    /// Takes a body.
+    const fn takes<T: ToSchema>(mut self) -> Self {
+        self.body = Some(Document::of::<T>());
+        self
+    }
+
+    /// Answers a document.
+    const fn gives<T: ToSchema>(mut self) -> Self {
+        self.answer = Answer::Json(Document::of::<T>());
+        self
+    }
+
+    /// Answers a list of documents.
+    const fn gives_list<T: ToSchema>(mut self) -> Self {
+        self.answer = Answer::Json(Document::list_of::<T>());
+        self.query = &[LIMIT];
+        self
+    }
+
+    /// Answers text.
+    const fn gives_text(mut self, media_type: &'static str) -> Self {
+        self.answer = Answer::Text(media_type);
+        self
+    }
 }
 
-const fn post(path: &'static str, access: Access, endpoint: Endpoint) -> Route {
-    Route { method: Method::Post, path, access, endpoint }
+const fn get(path: &'static str, access: Access, endpoint: Endpoint, verb: &'static str, says: &'static str) -> Route {
+    let answer = Answer::Json(Document::of::<Value>());
+    Route { method: Method::Get, path, access, endpoint, verb, says, query: &[], body: None, answer, status: 200 }
 }
 
+/// A change: it takes an empty body and answers a [`MutationReply`], unless it says otherwise.
+const fn post(path: &'static str, access: Access, endpoint: Endpoint, verb: &'static str, says: &'static str) -> Route {
+    let answer = Answer::Json(Document::of::<MutationReply>());
+    Route { method: Method::Post, path, access, endpoint, verb, says, query: &[], body: None, answer, status: 200 }
+}
+
+/// A report of an agent.
+const fn report(path: &'static str, endpoint: Endpoint, verb: &'static str, says: &'static str) -> Route {
+    Route {
+        body: Some(Document::of_agents()),
+        answer: Answer::Json(Document::of_agents()),
+        ..post(path, Access::Agents, endpoint, verb, says)
+    }
+}
+
+const OPEN: Access = Access::Open;
 const VIEWER: Access = Access::AtLeast(Role::Viewer);
 const OPERATOR: Access = Access::AtLeast(Role::Operator);
 const ADMIN: Access = Access::AtLeast(Role::Admin);
 
-/// Every route.
-pub static ROUTES: [Route; 23] = [
-    get("/health", Access::Open, Endpoint::Health),
-    get("/ready", Access::Open, Endpoint::Ready),
-    get("/metrics", Access::Open, Endpoint::Metrics),
-    get("/api/v1/openapi.json", Access::Open, Endpoint::OpenApi),
-    get("/api/v1/clusters", VIEWER, Endpoint::Clusters),
-    get("/api/v1/clusters/{cluster}", VIEWER, Endpoint::Status),
-    get("/api/v1/clusters/{cluster}/explain", VIEWER, Endpoint::Explain),
-    get("/api/v1/clusters/{cluster}/events", VIEWER, Endpoint::Events),
-    get("/api/v1/clusters/{cluster}/history", VIEWER, Endpoint::History),
-    get("/api/v1/clusters/{cluster}/operations", VIEWER, Endpoint::ClusterOperations),
-    get("/api/v1/operations", VIEWER, Endpoint::Operations),
-    get("/api/v1/operations/{id}", VIEWER, Endpoint::Operation),
-    get("/api/v1/audit", ADMIN, Endpoint::Audit),
-    post("/api/v1/operations/{id}/cancel", OPERATOR, Endpoint::Cancel),
-    post("/api/v1/clusters/{cluster}/switchover", OPERATOR, Endpoint::Switchover),
-    post("/api/v1/clusters/{cluster}/failover", OPERATOR, Endpoint::Failover),
-    post("/api/v1/clusters/{cluster}/fence", OPERATOR, Endpoint::Fence),
-    post("/api/v1/clusters/{cluster}/unfence", OPERATOR, Endpoint::Unfence),
-    post("/api/v1/clusters/{cluster}/rejoin", OPERATOR, Endpoint::Rejoin),
-    post("/api/v1/clusters/{cluster}/pause", OPERATOR, Endpoint::Pause),
-    post("/api/v1/clusters/{cluster}/resume", OPERATOR, Endpoint::Resume),
-    post("/api/v1/clusters/{cluster}/heartbeat", Access::Agents, Endpoint::Heartbeat),
-    post("/api/v1/clusters/{cluster}/proxy-heartbeat", Access::Agents, Endpoint::ProxyHeartbeat),
+/// Every route. `tests/docs.rs` wants each in docs/http.md.
+#[rustfmt::skip]
+pub static ROUTES: &[Route] = &[
+    get("/health", OPEN, Endpoint::Health, "health", "Is the process alive?").gives::<Word>(),
+    get("/ready", OPEN, Endpoint::Ready, "ready", "Can the controller work?").gives::<Word>(),
+    get("/metrics", OPEN, Endpoint::Metrics, "metrics", "Metrics in Prometheus' text format.").gives_text("text/plain"),
+    get("/api/v1/openapi.json", OPEN, Endpoint::OpenApi, "openapi", "This document."),
+
+    get("/api/v1/clusters", VIEWER, Endpoint::Clusters, "clusters", "The status of every cluster.").gives_list::<ClusterStatus>().asks(&[]),
+    get("/api/v1/clusters/{cluster}", VIEWER, Endpoint::Status, "status", "The status of one cluster.").gives::<ClusterStatus>(),
+    get("/api/v1/clusters/{cluster}/explain", VIEWER, Endpoint::Explain, "explain", "What would be done now, and why.").gives::<Explanation>(),
+    get("/api/v1/clusters/{cluster}/events", VIEWER, Endpoint::Events, "events", "Newest events, newest first.").gives_list::<EventRow>(),
+    get("/api/v1/clusters/{cluster}/history", VIEWER, Endpoint::History, "history", "Newest operations that have ended, newest first.").gives_list::<Operation>(),
+    get("/api/v1/clusters/{cluster}/operations", VIEWER, Endpoint::ClusterOperations, "cluster_operations", "Newest operations of one cluster, newest first.").gives_list::<Operation>(),
+    get("/api/v1/operations", VIEWER, Endpoint::Operations, "operations", "Newest operations of all clusters, newest first.").gives_list::<Operation>(),
+    get("/api/v1/operations/{id}", VIEWER, Endpoint::Operation, "operation", "One operation with its journal.").gives::<Operation>(),
+    get("/api/v1/audit", ADMIN, Endpoint::Audit, "audit", "Newest rows of the audit log, newest first.").gives_list::<AuditRow>(),
+
+    post("/api/v1/operations/{id}/cancel", OPERATOR, Endpoint::Cancel, "cancel", "Stops an operation before its point of no return."),
+    post("/api/v1/clusters/{cluster}/switchover", OPERATOR, Endpoint::Switchover, "switchover", "Moves the primary, both sides healthy.").takes::<SwitchoverRequest>(),
+    post("/api/v1/clusters/{cluster}/failover", OPERATOR, Endpoint::Failover, "failover", "Replaces a lost primary.").takes::<FailoverRequest>(),
+    post("/api/v1/clusters/{cluster}/fence", OPERATOR, Endpoint::Fence, "fence", "Keeps a node unable to accept writes.").takes::<NodeRequest>(),
+    post("/api/v1/clusters/{cluster}/unfence", OPERATOR, Endpoint::Unfence, "unfence", "Lifts an operator's fence.").takes::<NodeRequest>(),
+    post("/api/v1/clusters/{cluster}/rejoin", OPERATOR, Endpoint::Rejoin, "rejoin", "Brings a node back as a standby.").takes::<NodeRequest>(),
+    post("/api/v1/clusters/{cluster}/pause", OPERATOR, Endpoint::Pause, "pause", "Stops automatic operations for a while.").takes::<PauseRequest>(),
+    post("/api/v1/clusters/{cluster}/resume", OPERATOR, Endpoint::Resume, "resume", "Lets automatic operations go on."),
+
+    report("/api/v1/clusters/{cluster}/heartbeat", Endpoint::Heartbeat, "heartbeat", "Report of a node's agent."),
+    report("/api/v1/clusters/{cluster}/proxy-heartbeat", Endpoint::ProxyHeartbeat, "proxy-heartbeat", "Report of a proxy's agent."),
 ];

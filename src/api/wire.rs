@@ -3,6 +3,7 @@
 //! Raw units (bytes, seconds), RFC 3339 in UTC, `null` for unknown: never a default in place of a fact.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::domain::clock::WallTime;
 use crate::domain::ids::{Address, NodeName};
@@ -12,8 +13,22 @@ use crate::domain::plan::{Plan, Reason};
 /// Version of every document below.
 pub const SCHEMA_VERSION: u32 = 1;
 
+/// `GET /health`, `GET /ready`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Word {
+    /// `ok`, `ready`.
+    pub status: String,
+}
+
+impl Word {
+    /// Wraps it.
+    pub fn new(status: &str) -> Self {
+        Self { status: status.to_owned() }
+    }
+}
+
 /// One word for the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// Writable, and as redundant as configured.
@@ -39,7 +54,7 @@ impl Health {
 }
 
 /// `GET /api/v1/clusters/{cluster}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ClusterStatus {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -94,7 +109,7 @@ pub struct ClusterStatus {
 }
 
 /// The name that clients connect to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NameStatus {
     /// The name.
     pub name: String,
@@ -113,7 +128,7 @@ pub struct NameStatus {
 }
 
 /// What one authoritative server answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NameServerStatus {
     /// `host:port`.
     pub server: String,
@@ -126,7 +141,7 @@ pub struct NameServerStatus {
 }
 
 /// A warning with the next command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Warning {
     /// What is wrong.
     pub message: String,
@@ -135,7 +150,7 @@ pub struct Warning {
 }
 
 /// Timers of the lease protocol, in seconds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TimerStatus {
     /// Target.
     pub rto_seconds: f64,
@@ -170,7 +185,7 @@ pub struct TimerStatus {
 }
 
 /// A rule that the timers must keep.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TimerRule {
     /// In the words of the settings.
     pub rule: String,
@@ -185,7 +200,7 @@ pub struct TimerRule {
 }
 
 /// How long one class of fault stops the writers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ExpectedOutage {
     /// What happens.
     pub fault: String,
@@ -196,7 +211,7 @@ pub struct ExpectedOutage {
 }
 
 /// One node of [`ClusterStatus`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NodeStatus {
     /// The node.
     pub name: NodeName,
@@ -231,7 +246,7 @@ pub struct NodeStatus {
 }
 
 /// One proxy of [`ClusterStatus`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProxyStatus {
     /// The proxy.
     pub name: String,
@@ -248,7 +263,7 @@ pub struct ProxyStatus {
 }
 
 /// What would happen if the primary were lost now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FailoverPreview {
     /// Who would be promoted; `null`: nobody.
     pub candidate: Option<NodeName>,
@@ -257,7 +272,7 @@ pub struct FailoverPreview {
 }
 
 /// Body of `POST …/switchover`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SwitchoverRequest {
     /// Who shall take over; the best candidate if not given.
@@ -269,7 +284,7 @@ pub struct SwitchoverRequest {
 }
 
 /// Body of `POST …/failover`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FailoverRequest {
     /// Who shall take over; the best candidate if not given.
@@ -285,7 +300,7 @@ pub struct FailoverRequest {
 }
 
 /// Body of `POST …/fence`, `…/unfence` and `…/rejoin`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NodeRequest {
     /// Which node.
@@ -299,7 +314,7 @@ pub struct NodeRequest {
 }
 
 /// Body of `POST …/pause`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PauseRequest {
     /// How long, in seconds; one hour if not given.
@@ -307,7 +322,7 @@ pub struct PauseRequest {
 }
 
 /// Answer to every mutation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct MutationReply {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -322,7 +337,7 @@ pub struct MutationReply {
 }
 
 /// `GET …/explain`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Explanation {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -338,7 +353,7 @@ pub struct Explanation {
 }
 
 /// One node of [`Explanation`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NodeExplanation {
     /// The node.
     pub node: NodeName,
@@ -351,7 +366,7 @@ pub struct NodeExplanation {
 }
 
 /// RFC 9457 problem document: every error of the API.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// `about:blank` or a path of the documentation.
     #[serde(rename = "type")]
@@ -371,7 +386,7 @@ pub struct Problem {
 }
 
 /// The controller that leads.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LeaderAddress {
     /// Its name.
     pub name: String,

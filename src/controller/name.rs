@@ -158,3 +158,140 @@ fn objection(answer: &ServerAnswer, record: &NameRecord) -> Option<String> {
         Err(error) => Some(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::{Mutex, PoisonError};
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::domain::name::{NameOccasion, NameValue, companion};
+
+    /// A zone in memory: what real servers do with the same calls is in `tests/dns`.
+    #[derive(Default)]
+    struct Zone {
+        record: Mutex<NameRecord>,
+        refusals_left: Mutex<u32>,
+        changes_before_swap: Mutex<Vec<NameRecord>>,
+    }
+
+    fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+        mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[async_trait]
+    impl NameService for Zone {
+        async fn read(&self) -> Result<NameRecord, NameError> {
+            Ok(lock(&self.record).clone())
+        }
+
+        async fn swap(&self, seen: &NameRecord, wanted: &NameRecord) -> Result<(), NameError> {
+            let mut left = lock(&self.refusals_left);
+            if *left > 0 {
+                *left -= 1;
+                return Err(NameError::ServerFailure { server: "zone".to_owned() });
+            }
+            if let Some(other) = lock(&self.changes_before_swap).pop() {
+                *lock(&self.record) = other;
+            }
+            let mut record = lock(&self.record);
+            if record.companion != seen.companion {
+                return Err(NameError::Conflict);
+            }
+            *record = wanted.clone();
+            Ok(())
+        }
+
+        async fn answers(&self) -> Vec<ServerAnswer> {
+            vec![ServerAnswer { server: "zone".to_owned(), answer: self.read().await }]
+        }
+    }
+
+    fn cluster() -> ClusterName {
+        ClusterName::new("main").expect("valid")
+    }
+
+    fn values(text: &str) -> BTreeSet<NameValue> {
+        BTreeSet::from([NameValue::parse(text).expect("valid")])
+    }
+
+    fn kept(zone: &Arc<Zone>) -> KeptName {
+        let site = |name: &str| SiteName::new(name).expect("valid");
+        let rule = NameRule {
+            name: "db.example.test".to_owned(),
+            ttl: Duration::from_secs(5),
+            when: NameOccasion::SiteChange,
+            sites: BTreeMap::from([(site("a"), values("10.0.1.1")), (site("b"), values("10.0.2.1"))]),
+        };
+        KeptName { service: zone.clone(), rule }
+    }
+
+    fn wanted(epoch: u64, site: &str) -> Wanted {
+        Wanted { epoch: Epoch(epoch), site: SiteName::new(site).expect("valid") }
+    }
+
+    fn written(epoch: u64, value: &str) -> NameRecord {
+        let companion = BTreeSet::from([companion(&cluster(), Epoch(epoch))]);
+        NameRecord { values: values(value), ttl_seconds: 5, companion }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_tried_until_it_is_right_and_follows_every_wish() {
+        let zone = Arc::new(Zone::default());
+        *lock(&zone.refusals_left) = 3;
+        let (wishes, wished) = watch::channel(None);
+        let (seen, mut sights) = watch::channel(None);
+        let (events, mut inbox) = mpsc::channel(64);
+        tokio::spawn(async move { while inbox.recv().await.is_some() {} });
+        let task = tokio::spawn(keep(kept(&zone), cluster(), wished, seen, events));
+        for (epoch, site, value) in [(1, "a", "10.0.1.1"), (2, "b", "10.0.2.1"), (3, "a", "10.0.1.1")] {
+            wishes.send_replace(Some(wanted(epoch, site)));
+            let is_done = |sight: &Option<NameSight>| {
+                sight.as_ref().is_some_and(|sight| sight.wanted.epoch == Epoch(epoch) && sight.problem.is_none())
+            };
+            sights.wait_for(is_done).await.expect("it goes on");
+            assert_eq!(*lock(&zone.record), written(epoch, value));
+        }
+        assert_eq!(*lock(&zone.refusals_left), 0, "each refusal was met");
+        // Somebody changes the record by hand.
+        lock(&zone.record).values = values("10.9.9.9");
+        tokio::time::sleep(LOOK_AGAIN * 2).await;
+        assert_eq!(*lock(&zone.record), written(3, "10.0.1.1"));
+        drop(wishes);
+        task.await.expect("it ends with the loop");
+    }
+
+    #[tokio::test]
+    async fn whoever_was_deposed_overwrites_nothing() {
+        let zone = Arc::new(Zone::default());
+        *lock(&zone.record) = written(7, "10.0.1.1");
+        let sight = look(&kept(&zone), &cluster(), &wanted(6, "b")).await;
+        assert!(sight.problem.is_some_and(|problem| problem.contains("epoch 7 has written it")), "it says so");
+        assert_eq!(*lock(&zone.record), written(7, "10.0.1.1"));
+    }
+
+    #[tokio::test]
+    async fn a_newer_epoch_that_comes_between_reading_and_writing_stays() {
+        let zone = Arc::new(Zone::default());
+        *lock(&zone.record) = written(5, "10.0.1.1");
+        *lock(&zone.changes_before_swap) = vec![written(7, "10.0.1.1")];
+        let sight = look(&kept(&zone), &cluster(), &wanted(6, "b")).await;
+        assert!(sight.problem.is_some(), "{sight:?}");
+        assert_eq!(*lock(&zone.record), written(7, "10.0.1.1"));
+    }
+
+    #[tokio::test]
+    async fn another_clusters_name_stays() {
+        let zone = Arc::new(Zone::default());
+        let foreign = NameRecord {
+            companion: BTreeSet::from(["stormglass cluster=b epoch=1".to_owned()]),
+            ..written(1, "10.9.9.9")
+        };
+        *lock(&zone.record) = foreign.clone();
+        let sight = look(&kept(&zone), &cluster(), &wanted(6, "b")).await;
+        assert!(sight.problem.is_some_and(|problem| problem.contains("not of this cluster")));
+        assert_eq!(*lock(&zone.record), foreign);
+    }
+}

@@ -1,9 +1,10 @@
 //! Who may ask for what.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Roles, each containing the ones before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Reads.

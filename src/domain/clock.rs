@@ -4,11 +4,12 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// A point on one host's CLOCK_BOOTTIME, in microseconds since boot.
 ///
 /// Moments of different hosts, or of different boots, must never be compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct Moment(pub u64);
 
@@ -37,8 +38,9 @@ pub struct BootId(pub String);
 /// Wall-clock time in microseconds since 1970-01-01 UTC. Shown to people; decides nothing.
 ///
 /// Written in JSON as RFC 3339 in UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, format = DateTime)]
 pub struct WallTime(pub i64);
 
 /// A text that is no RFC 3339 time.

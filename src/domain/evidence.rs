@@ -5,6 +5,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::clock::{Moment, WallTime};
 use super::ids::NodeName;
@@ -13,7 +14,7 @@ use super::ids::NodeName;
 pub const OBSERVATIONS_MAX: usize = 96;
 
 /// When the witnesses were heard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Occasion {
     /// The operation was begun.
@@ -40,7 +41,7 @@ impl Occasion {
 }
 
 /// What kind of witness speaks. A version that does not know one reads it as [`Witness::Other`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Witness {
     /// The agent of the node: state, probes, lease.
@@ -79,7 +80,7 @@ impl fmt::Display for Witness {
 }
 
 /// One statement of one witness.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Observation {
     /// On the clock of the controller that heard it.
     pub at: Moment,

@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Longest name accepted. PostgreSQL cuts identifiers (slot names, `application_name`) at 63 bytes.
 pub const NAME_LENGTH_MAX: usize = 63;
@@ -31,8 +32,9 @@ fn check_name(what: &'static str, value: &str) -> Result<(), InvalidName> {
 macro_rules! name {
     ($type:ident, $what:literal, $doc:literal) => {
         #[doc = $doc]
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
         #[serde(try_from = "String", into = "String")]
+        #[schema(value_type = String, pattern = "^[a-z0-9][a-z0-9_-]{0,62}$")]
         pub struct $type(String);
 
         impl $type {
@@ -90,7 +92,7 @@ impl NodeName {
 }
 
 /// Identity of one operation: a UUID of version 7, so that identities sort by time of creation.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct OperationId(pub String);
 
@@ -127,7 +129,7 @@ impl From<SystemIdentifier> for String {
 }
 
 /// Where a server listens.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 pub struct Address {
     /// Host name or IP address.
     pub host: String,

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::clock::{Moment, WallTime};
 use super::command::CommandOutput;
@@ -19,7 +20,7 @@ pub const JOURNAL_FORMAT: u32 = 2;
 pub const JOURNAL_FORMAT_OLDEST: u32 = 1;
 
 /// What is done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "operation", rename_all = "snake_case")]
 pub enum OperationKind {
     /// Unplanned: the primary is lost. `to` may be the old primary itself, restarted in a new epoch.
@@ -80,7 +81,7 @@ impl OperationKind {
 }
 
 /// Every step of every operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StepName {
     /// Make the old primary unable to write, and have it confirmed, or wait until its lease has certainly run out.
@@ -145,7 +146,7 @@ impl fmt::Display for StepName {
 }
 
 /// State of one attempt at a step.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum StepState {
     /// Journalled before the effect.
@@ -153,6 +154,7 @@ pub enum StepState {
     /// Journalled after it.
     Succeeded {
         /// What later steps need.
+        #[schema(value_type = Object)]
         output: CommandOutput,
     },
     /// Failed, with nothing changed or as the error says.
@@ -168,7 +170,7 @@ pub enum StepState {
 }
 
 /// One line of the journal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StepEvent {
     /// Which step.
     pub step: StepName,
@@ -185,7 +187,7 @@ pub struct StepEvent {
 }
 
 /// How an operation stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OperationStatus {
     /// Under way.
@@ -225,7 +227,7 @@ impl OperationStatus {
 }
 
 /// An operation with its whole journal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Operation {
     /// [`JOURNAL_FORMAT`] of the controller that began it.
     pub format: u32,

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::clock::WallTime;
 use super::epoch::{Epoch, RecordNumber};
@@ -12,7 +13,7 @@ use super::operation::OperationKind;
 use super::record::ClusterRecord;
 
 /// What the controller should do next. Specific enough that execution has no choices left.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "intent", rename_all = "snake_case")]
 pub enum Intent {
     /// Nothing. Also a decision, also with reasons.
@@ -20,6 +21,7 @@ pub enum Intent {
     /// Store this record, by compare-and-swap on the number before it: first epoch, membership, bookkeeping.
     UpdateRecord {
         /// The record to store.
+        #[schema(value_type = Object)]
         record: Box<ClusterRecord>,
     },
     /// Start this operation.
@@ -41,7 +43,7 @@ impl Intent {
 }
 
 /// An intent with what it rests on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Plan {
     /// What to do.
     pub intent: Intent,
@@ -57,7 +59,7 @@ pub struct Plan {
 }
 
 /// What a promotion loses, as far as anybody knows. What the primary wrote after it was last heard is not in it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Loss {
     /// Who would be promoted.
     pub node: NodeName,
@@ -110,7 +112,7 @@ impl fmt::Display for Loss {
 }
 
 /// One machine-readable reason.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Reason {
     /// What kind.
     pub code: ReasonCode,
@@ -148,7 +150,7 @@ impl fmt::Display for Reason {
 macro_rules! reason_codes {
     ($($(#[doc = $doc:literal])+ $variant:ident => $label:literal,)+) => {
         /// Kinds of reasons. The labels are stable: dashboards count them.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
         #[serde(rename_all = "snake_case")]
         pub enum ReasonCode { $($(#[doc = $doc])+ $variant,)+ }
 

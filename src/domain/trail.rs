@@ -3,13 +3,14 @@
 //! Rows are written once and never changed.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::clock::WallTime;
 use super::epoch::Epoch;
 use super::ids::{ClusterName, NodeName, OperationId};
 
 /// One line of `stormglass events`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EventRow {
     /// Stable name of the event type, e.g. `primary_lost`.
     pub event: String,
@@ -30,7 +31,7 @@ pub struct EventRow {
 }
 
 /// One row of the audit log: every mutation, who, what, when, from where, outcome.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AuditRow {
     /// When.
     pub wall: WallTime,

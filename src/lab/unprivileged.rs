@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use anyhow::{Context as _, bail};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -36,6 +37,16 @@ pub fn lab_user() -> anyhow::Result<User> {
         .context("PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody: run the lab as an ordinary user")
 }
 
+/// What a service file says with `LimitNICE=-10`: agents and controllers may run before others. Without it they run as they are.
+fn allow_priority() {
+    /// The kernel counts from 20 down: 30 allows the nice value -10.
+    const NICE_LIMIT: u64 = 30;
+    let limit = Rlimit { current: Some(NICE_LIMIT), maximum: Some(NICE_LIMIT) };
+    if let Err(error) = setrlimit(Resource::Nice, limit) {
+        tracing::debug!(%error, "the lab's services run at ordinary priority");
+    }
+}
+
 /// Runs the same command as `user`, in the middle of namespaces if asked to, and returns its exit code.
 pub async fn run_as(user: &User, command: &LabCommand, in_namespaces: bool) -> anyhow::Result<u8> {
     // Both signals are for the child, which cleans up; this process only waits for it. From a terminal the child gets
@@ -43,6 +54,7 @@ pub async fn run_as(user: &User, command: &LabCommand, in_namespaces: bool) -> a
     let mut interrupts = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
     let mut terminations = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let stay = Stay::make(user)?;
+    allow_priority();
     let mut child = if in_namespaces {
         let (program, arguments) = namespaces::around(user, &stay.program());
         let mut child = Command::new(program);

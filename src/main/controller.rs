@@ -14,7 +14,7 @@ use stormglass::adapters::control::{HttpControl, TcpPrimaryProbe};
 use stormglass::adapters::dns::{Rfc2136, Rfc2136Settings, Route53, Route53Settings, TsigKey};
 use stormglass::adapters::store::etcd::{EtcdLeadership, EtcdSettings, EtcdStore, EtcdTls};
 use stormglass::adapters::store::{SqliteStore, migration};
-use stormglass::adapters::system::SystemClock;
+use stormglass::adapters::system::{SystemClock, priority};
 use stormglass::api::authentication::{Authentication, Token};
 use stormglass::api::controller::ControllerHandler;
 use stormglass::api::{router, server};
@@ -39,6 +39,7 @@ const OBSERVATION: Duration = Duration::from_secs(10);
 pub fn run(path: &Path) -> anyhow::Result<()> {
     let config = load_controller(path)?;
     let policy = config.policy()?;
+    priority::raise();
     block_on(async move {
         let listener = TcpListener::bind(config.controller.listen).with_context(|| {
             format!("listen on {}: stop what uses the port, or change controller.listen", config.controller.listen)

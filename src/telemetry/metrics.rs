@@ -393,6 +393,7 @@ mod tests {
         metrics.show_node(&cluster, &gauges_of(&db1, Some(12)));
         metrics.show_proxy(&cluster, &proxy, true);
         metrics.show_strain(&cluster, Some(&db1), ReasonCode::LockPileUp, true);
+        metrics.show_name(&cluster, "db.example.test", true);
         metrics.observe_phase("failover", "detect", Duration::from_millis(7));
         metrics.observe_decision(Duration::from_micros(40));
         metrics.observe_store("swap", Duration::from_millis(2));

@@ -182,7 +182,7 @@ fn references(value: &Value) -> Vec<String> {
 /// Documents as they are sent have exactly the fields that the OpenAPI document lists.
 #[test]
 fn documented_fields_are_the_fields() {
-    let document: Value = serde_json::from_str(stormglass::api::router::OPENAPI).expect("JSON");
+    let document: Value = serde_json::from_str(&stormglass::api::openapi::OPENAPI).expect("JSON");
     let mut refused = Problem::refused("no", script::plan().reasons);
     refused.leader = script::status().leader.map(Box::new);
     for (schema, example) in [

@@ -64,3 +64,14 @@ async fn a_request_without_end_does_not_hold_up_a_stop() {
     served.stop.take().expect("once").send(()).expect("the server runs");
     tokio::time::timeout(ENOUGH, served.ended).await.expect("in time").expect("no panic").expect("a clean end");
 }
+
+#[tokio::test]
+async fn the_document_can_be_browsed_without_a_network() {
+    let served = Served::begin();
+    let page = served.request(Method::GET, "/api/docs/").send().await.expect("an answer");
+    assert_eq!(page.status().as_u16(), 200);
+    let page = page.text().await.expect("text");
+    assert!(page.contains("swagger-ui-bundle.js") && !page.contains("//unpkg") && !page.contains("https://"), "{page}");
+    let start = served.request(Method::GET, "/api/docs/swagger-initializer.js").send().await.expect("an answer");
+    assert!(start.text().await.expect("text").contains("/api/v1/openapi.json"));
+}

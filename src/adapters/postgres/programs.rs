@@ -7,6 +7,7 @@ use tokio::process::Command;
 
 use super::errors::{failed, within};
 use super::settings::Setup;
+use crate::adapters::system::priority;
 use crate::ports::postgres::PostgresError;
 
 /// How much of what a failed program said goes into the error.
@@ -14,7 +15,16 @@ const COMPLAINT_LINES_MAX: usize = 8;
 
 /// A command of one of PostgreSQL's programs.
 pub(super) fn command(setup: &Setup, action: &'static str, name: &str) -> Result<Command, PostgresError> {
-    let mut command = Command::new(setup.program(name).map_err(|problem| failed(action, problem))?);
+    let program = setup.program(name).map_err(|problem| failed(action, problem))?;
+    // The agent may run before others; the database and its tools compete with their clients as everywhere.
+    let mut command = match priority::ordinary() {
+        Some(steps) => {
+            let mut nice = Command::new("nice");
+            nice.arg("-n").arg(steps.to_string()).arg(program);
+            nice
+        }
+        None => Command::new(program),
+    };
     command.stdin(Stdio::null()).kill_on_drop(true).current_dir("/");
     if setup.owner.switch {
         // libpq looks for certificates and .pgpass at home, and fails where it may not look.

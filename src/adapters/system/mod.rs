@@ -5,6 +5,7 @@
 mod clock;
 mod exit;
 pub mod family;
+pub mod priority;
 
 pub use clock::{SystemClock, boot_time};
 pub use exit::wait_for_exit;

@@ -65,6 +65,8 @@ impl Order {
 pub async fn serve(directory: &Path) -> anyhow::Result<()> {
     let manifest = Manifest::read(directory)?
         .with_context(|| format!("there is no lab in {}: start one with stormglass lab up", directory.display()))?;
+    // A network does not slow down because the hosts on it are busy. Where it is not allowed it shares with them.
+    let _ = rustix::process::setpriority_process(None, -10);
     let layout = manifest.layout;
     let file = layout.network_socket();
     let _ = std::fs::remove_file(&file);
