@@ -11,7 +11,7 @@ use super::secret::SecretReference;
 use super::store::{StoreKind, StoreSection};
 pub use crate::domain::access::Role;
 use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
-use crate::domain::policy::DurabilityMode;
+use crate::domain::policy::{DurabilityMode, SyncScope};
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,6 +83,9 @@ pub struct ClusterSection {
     /// `sync`, `sync_strict` or `async`; `sync` where there are two nodes or more, else `async`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<DurabilityMode>,
+    /// `local`, `other_site` or `each_site`: which standbys confirm a commit.
+    #[serde(default)]
+    pub sync_scope: SyncScope,
     /// How long commits wait for a synchronous standby that is gone, where no other streams; then, in `sync`, the primary goes on
     /// alone. Three renewal intervals if not given.
     #[serde(default, with = "super::duration::optional", skip_serializing_if = "Option::is_none")]

@@ -143,7 +143,10 @@ impl DnsSection {
             return Err(Violation::at("dns.endpoint", "belongs to the other provider: take it out"));
         }
         if self.provider == DnsProvider::Rfc2136 && self.servers.is_empty() {
-            return Err(Violation::at("dns.servers", "missing: name the server that takes updates, as { host = \"10.0.0.53\", port = 53 }"));
+            return Err(Violation::at(
+                "dns.servers",
+                "missing: name the server that takes updates, as { host = \"10.0.0.53\", port = 53 }",
+            ));
         }
         for (site, values) in &self.sites {
             let key = format!("dns.sites.{site}");

@@ -2,7 +2,7 @@
 //!
 //! Opens nothing but the names of directories: whether PostgreSQL or an address answers is for the process to find out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 
@@ -11,7 +11,7 @@ use super::error::{ConfigError, Place, Violation, key_text};
 use super::{AgentConfig, ControllerConfig};
 use crate::domain::ids::Address;
 use crate::domain::lease::{LeaseTimers, RTO_MIN};
-use crate::domain::policy::{DurabilityMode, Policy};
+use crate::domain::policy::{DurabilityMode, Policy, SyncScope};
 
 /// Parameters that the agent sets itself; another value would lead standbys or clients past it.
 const AGENT_PARAMETERS: &[&str] = &[
@@ -69,6 +69,7 @@ impl ControllerConfig {
         let fallback = if self.nodes.len() > 1 { DurabilityMode::Sync } else { DurabilityMode::Async };
         Ok(Policy {
             durability: self.cluster.durability.unwrap_or(fallback),
+            sync_scope: self.cluster.sync_scope,
             timers,
             sync_standby_patience: self.cluster.sync_standby_patience.unwrap_or(timers.renewal_interval * 3),
             leadership_ttl: self.store.leadership_ttl(&timers),
@@ -121,6 +122,16 @@ impl ControllerConfig {
         if let Some(prometheus) = &self.prometheus {
             base_url("prometheus.url", &prometheus.url)?;
         }
+        let sites: BTreeSet<_> = self.nodes.iter().map(|node| &node.site).collect();
+        if self.cluster.sync_scope != SyncScope::Local && sites.len() < 2 {
+            let problem = "every [[node]] stands in one site: add a node elsewhere, or choose \"local\"";
+            return Err(Violation::at("cluster.sync_scope", problem));
+        }
+        if self.cluster.sync_scope != SyncScope::Local && self.cluster.durability == Some(DurabilityMode::Async) {
+            let problem =
+                "with durability = \"async\" no standby confirms a commit: take it out, or choose another mode";
+            return Err(Violation::at("cluster.sync_scope", problem));
+        }
         let synchronous = matches!(self.cluster.durability, Some(DurabilityMode::Sync | DurabilityMode::SyncStrict));
         if synchronous && self.nodes.len() < 2 {
             return Err(Violation::at(
@@ -129,7 +140,7 @@ impl ControllerConfig {
             ));
         }
         if let Some(dns) = &self.dns {
-            dns.violation(&self.nodes.iter().map(|node| &node.site).collect())?;
+            dns.violation(&sites)?;
         }
         self.derive_policy().map(drop)
     }

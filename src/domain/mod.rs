@@ -31,7 +31,7 @@ pub use lease::{Grant, LeaseTimers};
 pub use lsn::{Lsn, Timeline};
 pub use operation::{Operation, OperationKind, OperationStatus, StepEvent, StepName, StepState};
 pub use plan::{Intent, Plan, Reason, ReasonCode};
-pub use policy::{DurabilityMode, Policy};
+pub use policy::{DurabilityMode, Policy, SyncScope};
 pub use proof::Proof;
 pub use record::ClusterRecord;
 pub use report::Report;

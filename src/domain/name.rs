@@ -3,9 +3,9 @@
 //! Invariant: a value is never compared alone. It goes A → B → A; the epoch of the companion record only grows, and whoever has
 //! read an older one may not write.
 
+use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use super::layout::{
     ANY_DATABASE_CLIENT, APPLICATION_ROLE, CONTROLLER_HOST, DATABASE, Layout, NodeLayout, ProxyLayout, socket, url,
 };
+use super::naming;
 use super::programs::Programs;
 use crate::config::agent::{AgentSection, PostgresqlSection, ProxyNode, ProxySection, VerifySection};
 use crate::config::controller::{
@@ -28,7 +29,7 @@ pub const TOKENS: [(&str, Role); 4] =
     [("viewer", Role::Viewer), ("backup", Role::Backup), ("operator", Role::Operator), ("admin", Role::Admin)];
 
 /// Every secret's file.
-pub const SECRETS: [&str; 7] = ["agent", "viewer", "backup", "operator", "admin", "replicator", "exporter"];
+pub const SECRETS: [&str; 8] = ["agent", "viewer", "backup", "operator", "admin", "replicator", "exporter", "dns"];
 
 /// Settings of the controller that listens on `listen`.
 pub fn controller(
@@ -55,6 +56,7 @@ pub fn controller(
         cluster: ClusterSection {
             name: layout.cluster.clone(),
             durability: layout.durability,
+            sync_scope: layout.sync_scope,
             sync_standby_patience: None,
             max_lag_bytes: 1024 * 1024,
             rejoin_automatically: true,
@@ -89,7 +91,7 @@ pub fn controller(
             })
             .collect(),
         prometheus: Some(PrometheusSection { url: url(&layout.prometheus) }),
-        dns: None,
+        dns: Some(naming::settings(layout)?),
     })
 }
 
@@ -248,6 +250,7 @@ pub fn write_all(layout: &Layout, programs: &Programs, rto: Option<Duration>) ->
         layout.directory.join("bin"),
         layout.controller_directory(),
         layout.prometheus_directory(),
+        layout.name_server_directory(),
     ];
     folders.extend(layout.etcd.iter().map(|member| member.directory.clone()));
     folders.extend(layout.nodes.iter().map(|node| node.directory.join("state")));
@@ -271,6 +274,7 @@ pub fn write_all(layout: &Layout, programs: &Programs, rto: Option<Duration>) ->
         let settings = proxy_agent(layout, proxy)?;
         write(&proxy.agent_config(), &toml::to_string(&settings).context("write the agent's settings as TOML")?)?;
     }
+    naming::write_files(layout)?;
     write(&layout.prometheus_directory().join("prometheus.yml"), &prometheus(layout))?;
     write(&layout.prometheus_directory().join("queries.yaml"), EXPORTER_QUERIES)
 }
@@ -303,6 +307,7 @@ mod tests {
             haproxy: "/usr/sbin/haproxy".into(),
             prometheus: "/usr/bin/prometheus".into(),
             exporter: "/usr/bin/prometheus-postgres-exporter".into(),
+            name_server: "/usr/sbin/knotd".into(),
         }
     }
 

@@ -71,6 +71,12 @@ impl Controller {
         self.post(&format!("/api/v1/clusters/{}/switchover", self.cluster), &SwitchoverRequest::default()).await
     }
 
+    /// Asks for a switchover to a site.
+    pub async fn switchover_to(&self, site: &str) -> anyhow::Result<MutationReply> {
+        let request = SwitchoverRequest { site: Some(site.to_owned()), ..SwitchoverRequest::default() };
+        self.post(&format!("/api/v1/clusters/{}/switchover", self.cluster), &request).await
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.send(|base| self.http.get(format!("{base}{path}")).timeout(REQUEST_TIMEOUT)).await
     }

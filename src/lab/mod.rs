@@ -15,6 +15,7 @@ pub mod layout;
 pub mod ledger;
 pub mod manifest;
 pub mod namespaces;
+pub mod naming;
 pub mod network;
 pub mod phases;
 pub mod place;
@@ -272,6 +273,7 @@ async fn run_in(
         rto: arguments.rto,
         durability: arguments.durability,
         controllers: arguments.controllers,
+        sync_scope: arguments.sync_scope(),
         ..Kind::default()
     };
     let mut lab = Lab::build(directory, uid, kind, progress).await?;

@@ -21,6 +21,8 @@ pub struct Programs {
     pub prometheus: PathBuf,
     /// Its exporter for PostgreSQL.
     pub exporter: PathBuf,
+    /// Knot, the name server.
+    pub name_server: PathBuf,
 }
 
 impl Programs {
@@ -42,6 +44,7 @@ impl Programs {
                 "prometheus-postgres-exporter",
                 "prometheus-postgres-exporter",
             ),
+            name_server: need(on_path("knotd"), "knotd", "knot"),
         };
         if !missing.is_empty() {
             let list: Vec<String> =

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::control::Controller;
 use super::layout::{Layout, url};
 use super::manifest::Manifest;
-use super::namespaces;
+use super::{namespaces, naming};
 
 /// The document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -28,8 +28,10 @@ pub struct LabStatus {
     pub alertmanager_url: Option<String>,
     /// Every HAProxy.
     pub haproxy: Vec<HaproxyStatus>,
-    /// The name server; `null`: not part of the lab yet.
+    /// The name server, `host:port`.
     pub dns_server: Option<String>,
+    /// The name that it leads to the primary's site.
+    pub dns_name: String,
     /// Every node.
     pub nodes: Vec<NodeStatus>,
     /// Where the lab's files are.
@@ -116,7 +118,8 @@ pub async fn read(manifest: &Manifest) -> anyhow::Result<LabStatus> {
                 stats: url(&proxy.stats),
             })
             .collect(),
-        dns_server: None,
+        dns_server: Some(layout.name_server.to_string()),
+        dns_name: naming::name(layout),
         nodes: layout
             .nodes
             .iter()

@@ -20,9 +20,9 @@ use super::programs::Programs;
 use super::progress::Progress;
 use super::random::Random;
 use super::wall_clock::{Clocks, Environment};
-use super::{clock, configuration, database, log_tail, place, programs, volume};
+use super::{clock, configuration, database, log_tail, naming, place, programs, volume};
 use crate::api::wire::{ClusterStatus, Health};
-use crate::domain::policy::DurabilityMode;
+use crate::domain::policy::{DurabilityMode, SyncScope};
 
 /// A lab that is not ready by then will not be.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
@@ -47,6 +47,8 @@ pub struct Kind {
     pub durability: Option<DurabilityMode>,
     /// More than one: elected in etcd. Zero counts as one.
     pub controllers: u8,
+    /// Who confirms commits.
+    pub sync_scope: SyncScope,
 }
 
 /// A lab whose processes this process started.
@@ -75,6 +77,7 @@ impl Lab {
             Layout::find(&directory, &mut Random::new(uuid::Uuid::now_v7().as_u128() as u64))?
         };
         layout.durability = kind.durability;
+        layout.sync_scope = kind.sync_scope;
         if kind.controllers > 1 {
             ensure!(
                 !kind.has_namespaces,
@@ -122,6 +125,9 @@ impl Lab {
             network.args(["lab", "network", "--directory"]).arg(&layout.directory);
             self.start("network", SWITCH, network, &layout.directory)?;
         }
+        let mut name_server = Command::new(&self.programs.name_server);
+        name_server.arg("-c").arg(naming::configuration_file(&layout));
+        self.start("dns", CONTROLLER_HOST, name_server, &layout.name_server_directory())?;
         for member in &layout.etcd {
             self.start_etcd(&member.name)?;
         }
@@ -132,7 +138,7 @@ impl Lab {
             self.start_node_agent(node)?;
         }
         for proxy in &layout.proxies {
-            self.start_agent(proxy.name.as_str(), &proxy.agent_config(), &proxy.directory, None)?;
+            self.start_proxy(proxy)?;
         }
         for node in &layout.nodes {
             self.start_exporter(node)?;
@@ -181,6 +187,11 @@ impl Lab {
     pub fn start_node(&mut self, node: &NodeLayout) -> anyhow::Result<()> {
         self.start_node_agent(node)?;
         self.start_exporter(node)
+    }
+
+    /// Starts the agent of a proxy host, which starts HAProxy; again, after a scenario killed both.
+    pub fn start_proxy(&mut self, proxy: &ProxyLayout) -> anyhow::Result<()> {
+        self.start_agent(proxy.name.as_str(), &proxy.agent_config(), &proxy.directory, None)
     }
 
     fn start_node_agent(&mut self, node: &NodeLayout) -> anyhow::Result<()> {
@@ -259,11 +270,12 @@ impl Lab {
 
     async fn wait_until_ready(&mut self, progress: Progress) -> anyhow::Result<()> {
         type Question = fn(&ClusterStatus) -> Result<(), String>;
-        let questions: [(&str, Question); 4] = [
+        let questions: [(&str, Question); 5] = [
             ("primary accepts writes", primary_missing),
             ("standbys cloned and streaming", standbys_missing),
             ("one standby confirms every commit", confirmation_missing),
             ("both HAProxy lead to the primary", proxies_missing),
+            ("the name leads to the primary's site", name_missing),
         ];
         let deadline = clock::now().plus(READY_TIMEOUT);
         for (what, question) in questions {
@@ -372,12 +384,23 @@ fn proxies_missing(status: &ClusterStatus) -> Result<(), String> {
     if missing.is_empty() { Ok(()) } else { Err(missing.join(", ")) }
 }
 
+fn name_missing(status: &ClusterStatus) -> Result<(), String> {
+    let Some(name) = &status.name else { return Err("nobody looked at the name yet".to_owned()) };
+    let site = status.nodes.iter().find(|node| Some(&node.name) == status.primary.as_ref()).map(|node| &node.site);
+    match &name.error {
+        Some(error) => Err(format!("{}: {error}", name.name)),
+        None if Some(&name.site) != site => Err(format!("{} still leads to site {}", name.name, name.site)),
+        None => Ok(()),
+    }
+}
+
 /// What keeps the cluster from being fully redundant; `Ok` if nothing does.
 pub fn redundancy(status: &ClusterStatus) -> Result<(), String> {
     primary_missing(status)?;
     standbys_missing(status)?;
     confirmation_missing(status)?;
     proxies_missing(status)?;
+    name_missing(status)?;
     if !status.operations.is_empty() {
         return Err("an operation is under way".to_owned());
     }

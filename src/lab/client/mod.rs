@@ -19,9 +19,10 @@ pub use session::{Session, WriteError};
 use super::clock;
 use super::layout::Layout;
 use super::ledger::{Acknowledgement, Rows};
+use super::naming::Naming;
 use crate::domain::clock::Moment;
 use crate::domain::ids::Address;
-use writer::Writer;
+use writer::{Part, Way, Writer};
 
 /// The table that every writer writes to.
 pub const TABLE: &str = "stormglass_ledger";
@@ -37,6 +38,9 @@ const BYPASS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// After an error, before the next attempt.
 const BACKOFF: Duration = Duration::from_millis(20);
+
+/// The writer that keeps what the name led to.
+const KEEPING: u32 = 200;
 
 /// Writers that bypass HAProxy are numbered from here.
 const BYPASS_FIRST: u32 = 100;
@@ -54,6 +58,8 @@ pub struct Record {
     pub proxied: Vec<Acknowledgement>,
     /// Acknowledged commits of those that bypass it.
     pub bypassing: Vec<Acknowledgement>,
+    /// Acknowledged commits of the one that keeps what the name led to for its time to live.
+    pub keeping: Vec<Acknowledgement>,
     /// Writes through HAProxy without an acknowledgement.
     pub failed: u64,
     /// Connection attempts to HAProxy that were refused, or closed before PostgreSQL let the client in.
@@ -67,7 +73,7 @@ pub struct Record {
 impl Record {
     /// Every acknowledgement.
     pub fn all(&self) -> Vec<Acknowledgement> {
-        self.proxied.iter().chain(&self.bypassing).cloned().collect()
+        self.proxied.iter().chain(&self.bypassing).chain(&self.keeping).cloned().collect()
     }
 }
 
@@ -77,6 +83,7 @@ struct Shared {
     stop: AtomicBool,
     last_acknowledgement: AtomicU64,
     acknowledgements: AtomicU64,
+    last_kept_acknowledgement: AtomicU64,
     /// Filled when a writer ends.
     record: Mutex<Record>,
 }
@@ -89,8 +96,9 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes the table on `primary` and starts every writer.
-    pub async fn start(layout: &Layout, primary: &Address, run: &str) -> anyhow::Result<Self> {
+    /// Makes the table on `primary` and starts every writer. `by_name`: the name is resolved at each connection, and one writer
+    /// more keeps its answer for as long as resolvers do.
+    pub async fn start(layout: &Layout, primary: &Address, run: &str, by_name: bool) -> anyhow::Result<Self> {
         let setup = Session::open(primary, "lab-setup").await.map_err(|error| anyhow!("{error}"))?;
         let statement = format!(
             "CREATE TABLE IF NOT EXISTS {TABLE} (run text NOT NULL, writer int NOT NULL, sequence bigint NOT NULL, \
@@ -106,23 +114,34 @@ impl Client {
             // Each has a proxy of its own and takes the others only while that one does not serve.
             let own = number as usize % ports.len();
             let endpoints = ports[own..].iter().chain(&ports[..own]).cloned().collect();
+            let way = if by_name { Way::Named(Naming::of(layout, false)?) } else { Way::Fixed(endpoints) };
             writers.push(Writer {
                 number,
                 run: run.to_owned(),
-                endpoints,
+                way,
                 interval: WRITE_INTERVAL,
                 first_delay: WRITE_INTERVAL * number / WRITERS,
-                bypasses: false,
+                part: Part::Proxied,
             });
         }
         for (number, node) in (BYPASS_FIRST..).zip(&layout.nodes) {
             writers.push(Writer {
                 number,
                 run: run.to_owned(),
-                endpoints: vec![node.postgres.clone()],
+                way: Way::Fixed(vec![node.postgres.clone()]),
                 interval: BYPASS_INTERVAL,
                 first_delay: Duration::ZERO,
-                bypasses: true,
+                part: Part::Bypassing,
+            });
+        }
+        if by_name {
+            writers.push(Writer {
+                number: KEEPING,
+                run: run.to_owned(),
+                way: Way::Named(Naming::of(layout, true)?),
+                interval: WRITE_INTERVAL,
+                first_delay: Duration::ZERO,
+                part: Part::Keeping,
             });
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the client")?;
@@ -147,6 +166,14 @@ impl Client {
     /// When the last commit of a writer behind HAProxy was acknowledged; `None` before the first.
     pub fn last_acknowledgement(&self) -> Option<Moment> {
         match self.shared.last_acknowledgement.load(Ordering::Acquire) {
+            0 => None,
+            at => Some(Moment(at)),
+        }
+    }
+
+    /// When the last commit of the writer that keeps the name's answer was acknowledged; `None` before the first.
+    pub fn last_kept_acknowledgement(&self) -> Option<Moment> {
+        match self.shared.last_kept_acknowledgement.load(Ordering::Acquire) {
             0 => None,
             at => Some(Moment(at)),
         }

@@ -12,6 +12,7 @@ use super::{BACKOFF, Record, Shared, TABLE};
 use crate::domain::ids::Address;
 use crate::lab::clock;
 use crate::lab::ledger::Acknowledgement;
+use crate::lab::naming::Naming;
 
 /// A writer before it works.
 pub(super) struct Writer {
@@ -19,14 +20,33 @@ pub(super) struct Writer {
     pub number: u32,
     /// The run's name in the table.
     pub run: String,
-    /// Where it connects, its own first.
-    pub endpoints: Vec<Address>,
+    /// Where it connects.
+    pub way: Way,
     /// Between two writes.
     pub interval: Duration,
     /// So that the writers do not all write at once.
     pub first_delay: Duration,
+    /// What its acknowledgements say.
+    pub part: Part,
+}
+
+/// How a writer finds a server.
+pub(super) enum Way {
+    /// These, its own first.
+    Fixed(Vec<Address>),
+    /// What a name leads to when it connects.
+    Named(Naming),
+}
+
+/// What a writer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The clients of the product.
+    Proxied,
     /// It is connected to a node itself, and stays so while that node is read-only.
-    pub bypasses: bool,
+    Bypassing,
+    /// Like the clients, and it keeps the name's answer for its time to live.
+    Keeping,
 }
 
 impl Writer {
@@ -41,7 +61,7 @@ impl Writer {
             let Some(open) = &session else {
                 session = self.connect(&mut record).await;
                 if session.is_none() {
-                    sleep(if self.bypasses { self.interval } else { BACKOFF }).await;
+                    sleep(if self.part == Part::Bypassing { self.interval } else { BACKOFF }).await;
                 }
                 continue;
             };
@@ -50,13 +70,19 @@ impl Writer {
             next = (next + self.interval).max(Instant::now() + self.interval / 2);
             match self.write(open, sequence).await {
                 Ok(acknowledgement) => {
-                    if !self.bypasses {
-                        shared.last_acknowledgement.store(acknowledgement.at.0, Ordering::Release);
-                        shared.acknowledgements.fetch_add(1, Ordering::AcqRel);
+                    match self.part {
+                        Part::Proxied => {
+                            shared.last_acknowledgement.store(acknowledgement.at.0, Ordering::Release);
+                            shared.acknowledgements.fetch_add(1, Ordering::AcqRel);
+                        }
+                        Part::Keeping => {
+                            shared.last_kept_acknowledgement.store(acknowledgement.at.0, Ordering::Release);
+                        }
+                        Part::Bypassing => {}
                     }
                     acknowledgements.push(acknowledgement);
                 }
-                Err(error) if self.bypasses && error.is_read_only() => {}
+                Err(error) if self.part == Part::Bypassing && error.is_read_only() => {}
                 Err(error) => {
                     note(&mut record, "write", &error);
                     record.failed += 1;
@@ -67,22 +93,41 @@ impl Writer {
             sequence += 1;
         }
         let mut whole = shared.record.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.bypasses {
+        match self.part {
             // Its errors are expected: most of the time its node is a standby, or down.
-            whole.bypassing.extend(acknowledgements);
-        } else {
-            whole.proxied.extend(acknowledgements);
-            whole.failed += record.failed;
-            whole.refused_connections += record.refused_connections;
-            whole.unanswered_connections += record.unanswered_connections;
-            for (error, count) in record.errors {
-                *whole.errors.entry(error).or_default() += count;
+            Part::Bypassing => whole.bypassing.extend(acknowledgements),
+            // As are these: it goes where nobody is any more until its answer has run out.
+            Part::Keeping => whole.keeping.extend(acknowledgements),
+            Part::Proxied => {
+                whole.proxied.extend(acknowledgements);
+                whole.failed += record.failed;
+                whole.refused_connections += record.refused_connections;
+                whole.unanswered_connections += record.unanswered_connections;
+                for (error, count) in record.errors {
+                    *whole.errors.entry(error).or_default() += count;
+                }
             }
         }
     }
 
     async fn connect(&self, record: &mut Record) -> Option<Session> {
-        for endpoint in &self.endpoints {
+        let named;
+        let endpoints = match &self.way {
+            Way::Fixed(endpoints) => endpoints,
+            Way::Named(naming) => match naming.write_ports().await {
+                Ok(found) => {
+                    named = found;
+                    &named
+                }
+                Err(problem) => {
+                    record.unanswered_connections += 1;
+                    let text: String = problem.chars().take(90).collect();
+                    *record.errors.entry(format!("resolve: {text}")).or_default() += 1;
+                    return None;
+                }
+            },
+        };
+        for endpoint in endpoints {
             match Session::open(endpoint, "lab-client").await {
                 Ok(session) => return Some(session),
                 Err(error) => {

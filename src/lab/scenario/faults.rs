@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use super::recovery::{wait_until_moved, wait_until_promoted, wait_until_redundant};
 use super::several::ControlFault;
-use super::{Injected, controller};
+use super::{Injected, controller, site};
 use crate::api::wire::ClusterStatus;
 use crate::domain::clock::Moment;
 use crate::domain::operation::StepName;
@@ -27,7 +27,7 @@ use crate::lab::volume;
 pub(super) const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// After the failover, before stopped processes go on: they find a world that has moved on.
-const THAW_AFTER: Duration = Duration::from_secs(1);
+pub(super) const THAW_AFTER: Duration = Duration::from_secs(1);
 
 /// A killed agent or guard is replaced by its other half by then.
 pub(super) const REPLACEMENT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -59,6 +59,8 @@ pub(super) enum Fault {
     PartitionPrimary,
     FillDisk,
     LoseHost,
+    LoseSite,
+    SwitchSite,
     Control(ControlFault),
 }
 
@@ -82,6 +84,8 @@ impl Fault {
             Fault::PartitionPrimary => "partition-primary",
             Fault::FillDisk => "fill-disk",
             Fault::LoseHost => "lose-host",
+            Fault::LoseSite => "lose-site",
+            Fault::SwitchSite => "switchover-site",
             Fault::Control(fault) => fault.label(),
         }
     }
@@ -105,6 +109,8 @@ impl Fault {
             Fault::PartitionPrimary => "the primary's host is cut off from every other one",
             Fault::FillDisk => "the volume of the primary's PostgreSQL is full",
             Fault::LoseHost => "the primary's host loses its line and its power",
+            Fault::LoseSite => "all of the primary's site loses its lines and its power",
+            Fault::SwitchSite => "switchover to the other site",
             Fault::Control(fault) => fault.words(),
         }
     }
@@ -163,6 +169,8 @@ pub(super) async fn inject(
         Fault::PartitionPrimary => partition(lab, &node, &before, &mut at).await,
         Fault::FillDisk => fill_disk(lab, &node, &before, &mut at).await,
         Fault::LoseHost => lose_host(lab, &node, &before, &mut at).await,
+        Fault::LoseSite => site::lose(lab, &node.site, &before, client, &mut at).await,
+        Fault::SwitchSite => site::switch(lab, &node.site, &before, &mut at).await,
         Fault::Control(fault) => fault.inject(lab, &node, &mut at).await,
     };
     let mut injected = Injected { fault, at, healed: None, before, after: None, renewals };

@@ -6,6 +6,7 @@ mod controller;
 mod faults;
 mod recovery;
 mod several;
+mod site;
 
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::arguments::{HangFault, RunArguments, Scenario};
 use super::client::{self, Client, Record};
 use super::clock;
 use super::ledger::{self, Rows};
+use super::naming;
 use super::phases;
 use super::progress::Progress;
 use super::random::Random;
@@ -69,7 +71,7 @@ pub async fn run(lab: &mut Lab, arguments: &RunArguments, seed: u64, progress: P
 
     let step = progress.step("steady writes through HAProxy");
     let began = clock::now();
-    let client = Client::start(lab.layout(), &address, &name).await?;
+    let client = Client::start(lab.layout(), &address, &name, arguments.is_by_name()).await?;
     client.steady(STEADY, STEADY_PAUSE, clock::now().plus(STEADY_TIMEOUT)).await?;
     step.done_as(&format!("steady writes through HAProxy: {} commits", client.acknowledgements()));
 
@@ -106,6 +108,11 @@ pub async fn run(lab: &mut Lab, arguments: &RunArguments, seed: u64, progress: P
     }
     let mut report =
         summarise(arguments.scenario, seed, &injected, &record, rows.ok().as_ref(), &history, began, stopped_at);
+    report.dns_answer = naming::answer(lab.layout()).await;
+    if arguments.is_by_name() {
+        report.dns_ttl_wait_seconds = site::ttl_wait_seconds(&injected, &record, stopped_at);
+        failures.extend(site::misled(lab.layout(), &report));
+    }
     report.failures.splice(0..0, failures);
     report.succeeded = report.failures.is_empty();
     Ok(report)
@@ -120,6 +127,7 @@ fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {
             Some(HangFault::Agent) => vec![Fault::HangAgent],
             None => vec![Fault::HangAll, Fault::HangPostmaster],
         },
+        Scenario::Switchover if arguments.to_site => vec![Fault::SwitchSite, Fault::SwitchSite],
         Scenario::Switchover => vec![Fault::Switchover { held: arguments.held }],
         Scenario::AgentCrash => vec![Fault::KillAgent, Fault::KillGuard],
         Scenario::ControllerCrash if arguments.controllers > 1 => several::ALL.map(Fault::Control).to_vec(),
@@ -132,6 +140,7 @@ fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {
         Scenario::PartitionController => vec![Fault::CutPrimaryFromController, Fault::CutController],
         Scenario::DiskFull => vec![Fault::FillDisk],
         Scenario::HostLost => vec![Fault::LoseHost],
+        Scenario::LoseSite => vec![Fault::LoseSite],
     }
 }
 
@@ -251,7 +260,7 @@ fn check(report: &Report, injected: &[Injected]) -> Vec<String> {
             must(was == is, format!("{}: the primary changed", one.fault.label()));
             must(after.epoch == one.before.epoch, format!("{}: the epoch changed", one.fault.label()));
         }
-        if matches!(one.fault, Fault::Switchover { .. }) {
+        if matches!(one.fault, Fault::Switchover { .. } | Fault::SwitchSite | Fault::LoseSite) {
             must(was != is, "the primary did not move".to_owned());
         }
     }
