@@ -137,6 +137,7 @@ async fn start_for(leads_for: Option<Duration>, stale_after: Duration, operation
         name: "controller-1".to_owned(),
         cluster: cluster(),
         policy,
+        circumstances: Default::default(),
         nodes: vec![configured("n1"), configured("n2")],
         proxies: vec![proxy],
         clock,
@@ -146,6 +147,7 @@ async fn start_for(leads_for: Option<Duration>, stale_after: Duration, operation
         primary_probe: Arc::new(TcpPrimaryProbe),
         name_service: None,
         metrics: Arc::new(ControllerMetrics::new("test")),
+        prediction: None,
     };
     let handle = controller::start(parts, stopped).await.expect("starts");
     Running { handle, directory, sequence: Default::default(), _shutdown: shutdown }

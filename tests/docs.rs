@@ -15,6 +15,7 @@ use stormglass::domain::epoch::{Epoch, RecordNumber};
 use stormglass::domain::ids::{ClusterName, NodeName, OperationId, ProxyName};
 use stormglass::domain::operation::{OperationStatus, StepName};
 use stormglass::domain::plan::{Intent, Reason, ReasonCode};
+use stormglass::domain::risk::ModelName;
 use stormglass::lab::arguments::LabCommand;
 use stormglass::telemetry::event::{Event, StepOutcome};
 use stormglass::telemetry::metrics::{ALL, ClusterGauges, ControllerMetrics, NodeGauges};
@@ -216,6 +217,10 @@ fn rendered() -> String {
     );
     metrics.show_proxy(&cluster, &proxy, true);
     metrics.show_name(&cluster, "db.example.test", true);
+    metrics.show_readiness(&cluster, 1.0);
+    metrics.show_risk(&cluster, &node, Some(0.5), true);
+    metrics.show_model(Some(&ModelName { name: "lab".to_owned(), version: "1".to_owned() }));
+    metrics.observe_scoring(Duration::ZERO);
     metrics.show_strain(&cluster, None, ReasonCode::LockPileUp, true);
     let operation = OperationId("1".to_owned());
     let (took, kind) = (Duration::ZERO, "failover");

@@ -318,6 +318,7 @@ mod tests {
             connections: None,
             clock: Default::default(),
             waits: None,
+            upkeep: None,
         }
     }
 

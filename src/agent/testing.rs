@@ -209,6 +209,7 @@ impl LocalPostgres for FakePostgres {
             standbys: self.standbys(),
             synchronous: self.synchronous.lock().unwrap().clone(),
             waits: None,
+            upkeep: None,
             connections: None,
             clock: Default::default(),
         })

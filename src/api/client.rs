@@ -13,9 +13,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::risk::{ModelList, RiskDocument};
 use super::wire::{ClusterStatus, Explanation, MutationReply, Problem};
 use crate::domain::clock::WallTime;
+use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
+use crate::domain::readiness::Readiness;
 
 /// A controller on the same host answers a connect at once; across sites this is many round trips.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -146,6 +149,41 @@ impl Client {
     /// What the controller would do now, and why.
     pub async fn explain(&self, cluster: &str) -> Result<Document<Explanation>, ClientError> {
         self.document(&format!("/api/v1/clusters/{cluster}/explain")).await
+    }
+
+    /// Would it survive the next fault?
+    pub async fn doctor(&self, cluster: &str) -> Result<Document<Readiness>, ClientError> {
+        self.document(&format!("/api/v1/clusters/{cluster}/doctor")).await
+    }
+
+    /// The incident report of one operation.
+    pub async fn report(&self, id: &str) -> Result<Document<IncidentReport>, ClientError> {
+        self.document(&format!("/api/v1/operations/{id}/report")).await
+    }
+
+    /// What is expected of every node.
+    pub async fn risk(&self, cluster: &str) -> Result<Document<RiskDocument>, ClientError> {
+        self.document(&format!("/api/v1/clusters/{cluster}/risk")).await
+    }
+
+    /// Every model of the predictor.
+    pub async fn models(&self) -> Result<Document<ModelList>, ClientError> {
+        self.document("/api/v1/models").await
+    }
+
+    /// Makes a model the one that scores.
+    pub async fn promote_model(&self, name: &str) -> Result<Document<MutationReply>, ClientError> {
+        self.change_model("/api/v1/models/promote", &serde_json::json!({ "name": name })).await
+    }
+
+    /// Makes the model before it the one that scores again.
+    pub async fn roll_back_model(&self) -> Result<Document<MutationReply>, ClientError> {
+        self.change_model("/api/v1/models/rollback", &serde_json::json!({})).await
+    }
+
+    async fn change_model(&self, path: &str, body: &Value) -> Result<Document<MutationReply>, ClientError> {
+        let raw = self.send(Method::POST, path, Some(body)).await?;
+        Ok(Document { value: read(path, &raw)?, raw })
     }
 
     /// The newest events, newest first.

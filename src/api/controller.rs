@@ -5,12 +5,15 @@
 use async_trait::async_trait;
 
 use super::authentication::Caller;
+use super::risk::{ModelList, PromoteRequest, RiskDocument};
 use super::wire::{
     ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, SwitchoverRequest,
 };
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
+use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
+use crate::domain::readiness::Readiness;
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::trail::{AuditRow, EventRow};
 
@@ -30,12 +33,32 @@ pub trait ControllerHandler: Send + Sync + 'static {
     async fn status(&self, cluster: &str) -> Result<ClusterStatus, Problem>;
     /// What would be done now, and why.
     async fn explain(&self, cluster: &str) -> Result<Explanation, Problem>;
+    /// Would it survive the next fault, and what is to be done?
+    async fn doctor(&self, cluster: &str) -> Result<Readiness, Problem>;
+    /// What is expected of every node.
+    async fn risk(&self, cluster: &str) -> Result<RiskDocument, Problem> {
+        Err(no_predictor(cluster))
+    }
+    /// Every model.
+    async fn models(&self) -> Result<ModelList, Problem> {
+        Err(no_predictor("this controller"))
+    }
+    /// Makes a model the one that scores.
+    async fn promote_model(&self, _request: PromoteRequest, _caller: &Caller) -> Result<MutationReply, Problem> {
+        Err(no_predictor("this controller"))
+    }
+    /// Makes the model before it the one that scores again.
+    async fn roll_back_model(&self, _caller: &Caller) -> Result<MutationReply, Problem> {
+        Err(no_predictor("this controller"))
+    }
     /// The newest events, newest first.
     async fn events(&self, cluster: &str, limit: usize) -> Result<Vec<EventRow>, Problem>;
     /// The newest operations, newest first, of one cluster or of all.
     async fn operations(&self, cluster: Option<&str>, limit: usize) -> Result<Vec<Operation>, Problem>;
     /// One operation.
     async fn operation(&self, id: &str) -> Result<Operation, Problem>;
+    /// What one operation did, why, and what it cost.
+    async fn report(&self, id: &str) -> Result<IncidentReport, Problem>;
 
     /// Stops an operation before its point of no return.
     async fn cancel(&self, id: &str, caller: &Caller) -> Result<MutationReply, Problem>;
@@ -75,4 +98,11 @@ pub trait ControllerHandler: Send + Sync + 'static {
     fn metrics(&self) -> String;
     /// The wall clock, for audit rows.
     fn wall(&self) -> WallTime;
+}
+
+/// What whoever asks for predictions is told where there are none.
+pub fn no_predictor(whose: &str) -> Problem {
+    Problem::not_found(format!(
+        "{whose} has no predictor: add [predictor] and [prometheus] to the controller's configuration"
+    ))
 }

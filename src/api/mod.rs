@@ -10,6 +10,7 @@ pub mod controller;
 mod mutation;
 pub mod openapi;
 pub mod problem;
+pub mod risk;
 pub mod router;
 pub mod routes;
 pub mod server;

@@ -79,6 +79,10 @@ impl Mutation {
             Endpoint::Failover => {
                 takes!(headers, body, |it, request| it.handler.failover(&it.target, request, &it.caller))
             }
+            Endpoint::ModelPromote => {
+                takes!(headers, body, |it, request| it.handler.promote_model(request, &it.caller))
+            }
+            Endpoint::ModelRollback => asks!(headers, body, |it| it.handler.roll_back_model(&it.caller)),
             Endpoint::Fence => takes!(headers, body, |it, request| it.handler.fence(&it.target, request, &it.caller)),
             Endpoint::Unfence => {
                 takes!(headers, body, |it, request| it.handler.unfence(&it.target, request, &it.caller))

@@ -221,6 +221,9 @@ impl Api {
             Endpoint::Clusters => Json(handler.clusters().await?).into_response(),
             Endpoint::Status => Json(handler.status(target).await?).into_response(),
             Endpoint::Explain => Json(handler.explain(target).await?).into_response(),
+            Endpoint::Doctor => Json(handler.doctor(target).await?).into_response(),
+            Endpoint::Risk => Json(handler.risk(target).await?).into_response(),
+            Endpoint::Models => Json(handler.models().await?).into_response(),
             Endpoint::Events => Json(handler.events(target, limit).await?).into_response(),
             Endpoint::History => {
                 let mut operations = handler.operations(Some(target), limit + UNDER_WAY_MAX).await?;
@@ -231,6 +234,7 @@ impl Api {
             Endpoint::ClusterOperations => Json(handler.operations(Some(target), limit).await?).into_response(),
             Endpoint::Operations => Json(handler.operations(None, limit).await?).into_response(),
             Endpoint::Operation => Json(handler.operation(target).await?).into_response(),
+            Endpoint::Report => Json(handler.report(target).await?).into_response(),
             Endpoint::Audit => Json(handler.audit(limit).await?).into_response(),
             _ => return Err(Problem::internal(format!("{} is no question", question.route.verb))),
         })

@@ -11,11 +11,14 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::Schema;
 use utoipa::openapi::{RefOr, schema};
 
+use super::risk::{ModelList, PromoteRequest, RiskDocument};
 use super::wire::{
     ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, SwitchoverRequest, Word,
 };
 use crate::domain::access::Role;
+use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
+use crate::domain::readiness::Readiness;
 use crate::domain::trail::{AuditRow, EventRow};
 
 /// Who may use a route.
@@ -46,6 +49,16 @@ pub enum Endpoint {
     Status,
     /// What would be done now, and why.
     Explain,
+    /// Would it survive the next fault?
+    Doctor,
+    /// What is expected of every node.
+    Risk,
+    /// Every model.
+    Models,
+    /// Makes a model the one that scores.
+    ModelPromote,
+    /// Makes the one before it score again.
+    ModelRollback,
     /// Newest events.
     Events,
     /// Newest operations that have ended.
@@ -56,6 +69,8 @@ pub enum Endpoint {
     Operations,
     /// One operation.
     Operation,
+    /// The incident report of one operation.
+    Report,
     /// Newest audit rows.
     Audit,
     /// Stops an operation.
@@ -267,14 +282,20 @@ pub static ROUTES: &[Route] = &[
     get("/api/v1/clusters", VIEWER, Endpoint::Clusters, "clusters", "The status of every cluster.").gives_list::<ClusterStatus>().asks(&[]),
     get("/api/v1/clusters/{cluster}", VIEWER, Endpoint::Status, "status", "The status of one cluster.").gives::<ClusterStatus>(),
     get("/api/v1/clusters/{cluster}/explain", VIEWER, Endpoint::Explain, "explain", "What would be done now, and why.").gives::<Explanation>(),
+    get("/api/v1/clusters/{cluster}/doctor", VIEWER, Endpoint::Doctor, "doctor", "Would it survive the next fault? Every check, and the share that passes.").gives::<Readiness>(),
+    get("/api/v1/clusters/{cluster}/risk", VIEWER, Endpoint::Risk, "risk", "What is expected of every node, and why.").gives::<RiskDocument>(),
+    get("/api/v1/models", VIEWER, Endpoint::Models, "models", "Models of the predictor.").gives::<ModelList>(),
     get("/api/v1/clusters/{cluster}/events", VIEWER, Endpoint::Events, "events", "Newest events, newest first.").gives_list::<EventRow>(),
     get("/api/v1/clusters/{cluster}/history", VIEWER, Endpoint::History, "history", "Newest operations that have ended, newest first.").gives_list::<Operation>(),
     get("/api/v1/clusters/{cluster}/operations", VIEWER, Endpoint::ClusterOperations, "cluster_operations", "Newest operations of one cluster, newest first.").gives_list::<Operation>(),
     get("/api/v1/operations", VIEWER, Endpoint::Operations, "operations", "Newest operations of all clusters, newest first.").gives_list::<Operation>(),
     get("/api/v1/operations/{id}", VIEWER, Endpoint::Operation, "operation", "One operation with its journal.").gives::<Operation>(),
+    get("/api/v1/operations/{id}/report", VIEWER, Endpoint::Report, "operation_report", "The incident report of one operation: what it did, why, and what it cost.").gives::<IncidentReport>(),
     get("/api/v1/audit", ADMIN, Endpoint::Audit, "audit", "Newest rows of the audit log, newest first.").gives_list::<AuditRow>(),
 
     post("/api/v1/operations/{id}/cancel", OPERATOR, Endpoint::Cancel, "cancel", "Stops an operation before its point of no return."),
+    post("/api/v1/models/promote", OPERATOR, Endpoint::ModelPromote, "model-promote", "Makes a model the one that scores.").takes::<PromoteRequest>(),
+    post("/api/v1/models/rollback", OPERATOR, Endpoint::ModelRollback, "model-rollback", "Makes the model before it score again."),
     post("/api/v1/clusters/{cluster}/switchover", OPERATOR, Endpoint::Switchover, "switchover", "Moves the primary, both sides healthy.").takes::<SwitchoverRequest>(),
     post("/api/v1/clusters/{cluster}/failover", OPERATOR, Endpoint::Failover, "failover", "Replaces a lost primary.").takes::<FailoverRequest>(),
     post("/api/v1/clusters/{cluster}/fence", OPERATOR, Endpoint::Fence, "fence", "Keeps a node unable to accept writes.").takes::<NodeRequest>(),

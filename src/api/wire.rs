@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::risk::{NodeRisk, PredictorStatus};
 use crate::domain::clock::WallTime;
 use crate::domain::ids::{Address, NodeName};
 use crate::domain::operation::Operation;
@@ -99,6 +100,9 @@ pub struct ClusterStatus {
     pub warnings: Vec<Warning>,
     /// Timers in force.
     pub timers: TimerStatus,
+    /// The predictor; `null` where none is configured.
+    #[serde(default)]
+    pub predictor: Option<PredictorStatus>,
     /// The controller that answers.
     pub controller: String,
     /// Where there are several controllers, the one that leads.
@@ -353,7 +357,7 @@ pub struct Explanation {
 }
 
 /// One node of [`Explanation`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NodeExplanation {
     /// The node.
     pub node: NodeName,
@@ -363,6 +367,9 @@ pub struct NodeExplanation {
     pub rank: Option<u32>,
     /// Why, or why not.
     pub reasons: Vec<Reason>,
+    /// What is expected of it; `null` where no predictor is configured.
+    #[serde(default)]
+    pub outlook: Option<NodeRisk>,
 }
 
 /// RFC 9457 problem document: every error of the API.

@@ -134,6 +134,14 @@ pub enum Command {
         #[arg(value_name = "CLUSTER|NODE|OPERATION")]
         subject: Option<String>,
     },
+    /// Would it survive the next fault: every precondition of a failover and of a recovery, with what to do about it.
+    #[command(
+        after_help = "Examples:\n  stormglass doctor\n  stormglass doctor orders --output json || page-somebody\n\nExit codes: 0 nothing is failing, 20 something is."
+    )]
+    Doctor {
+        /// The cluster; may be left out where the controller keeps one.
+        cluster: Option<String>,
+    },
     /// Move the primary, planned and without loss.
     #[command(
         after_help = "Examples:\n  stormglass switchover orders --dry-run\n  stormglass switchover orders --to db2 --yes"
@@ -202,6 +210,9 @@ pub enum Command {
     /// Operations one by one.
     #[command(subcommand)]
     Operation(OperationCommand),
+    /// Models of the predictor.
+    #[command(subcommand)]
+    Model(ModelCommand),
     /// Configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -261,9 +272,15 @@ pub enum OperationCommand {
     /// The newest operations.
     List(ListArguments),
     /// One operation: every step with its time, and the phases.
+    #[command(
+        after_help = "Example:\n  stormglass operation show 0199a7c2-52f1-7d3e-9d0e-0c2b7f6f8a11 --report > incident.md"
+    )]
     Show {
         /// Its id.
         id: String,
+        /// The incident report instead, as Markdown or, with --output, as JSON or YAML.
+        #[arg(long)]
+        report: bool,
     },
     /// Follow an operation until it has ended.
     Watch {
@@ -275,6 +292,25 @@ pub enum OperationCommand {
         /// Its id.
         id: String,
     },
+}
+
+/// `stormglass model …`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ModelCommand {
+    /// Every model: which one scores, and what is wrong with the others.
+    List,
+    /// One model: its document.
+    Show {
+        /// Name of its folder.
+        name: String,
+    },
+    /// Make a model the one that scores, without a restart.
+    Promote {
+        /// Name of its folder.
+        name: String,
+    },
+    /// Make the model before it score again.
+    Rollback,
 }
 
 /// `stormglass config …`.

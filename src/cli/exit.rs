@@ -30,7 +30,7 @@ pub enum Exit {
     Refused = 9,
     /// Nobody knows yet; or it ended half-way, neither unchanged nor undone.
     Unknown = 10,
-    /// `status --check`: degraded.
+    /// `status --check`: degraded. `doctor`: something is failing.
     Degraded = 20,
     /// `status --check`: no primary, or none known.
     NoPrimary = 21,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::dns::DnsSection;
+pub use super::predictor::{PredictorSection, PrometheusSection};
 use super::secret::SecretReference;
 use super::store::{StoreKind, StoreSection};
 pub use crate::domain::access::Role;
@@ -41,6 +42,9 @@ pub struct ControllerConfig {
     /// The name that clients connect to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<DnsSection>,
+    /// What scores them. Without it nothing is predicted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predictor: Option<PredictorSection>,
 }
 
 /// `[controller]`.
@@ -180,14 +184,6 @@ pub struct ProxyHostSection {
     pub site: SiteName,
     /// Base URL of its agent.
     pub agent: String,
-}
-
-/// `[prometheus]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PrometheusSection {
-    /// Base URL.
-    pub url: String,
 }
 
 fn default_data_directory() -> PathBuf {

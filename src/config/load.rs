@@ -10,7 +10,7 @@ use super::error::{ConfigError, Violation};
 use super::{AgentConfig, ControllerConfig, SecretReference};
 
 const CONTROLLER_SECTIONS: &[&str] =
-    &["controller", "cluster", "store", "failover", "authentication", "prometheus", "dns"];
+    &["controller", "cluster", "store", "failover", "authentication", "prometheus", "predictor", "dns"];
 const AGENT_SECTIONS: &[&str] = &["agent", "postgresql", "proxy", "tags"];
 
 /// What both kinds of settings can do.
@@ -32,6 +32,7 @@ impl Settings for ControllerConfig {
             secrets.push((format!("authentication.token.{index}.secret"), &token.secret));
         }
         secrets.extend(self.dns.iter().flat_map(|dns| dns.secrets()));
+        secrets.extend(self.prometheus.iter().flat_map(|prometheus| prometheus.secrets()));
         secrets.extend(self.store.password.as_ref().map(|password| ("store.password".to_owned(), password)));
         secrets
     }

@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::agent::{PostgresqlSection, ProxySection};
 use super::error::{ConfigError, Place, Violation, key_text};
+use super::predictor::PredictorSection;
 use super::{AgentConfig, ControllerConfig};
 use crate::domain::ids::Address;
 use crate::domain::lease::{LeaseTimers, RTO_MIN};
@@ -78,6 +79,7 @@ impl ControllerConfig {
             report_stale_after: timers.renewal_interval * 3,
             rejoin_automatically: self.cluster.rejoin_automatically,
             keeps_name: self.dns.is_some(),
+            prediction: self.predictor.as_ref().map(PredictorSection::policy).unwrap_or_default(),
             ..derived
         })
     }
@@ -120,7 +122,13 @@ impl ControllerConfig {
         }
         unique("authentication.token", "name", self.authentication.tokens.iter().map(|token| token.name.clone()))?;
         if let Some(prometheus) = &self.prometheus {
-            base_url("prometheus.url", &prometheus.url)?;
+            prometheus.violation()?;
+        }
+        if let Some(predictor) = &self.predictor {
+            predictor.violation()?;
+            if self.prometheus.is_none() {
+                return Err(Violation::at("predictor", "needs [prometheus] with a url: the samples come from there"));
+            }
         }
         let sites: BTreeSet<_> = self.nodes.iter().map(|node| &node.site).collect();
         if self.cluster.sync_scope != SyncScope::Local && sites.len() < 2 {

@@ -61,6 +61,7 @@ impl Controller {
         self.show_door(&self.view());
         self.show_name();
         self.note_strains();
+        self.note_risks();
         self.show_gauges();
         self.parts.metrics.observe_decision(self.parts.clock.now().since(began));
     }

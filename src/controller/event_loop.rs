@@ -8,7 +8,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::journal::Journal;
 use super::name::{self, NameSight, Wanted};
-use super::state::{NodeState, ProxyState, State, Wish};
+use super::prediction::{self, Word};
+use super::state::{NodeState, PredictorState, ProxyState, State, Wish};
 use super::told::Told;
 use super::watched::StoreWatch;
 use super::witness::{self, Door, Knock};
@@ -55,6 +56,8 @@ pub(super) enum Event {
     NameSeen(Box<NameSight>),
     /// Somebody knocked at the primary's door.
     Knocked(Knock),
+    /// The scoring task says something.
+    Predicted(Word),
     /// Somebody asks what is going on.
     Look { reply: oneshot::Sender<Box<Glance>> },
     /// An operator asks for something.
@@ -72,6 +75,7 @@ pub(super) struct Glance {
     pub view: View,
     pub operations: Vec<Operation>,
     pub name: Option<NameSight>,
+    pub predictor: Option<PredictorState>,
 }
 
 /// The loop's own task.
@@ -85,6 +89,8 @@ pub(super) struct Controller {
     pub names: watch::Sender<Option<Wanted>>,
     pub sights: watch::Receiver<Option<NameSight>>,
     pub journal: Arc<Journal>,
+    /// The epoch, for the scoring task.
+    pub epochs: watch::Sender<Epoch>,
 }
 
 /// Runs until `shutdown`.
@@ -137,8 +143,12 @@ pub(super) async fn run(
         proxy_target: None,
         proxy_sequence: 0,
         sighting: None,
+        examined_at: None,
         strains: Default::default(),
         name: None,
+        outlooks: BTreeMap::new(),
+        told_risks: Default::default(),
+        predictor: parts.prediction.as_ref().map(|_| PredictorState::default()),
     };
     let journal = Arc::new(Journal::new(watch.over(parts.term.store())));
     let (doors, shown) = watch::channel(None);
@@ -154,8 +164,19 @@ pub(super) async fn run(
     if let Some(name) = &parts.name_service {
         tokio::spawn(name::keep(name.clone(), parts.cluster.clone(), wished, seen, events.clone()));
     }
+    let epoch = state.record.as_ref().map_or(Epoch(0), |record| record.epoch);
+    let (epochs, shown_epochs) = watch::channel(epoch);
+    if let Some(prediction) = parts.prediction.clone() {
+        tokio::spawn(prediction::run(prediction::Surroundings {
+            prediction,
+            clock: parts.clock.clone(),
+            metrics: parts.metrics.clone(),
+            events: events.clone(),
+            epochs: shown_epochs,
+        }));
+    }
     let mut controller =
-        Controller { parts, state, events, watch, told: Told::default(), doors, names, sights, journal };
+        Controller { parts, state, events, watch, told: Told::default(), doors, names, sights, journal, epochs };
     controller.note_started();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -224,10 +245,11 @@ impl Controller {
             }
             Event::NameSeen(sight) => self.name_seen(*sight),
             Event::Knocked(knock) => self.knocked(knock),
+            Event::Predicted(word) => self.predicted(word),
             Event::Look { reply } => {
                 let view = self.view();
                 let (operations, name) = (self.state.operations.clone(), self.state.name.clone());
-                let glance = Glance { view, operations, name };
+                let glance = Glance { view, operations, name, predictor: self.state.predictor.clone() };
                 let _ = reply.send(Box::new(glance));
             }
             Event::Ask { request, origin, dry_run, reply } => {
@@ -278,9 +300,41 @@ impl Controller {
                     node.streaming_lost_at = None;
                     node.behind_since = None;
                 }
+                // What was expected rested on who is the primary.
+                self.state.outlooks.clear();
+                self.epochs.send_replace(record.epoch);
             }
             self.state.record = Some(record);
             self.push();
+        }
+    }
+
+    /// Takes in what the scoring task says.
+    fn predicted(&mut self, word: Word) {
+        let epoch = self.state.record.as_ref().map_or(Epoch(0), |record| record.epoch);
+        let Some(predictor) = &mut self.state.predictor else { return };
+        match word {
+            Word::Loaded(model) => {
+                (predictor.model, predictor.refused_model) = (Some(model.clone()), None);
+                self.note_model(model);
+            }
+            Word::Refused(problem) => {
+                predictor.refused_model = Some(problem.clone());
+                self.note_model_refused(problem);
+            }
+            Word::Abstains(problem) => {
+                predictor.abstains = Some(problem.clone());
+                self.note_abstains(problem);
+            }
+            Word::Scored { risks, epoch: scored } => {
+                let resumed = predictor.abstains.take().and(predictor.model.clone());
+                if let Some(model) = resumed {
+                    self.note_resumed(model);
+                }
+                if scored == epoch {
+                    self.state.hear_risks(risks, self.parts.clock.now());
+                }
+            }
         }
     }
 }

@@ -8,24 +8,30 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::ControllerParts;
 use super::event_loop::{Event, Glance};
+use super::prediction::{self, Prediction};
 use super::status;
 use crate::api::authentication::Caller;
-use crate::api::controller::ControllerHandler;
+use crate::api::controller::{ControllerHandler, no_predictor};
+use crate::api::risk::{ModelEntry, ModelList, PromoteRequest, RiskDocument};
 use crate::api::wire::{
     ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, SCHEMA_VERSION,
     SwitchoverRequest,
 };
+use crate::decide::doctor::{self, Patient};
 use crate::decide::request::Request;
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
 use crate::domain::ids::{ClusterName, OperationId, SiteName};
+use crate::domain::incident::IncidentReport;
 use crate::domain::name::NameRule;
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::Policy;
+use crate::domain::readiness::{Circumstances, Readiness};
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::trail::{AuditRow, EventRow};
 use crate::domain::view::Fact;
+use crate::ports::metrics::ModelStoreError;
 use crate::ports::{Clock, Store, StoreError};
 use crate::telemetry::metrics::ControllerMetrics;
 
@@ -34,6 +40,8 @@ const PAUSE_DEFAULT: Duration = Duration::from_secs(3600);
 
 /// A pause is a promise to look after the cluster: nobody does so for longer.
 const PAUSE_MAX: Duration = Duration::from_secs(30 * 86_400);
+/// How many of the newest operations are searched for what followed from one.
+const RELATED_MAX: usize = 1000;
 /// How long an operator's change may take to be stored.
 const STORE_WAIT: Duration = Duration::from_secs(5);
 
@@ -44,9 +52,11 @@ pub struct ControllerHandle {
     cluster: ClusterName,
     policy: Policy,
     rule: Option<NameRule>,
+    circumstances: Circumstances,
     clock: Arc<dyn Clock>,
     store: Arc<dyn Store>,
     metrics: Arc<ControllerMetrics>,
+    prediction: Option<Prediction>,
 }
 
 impl ControllerHandle {
@@ -57,9 +67,11 @@ impl ControllerHandle {
             cluster: parts.cluster.clone(),
             policy: parts.policy.clone(),
             rule: parts.name_service.as_ref().map(|kept| kept.rule.clone()),
+            circumstances: parts.circumstances.clone(),
             clock: parts.clock.clone(),
             store,
             metrics: parts.metrics.clone(),
+            prediction: parts.prediction.clone(),
         }
     }
 
@@ -195,6 +207,66 @@ impl ControllerHandler for ControllerHandle {
         Ok(status::explanation(&glance, cluster, &self.policy))
     }
 
+    async fn doctor(&self, cluster: &str) -> Result<Readiness, Problem> {
+        let glance = self.look(cluster).await?;
+        let (view, operations) = (&glance.view, &glance.operations[..]);
+        let circumstances = &self.circumstances;
+        Ok(doctor::examine(&Patient { view, policy: &self.policy, operations, circumstances, cluster }))
+    }
+
+    async fn risk(&self, cluster: &str) -> Result<RiskDocument, Problem> {
+        let glance = self.look(cluster).await?;
+        Ok(status::risks(&glance, cluster, &self.policy))
+    }
+
+    async fn models(&self) -> Result<ModelList, Problem> {
+        let prediction = self.prediction()?;
+        let glance = self.look(self.cluster.as_str()).await?;
+        let scores = glance.predictor.and_then(|predictor| predictor.model);
+        let names = prediction.models.names().await.map_err(internal)?;
+        let promoted = prediction.models.promoted().await.map_err(internal)?;
+        let mut models = Vec::new();
+        for name in names {
+            let read = prediction.models.read(&name).await;
+            let (version, problem, document) = match read {
+                Ok(files) => {
+                    let (version, problem) = prediction::examine(&files, prediction);
+                    (version, problem, serde_json::from_str(&files.document).ok())
+                }
+                Err(error) => (None, Some(error.to_string()), None),
+            };
+            models.push(ModelEntry {
+                scores: scores
+                    .as_ref()
+                    .is_some_and(|model| model.name == name && Some(&model.version) == version.as_ref()),
+                promoted: promoted.as_ref() == Some(&name),
+                name,
+                version,
+                problem,
+                document,
+            });
+        }
+        Ok(ModelList { schema_version: SCHEMA_VERSION, models })
+    }
+
+    async fn promote_model(&self, request: PromoteRequest, _caller: &Caller) -> Result<MutationReply, Problem> {
+        let prediction = self.changeable()?;
+        let files =
+            prediction.models.read(&request.name).await.map_err(|error| Problem::not_found(error.to_string()))?;
+        if let (_, Some(problem)) = prediction::examine(&files, prediction) {
+            return Err(Problem::refused(format!("model {} cannot be used here: {problem}", request.name), Vec::new()));
+        }
+        prediction.models.promote(&request.name).await.map_err(internal)?;
+        Ok(done(format!("model {} scores from the next step on", request.name)))
+    }
+
+    async fn roll_back_model(&self, _caller: &Caller) -> Result<MutationReply, Problem> {
+        let prediction = self.changeable()?;
+        let refuse = |error: ModelStoreError| Problem::refused(error.to_string(), Vec::new());
+        let name = prediction.models.roll_back().await.map_err(refuse)?;
+        Ok(done(format!("model {name} scores again from the next step on")))
+    }
+
     async fn events(&self, cluster: &str, limit: usize) -> Result<Vec<EventRow>, Problem> {
         self.check(cluster)?;
         stored(self.store.list_events(&self.cluster, limit).await)
@@ -215,6 +287,12 @@ impl ControllerHandler for ControllerHandle {
         }
         let found = stored(self.store.load_operation(&OperationId(id.to_owned())).await)?;
         found.ok_or_else(|| Problem::not_found(format!("no operation {id:?}: see stormglass operation list")))
+    }
+
+    async fn report(&self, id: &str) -> Result<IncidentReport, Problem> {
+        let operation = self.operation(id).await?;
+        let all = stored(self.store.list_operations(&self.cluster, RELATED_MAX).await)?;
+        Ok(IncidentReport::of(&operation, &all))
     }
 
     async fn cancel(&self, id: &str, _caller: &Caller) -> Result<MutationReply, Problem> {
@@ -335,4 +413,31 @@ impl ControllerHandle {
         })??;
         Ok(MutationReply { schema_version: SCHEMA_VERSION, operation: None, plan: None, expect: Vec::new(), message })
     }
+
+    fn prediction(&self) -> Result<&Prediction, Problem> {
+        self.prediction.as_ref().ok_or_else(|| no_predictor("this controller"))
+    }
+
+    /// The predictor, if which model scores is not fixed by the configuration.
+    fn changeable(&self) -> Result<&Prediction, Problem> {
+        let prediction = self.prediction()?;
+        match &prediction.model {
+            None => Ok(prediction),
+            Some(fixed) => Err(Problem::refused(
+                format!(
+                    "predictor.model = {fixed:?} in the controller's configuration says which model scores: remove it there first"
+                ),
+                Vec::new(),
+            )),
+        }
+    }
+}
+
+fn internal(error: ModelStoreError) -> Problem {
+    Problem::internal(error.to_string())
+}
+
+/// The answer to a change that is no operation.
+fn done(message: String) -> MutationReply {
+    MutationReply { schema_version: SCHEMA_VERSION, operation: None, plan: None, expect: Vec::new(), message }
 }

@@ -13,13 +13,16 @@ use tokio::task::JoinHandle;
 use super::{ControllerHandle, ControllerParts};
 use crate::api::authentication::Caller;
 use crate::api::controller::ControllerHandler;
+use crate::api::risk::{ModelList, PromoteRequest, RiskDocument};
 use crate::api::wire::{
     ClusterStatus, Explanation, FailoverRequest, LeaderAddress, MutationReply, NodeRequest, PauseRequest, Problem,
     SwitchoverRequest,
 };
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
+use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
+use crate::domain::readiness::Readiness;
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::trail::{AuditRow, EventRow};
 use crate::ports::{Clock, Leader, Leadership, Term};
@@ -230,6 +233,22 @@ impl ControllerHandler for Seat {
         self.leader()?.explain(cluster).await
     }
 
+    async fn risk(&self, cluster: &str) -> Result<RiskDocument, Problem> {
+        self.leader()?.risk(cluster).await
+    }
+
+    async fn models(&self) -> Result<ModelList, Problem> {
+        self.leader()?.models().await
+    }
+
+    async fn promote_model(&self, request: PromoteRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.promote_model(request, caller).await
+    }
+
+    async fn roll_back_model(&self, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.roll_back_model(caller).await
+    }
+
     async fn events(&self, cluster: &str, limit: usize) -> Result<Vec<EventRow>, Problem> {
         self.leader()?.events(cluster, limit).await
     }
@@ -240,6 +259,14 @@ impl ControllerHandler for Seat {
 
     async fn operation(&self, id: &str) -> Result<Operation, Problem> {
         self.leader()?.operation(id).await
+    }
+
+    async fn doctor(&self, cluster: &str) -> Result<Readiness, Problem> {
+        self.leader()?.doctor(cluster).await
+    }
+
+    async fn report(&self, id: &str) -> Result<IncidentReport, Problem> {
+        self.leader()?.report(id).await
     }
 
     async fn cancel(&self, id: &str, caller: &Caller) -> Result<MutationReply, Problem> {

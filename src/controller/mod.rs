@@ -11,6 +11,7 @@ mod journal;
 pub mod leading;
 mod name;
 mod notes;
+pub mod prediction;
 mod state;
 mod status;
 mod told;
@@ -24,18 +25,22 @@ use tokio::sync::{mpsc, watch};
 use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::operation::Operation;
 use crate::domain::policy::Policy;
+use crate::domain::readiness::Circumstances;
 use crate::domain::record::ClusterRecord;
 use crate::ports::{Clock, NodeControl, PrimaryProbe, ProxyControl, StoreError, Term};
 use crate::telemetry::metrics::ControllerMetrics;
 
 pub use handler::ControllerHandle;
 pub use name::KeptName;
+pub use prediction::Prediction;
 use watched::StoreWatch;
 
 /// How many events may wait for the loop; a sender beyond that waits.
 const EVENTS_WAITING_MAX: usize = 1024;
 /// How many ended operations are kept in memory, for back-off and for display.
 const ENDED_KEPT: usize = 20;
+/// How many are looked through at the start, for the last one that a prediction began.
+const ENDED_READ: usize = 200;
 
 /// A node as the configuration names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +61,8 @@ pub struct ControllerParts {
     pub cluster: ClusterName,
     /// The operator's wishes.
     pub policy: Policy,
+    /// What no agent reports, for the doctor.
+    pub circumstances: Circumstances,
     /// Every configured node.
     pub nodes: Vec<ConfiguredNode>,
     /// Every configured proxy.
@@ -74,6 +81,8 @@ pub struct ControllerParts {
     pub name_service: Option<KeptName>,
     /// Counters.
     pub metrics: Arc<ControllerMetrics>,
+    /// What predicts; `None`: nothing does.
+    pub prediction: Option<Prediction>,
 }
 
 /// What was stored when the controller began.
@@ -89,7 +98,7 @@ pub async fn start(parts: ControllerParts, shutdown: watch::Receiver<bool>) -> R
     let store = watch.over(parts.term.store());
     let record = store.load_record(&parts.cluster).await?;
     let mut operations = store.unfinished_operations(&parts.cluster).await?;
-    let mut ended = store.list_operations(&parts.cluster, ENDED_KEPT).await?;
+    let mut ended = store.list_operations(&parts.cluster, ENDED_READ).await?;
     ended.retain(|operation| operation.status.is_final());
     operations.extend(ended);
     if let Some(record) = &record {

@@ -6,18 +6,22 @@ use super::event_loop::Controller;
 use super::name::NameSight;
 use super::status;
 use crate::decide;
+use crate::decide::doctor::{self, Patient};
 use crate::domain::clock::Moment;
 use crate::domain::operation::{Operation, StepName, StepState};
 use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::DurabilityMode;
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::Report;
+use crate::domain::risk::ModelName;
 use crate::domain::view::View;
 use crate::telemetry::event::{Event, StepOutcome};
 use crate::telemetry::metrics::{ClusterGauges, NodeGauges};
 
 /// A strain that has not been seen for so long is over.
 const STRAIN_OVER_AFTER: Duration = Duration::from_secs(10);
+/// Between two examinations for the gauge.
+const EXAMINATION_INTERVAL: Duration = Duration::from_secs(2);
 
 impl Controller {
     /// This controller begins.
@@ -156,6 +160,44 @@ impl Controller {
         }
     }
 
+    pub(super) fn note_model(&self, model: ModelName) {
+        self.tell(&Event::ModelLoaded { model });
+    }
+
+    pub(super) fn note_model_refused(&self, problem: String) {
+        self.tell(&Event::ModelRefused { problem });
+    }
+
+    pub(super) fn note_abstains(&self, problem: String) {
+        self.tell(&Event::PredictorAbstains { problem });
+    }
+
+    pub(super) fn note_resumed(&self, model: ModelName) {
+        self.tell(&Event::PredictorResumed { model });
+    }
+
+    /// Tells of whom trouble is expected, once, and when it no longer is.
+    pub(super) fn note_risks(&mut self) {
+        if self.state.predictor.is_none() {
+            return;
+        }
+        let view = self.view();
+        for node in view.nodes.keys() {
+            let alarm = decide::early_warning::alarm(&view, &self.state.policy, node);
+            let probability = view
+                .outlooks
+                .get(node)
+                .and_then(|outlook| outlook.risk.known()?.probability)
+                .filter(|probability| probability.is_finite());
+            self.parts.metrics.show_risk(&self.state.cluster, node, probability, alarm.is_some());
+            match alarm {
+                Some(reason) if self.state.told_risks.insert(node.clone()) => self.tell(&Event::RiskBegan { reason }),
+                None if self.state.told_risks.remove(node) => self.tell(&Event::RiskEnded { node: node.clone() }),
+                _ => {}
+            }
+        }
+    }
+
     /// Tells what strains the cluster, once; and its end once it has been over for a while, so that a load at the limit is no storm
     /// of events.
     pub(super) fn note_strains(&mut self) {
@@ -208,10 +250,26 @@ impl Controller {
         }
     }
 
+    /// Looks at what a recovery rests on. The doctor reads everything, so it is not asked after every event.
+    fn show_readiness(&mut self, view: &View) {
+        if self.state.examined_at.is_some_and(|at| view.is_within(at, EXAMINATION_INTERVAL)) {
+            return;
+        }
+        self.state.examined_at = Some(view.now);
+        let readiness = doctor::examine(&Patient {
+            view,
+            policy: &self.state.policy,
+            operations: &self.state.operations,
+            circumstances: &self.parts.circumstances,
+            cluster: self.state.cluster.as_str(),
+        });
+        self.parts.metrics.show_readiness(&self.state.cluster, readiness.score);
+    }
+
     /// Brings the gauges up to date.
-    pub(super) fn show_gauges(&self) {
+    pub(super) fn show_gauges(&mut self) {
         let view = self.view();
-        let metrics = &self.parts.metrics;
+        let metrics = self.parts.metrics.clone();
         let (health, _) = decide::health::health(&view, &self.state.policy);
         let record = view.record.as_ref();
         metrics.show_cluster(&ClusterGauges {
@@ -238,6 +296,7 @@ impl Controller {
                 },
             );
         }
+        self.show_readiness(&view);
         for (proxy, facts) in &view.proxies {
             let agrees = facts.report.known().is_some_and(|report| {
                 record.is_some_and(|record| report.write_target.as_ref() == Some(&record.holder_address))

@@ -9,6 +9,8 @@ use tokio::sync::oneshot;
 
 use super::name::{NameSight, Wanted};
 use crate::decide;
+use crate::decide::early_warning::{self, Alarm};
+use crate::decide::trend::Trend;
 use crate::domain::clock::{Moment, WallTime};
 use crate::domain::command::{AssignedRole, Assignment, HeartbeatReply, ProxyAssignment, ProxyTarget};
 use crate::domain::ids::{ClusterName, NodeName, OperationId, ProxyName, SiteName};
@@ -18,6 +20,7 @@ use crate::domain::plan::{Plan, ReasonCode};
 use crate::domain::policy::{DurabilityMode, Policy};
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::{LiveReport, ProxyReport, Report};
+use crate::domain::risk::{Exhaustion, ModelName, Outlook, Risk, Slowdown};
 use crate::domain::view::{Fact, NodeView, ProxyView, View};
 use crate::domain::witness::Sighting;
 
@@ -41,6 +44,30 @@ impl NodeState {
         let (_, since) = self.behind_since?;
         (silent && now.since(since) >= stale).then_some(since)
     }
+}
+
+/// What is expected of a node, and what it rests on.
+#[derive(Default)]
+pub(super) struct OutlookState {
+    /// What its agent said lately.
+    trend: Trend,
+    /// What follows from that; worked out when a report is heard.
+    exhaustions: Vec<Exhaustion>,
+    slowdown: Option<Slowdown>,
+    /// What the model said last.
+    risk: Option<(Risk, Moment)>,
+    alarm: Alarm,
+}
+
+/// The predictor, as far as the loop knows it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct PredictorState {
+    /// The model that scores; `None` without one.
+    pub model: Option<ModelName>,
+    /// Why nothing is predicted at the moment.
+    pub abstains: Option<String>,
+    /// Why a newer model was not taken.
+    pub refused_model: Option<String>,
 }
 
 /// A configured proxy.
@@ -106,10 +133,18 @@ pub(super) struct State {
     pub proxy_sequence: u64,
     /// What was last seen of the primary itself.
     pub sighting: Option<Sighting>,
+    /// When the doctor last looked.
+    pub examined_at: Option<Moment>,
     /// What strains the cluster, with when it was last seen.
     pub strains: BTreeMap<(ReasonCode, Option<NodeName>), Moment>,
     /// What was last found of the name that clients connect to.
     pub name: Option<NameSight>,
+    /// What is expected of each node.
+    pub outlooks: BTreeMap<NodeName, OutlookState>,
+    /// The predictor; `None` where none is configured.
+    pub predictor: Option<PredictorState>,
+    /// Nodes of which trouble is expected, as was told.
+    pub told_risks: BTreeSet<NodeName>,
 }
 
 impl State {
@@ -144,6 +179,36 @@ impl State {
             nodes: nodes.collect(),
             proxies: proxies.collect(),
             sighting: self.sighting.clone(),
+            outlooks: self.outlooks.iter().map(|(node, state)| (node.clone(), self.outlook(state, now))).collect(),
+        }
+    }
+
+    fn outlook(&self, state: &OutlookState, now: Moment) -> Outlook {
+        let risk = match &state.risk {
+            // Without a model there is nothing to be unknown.
+            None => Fact::Absent,
+            heard => fact(heard, now, self.leading_since, self.policy.prediction.stale_after),
+        };
+        let is_fresh = risk.known().is_some();
+        Outlook {
+            risk,
+            alarmed_for: state.alarm.lasts().filter(|_| is_fresh),
+            exhaustions: state.exhaustions.clone(),
+            slowdown: state.slowdown,
+        }
+    }
+
+    /// Takes in what the model said of the nodes, at `now`. Nodes that are not configured are not heard of.
+    pub fn hear_risks(&mut self, risks: BTreeMap<NodeName, Risk>, now: Moment) {
+        let release_after = self.policy.prediction.release_after;
+        for (node, risk) in risks {
+            if !self.nodes.contains_key(&node) {
+                continue;
+            }
+            let state = self.outlooks.entry(node).or_default();
+            let is_alarmed = risk.alarm && risk.abstains.is_none();
+            state.alarm = state.alarm.heard(is_alarmed, now, release_after);
+            state.risk = Some((risk, now));
         }
     }
 
@@ -164,6 +229,12 @@ impl State {
         }
         if let Some(live) = &report.postgres.live {
             node.last_live = Some(live.clone());
+        }
+        let outlook = self.outlooks.entry(report.node.clone()).or_default();
+        let horizon = self.policy.prediction.horizon;
+        if outlook.trend.hear(&report, now, horizon) {
+            outlook.exhaustions = outlook.trend.exhaustions(horizon);
+            outlook.slowdown = outlook.trend.slowdown();
         }
         node.report = Some((report, now));
         if let Some(primary) = primary {
@@ -312,12 +383,14 @@ impl State {
         self.operations.iter_mut().find(|operation| operation.id == *id)
     }
 
-    /// Forgets the oldest ended operations.
+    /// Forgets the oldest ended operations, but never the last one that a prediction began: the budget counts from it.
     pub fn trim(&mut self, keep: usize) {
+        let predictive = self.operations.iter().filter(|operation| early_warning::is_predictive(operation));
+        let last = predictive.max_by_key(|operation| operation.begun_wall).map(|operation| operation.id.clone());
         let mut ended: Vec<(Option<WallTime>, OperationId)> = self
             .operations
             .iter()
-            .filter(|operation| operation.status.is_final())
+            .filter(|operation| operation.status.is_final() && Some(&operation.id) != last.as_ref())
             .map(|operation| (operation.ended_wall, operation.id.clone()))
             .collect();
         ended.sort();

@@ -4,14 +4,18 @@ use std::time::Duration;
 
 use super::event_loop::Glance;
 use super::name::NameSight;
+use super::state::PredictorState;
+use crate::api::risk::{NodeRisk, PredictorStatus, RiskDocument, SlowProbe, TimeLeft};
 use crate::api::wire;
 use crate::decide;
 use crate::decide::candidate::{self, Demand};
+use crate::domain::ids::NodeName;
 use crate::domain::name::{NameRecord, NameRule, NameValue};
 use crate::domain::plan::{Reason, ReasonCode};
 use crate::domain::policy::Policy;
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::{PostgresState, Report};
+use crate::domain::risk::Risk;
 use crate::domain::timing;
 use crate::domain::view::{Fact, NodeView, View};
 use crate::domain::witness;
@@ -74,10 +78,13 @@ pub(super) fn document(
         warnings: wrong
             .iter()
             .chain(&decide::strain::strains(view, policy))
+            .chain(&alarms(view, policy))
             .map(|reason| warning(reason, cluster))
             .chain(rule.zip(glance.name.as_ref()).and_then(|(rule, sight)| name_warning(rule, sight, cluster)))
+            .chain(glance.predictor.iter().flat_map(predictor_warnings))
             .collect(),
         timers: timers(policy),
+        predictor: glance.predictor.as_ref().map(|predictor| predictor_status(predictor, policy)),
         controller: controller.to_owned(),
         leader: None,
         at: view.wall,
@@ -149,6 +156,7 @@ pub(super) fn explanation(glance: &Glance, cluster: &str, policy: &Policy) -> wi
     let plan = decide::decide(view, policy, &glance.operations);
     let nodes = view.record.as_ref().map(|record| decide::explain::nodes(view, record, policy)).unwrap_or_default();
     let nodes = nodes.into_iter().map(|node| wire::NodeExplanation {
+        outlook: glance.predictor.as_ref().map(|_| node_risk(view, policy, &node.node)),
         node: node.node,
         promotable: node.promotable,
         rank: node.rank,
@@ -160,6 +168,78 @@ pub(super) fn explanation(glance: &Glance, cluster: &str, policy: &Policy) -> wi
         plan,
         nodes: nodes.collect(),
         witnesses: view.record.as_ref().map(|record| witness::words(view, record)).unwrap_or_default(),
+    }
+}
+
+/// What the predictor does at the moment.
+fn predictor_status(predictor: &PredictorState, policy: &Policy) -> PredictorStatus {
+    PredictorStatus {
+        mode: policy.prediction.mode.label().to_owned(),
+        model: predictor.model.clone(),
+        abstains: predictor.abstains.clone(),
+        refused_model: predictor.refused_model.clone(),
+    }
+}
+
+fn predictor_warnings(predictor: &PredictorState) -> Vec<wire::Warning> {
+    let warning = |words: &str, problem: &String| wire::Warning {
+        message: format!("{words}: {problem}"),
+        next: Some("stormglass model list".to_owned()),
+    };
+    let abstains = predictor.abstains.iter().map(|problem| warning("nothing is predicted", problem));
+    let refused = predictor.refused_model.iter().filter(|problem| predictor.abstains.as_ref() != Some(*problem));
+    abstains.chain(refused.map(|problem| warning("a model is not used", problem))).collect()
+}
+
+/// Of whom the model expects trouble.
+fn alarms(view: &View, policy: &Policy) -> Vec<Reason> {
+    view.nodes.keys().filter_map(|node| decide::early_warning::alarm(view, policy, node)).collect()
+}
+
+fn known_risk<'v>(view: &'v View, node: &NodeName) -> Option<&'v Risk> {
+    view.outlooks.get(node)?.risk.known()
+}
+
+/// The document of risks.
+pub(super) fn risks(glance: &Glance, cluster: &str, policy: &Policy) -> RiskDocument {
+    RiskDocument {
+        schema_version: wire::SCHEMA_VERSION,
+        cluster: cluster.to_owned(),
+        predictor: glance.predictor.as_ref().map(|predictor| predictor_status(predictor, policy)),
+        nodes: glance.view.nodes.keys().map(|node| node_risk(&glance.view, policy, node)).collect(),
+    }
+}
+
+fn node_risk(view: &View, policy: &Policy, node: &NodeName) -> NodeRisk {
+    let outlook = view.outlooks.get(node).cloned().unwrap_or_default();
+    let risk = outlook.risk.known();
+    let age = match &outlook.risk {
+        Fact::Known { age, .. } => Some(*age),
+        Fact::Unknown { last: Some(_), for_duration } => Some(*for_duration),
+        Fact::Unknown { last: None, .. } | Fact::Absent => None,
+    };
+    let seconds = |duration: Duration| duration.as_secs_f64();
+    NodeRisk {
+        node: node.clone(),
+        risk: risk.and_then(|risk| risk.probability),
+        score: risk.filter(|risk| risk.abstains.is_none()).map(|risk| risk.score),
+        abstains: match (&outlook.risk, risk) {
+            (_, Some(risk)) => risk.abstains.clone(),
+            (Fact::Absent, None) => Some("no model has scored it yet".to_owned()),
+            (_, None) => Some("its last score is too old".to_owned()),
+        },
+        age_seconds: age.map(seconds),
+        alarmed_for_seconds: outlook.alarmed_for.map(seconds),
+        drivers: risk.map(|risk| risk.drivers.clone()).unwrap_or_default(),
+        exhaustions: outlook
+            .exhaustions
+            .iter()
+            .map(|one| TimeLeft { resource: one.resource, left: one.left, seconds: seconds(one.remaining) })
+            .collect(),
+        slowdown: outlook
+            .slowdown
+            .map(|slow| SlowProbe { usual_seconds: seconds(slow.usual), now_seconds: seconds(slow.now) }),
+        evidence: decide::early_warning::evidence(view, policy, node),
     }
 }
 
@@ -198,7 +278,7 @@ fn node_document(glance: &Glance, node: &NodeView, policy: &Policy) -> wire::Nod
             .and_then(|report| report.standing.lease_remaining)
             .map(|left| left.as_secs_f64()),
         seen_seconds: report_age(node).map(|age| age.as_secs_f64()),
-        risk: None,
+        risk: known_risk(view, &node.node).and_then(|risk| risk.probability),
         assessment: assessment.flatten().unwrap_or_default(),
     }
 }

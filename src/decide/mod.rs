@@ -3,6 +3,9 @@
 //! The controller calls [`decide`] on every event and carries the plan out; production, tests and simulation run this very code.
 
 pub mod candidate;
+pub mod doctor;
+mod doctor_outside;
+pub mod early_warning;
 pub mod explain;
 pub mod first_epoch;
 pub mod health;
@@ -12,6 +15,7 @@ pub mod primary;
 pub mod rejoin;
 pub mod request;
 pub mod strain;
+pub mod trend;
 pub mod witnesses;
 
 use crate::domain::operation::{Operation, OperationKind};
@@ -89,7 +93,13 @@ pub fn decide(view: &View, policy: &Policy, operations: &[Operation]) -> Plan {
         Ok((operation, reason)) => plan(Intent::Start { operation }, vec![reason], blocked_by),
         Err(blocked) => {
             blocked_by.extend(blocked);
-            plan(Intent::Hold, condition.reasons(record), blocked_by)
+            match early_warning::consider(view, record, policy, operations) {
+                None => plan(Intent::Hold, condition.reasons(record), blocked_by),
+                Some(warned) => {
+                    blocked_by.extend(warned.blocked_by);
+                    plan(warned.intent, warned.reasons, blocked_by)
+                }
+            }
         }
     }
 }

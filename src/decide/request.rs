@@ -65,7 +65,10 @@ pub fn plan(view: &View, policy: &Policy, operations: &[Operation], request: &Re
         return Plan { intent: Intent::Hold, reasons: Vec::new(), blocked_by: vec![reason], based_on, loss: None };
     }
     let answer = match request {
-        Request::Switchover { to, site } => switchover(view, record, policy, operations, to.clone(), site.clone()),
+        Request::Switchover { to, site } => {
+            let demand = Demand { to: to.clone(), site: site.clone(), accept_data_loss: false };
+            switchover(view, record, policy, operations, &demand)
+        }
         Request::Failover { to, site, accept_data_loss, old_primary_is_off } => {
             let demand = Demand { to: to.clone(), site: site.clone(), accept_data_loss: *accept_data_loss };
             failover(view, record, policy, operations, demand, *old_primary_is_off)
@@ -94,7 +97,7 @@ fn loss(view: &View, record: &ClusterRecord, policy: &Policy, intent: &Intent) -
     }
 }
 
-type Answer = Result<(Intent, Vec<Reason>), Vec<Reason>>;
+pub(super) type Answer = Result<(Intent, Vec<Reason>), Vec<Reason>>;
 
 fn known(view: &View, node: &NodeName) -> Result<(), Vec<Reason>> {
     if view.nodes.contains_key(node) {
@@ -115,16 +118,16 @@ fn nothing_moves(operations: &[Operation]) -> Result<(), Vec<Reason>> {
     }
 }
 
-fn switchover(
+/// The planned move that `demand` asks for, or every guard that refuses it.
+pub(super) fn switchover(
     view: &View,
     record: &ClusterRecord,
     policy: &Policy,
     operations: &[Operation],
-    to: Option<NodeName>,
-    site: Option<SiteName>,
+    demand: &Demand,
 ) -> Answer {
     nothing_moves(operations)?;
-    if let Some(to) = &to {
+    if let Some(to) = &demand.to {
         known(view, to)?;
         if *to == record.holder {
             return Err(vec![Reason::about(to, ReasonCode::AlreadyPrimary, "")]);
@@ -140,12 +143,11 @@ fn switchover(
         reasons.extend(condition.reasons(record));
         return Err(reasons);
     }
-    let demand = Demand { to, site, accept_data_loss: false };
     // A planned move waits for the shutdown record on the standby, so that any streaming standby loses nothing; the lag limit keeps it short.
     let lossless =
         Policy { durability: DurabilityMode::Async, max_lag_bytes: policy.switchover_max_lag_bytes, ..policy.clone() };
-    let choice = candidate::best(view, record, policy, &demand)
-        .or_else(|_| candidate::best(view, record, &lossless, &demand))?;
+    let choice =
+        candidate::best(view, record, policy, demand).or_else(|_| candidate::best(view, record, &lossless, demand))?;
     let streaming = view.report(&record.holder).and_then(|report| report.postgres.live.as_ref()).is_some_and(|live| {
         live.standbys.iter().any(|row| row.node == choice.node.as_str() && row.state == "streaming")
     });

@@ -87,6 +87,7 @@ fn live(in_recovery: bool, lsn: u64) -> LiveReport {
             barrier_lsn: Lsn(450),
         }),
         waits: None,
+        upkeep: None,
         connections: None,
         clock: Default::default(),
     }
@@ -150,6 +151,7 @@ pub(super) fn view(record: &ClusterRecord) -> View {
         record: Some(record.clone()),
         nodes: nodes.into(),
         sighting: None,
+        outlooks: Default::default(),
         proxies: Default::default(),
     }
 }
@@ -421,7 +423,7 @@ fn any_node(name: &'static str) -> impl Strategy<Value = NodeView> {
 }
 
 prop_compose! {
-    fn any_case()(
+    pub(super) fn any_case()(
         nodes in (any_node("n1"), any_node("n2"), any_node("n3")),
         named in prop::collection::btree_set(prop::sample::select(vec!["n2", "n3"]), 0..3),
         eligible in prop::collection::btree_set(prop::sample::select(vec!["n2", "n3"]), 0..3),

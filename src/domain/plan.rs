@@ -275,6 +275,22 @@ reason_codes! {
     StaleRecord => "stale_record",
     /// The epoch was given out and its holder does not accept writes yet.
     PromotionUnfinished => "promotion_unfinished",
+    /// The model expects trouble of the node, and has for long enough.
+    PredictedTrouble => "predicted_trouble",
+    /// The node runs out of something soon, by its own agent's word.
+    RunsOut => "runs_out",
+    /// The node's probes take much longer than they used to.
+    SlowsDown => "slows_down",
+    /// Nothing but the model speaks for trouble.
+    Uncorroborated => "uncorroborated",
+    /// More than one node is about to be in trouble: moving helps nobody.
+    SeveralNodesSick => "several_nodes_sick",
+    /// The best candidate is no better place.
+    CandidateNotBetter => "candidate_not_better",
+    /// A prediction moved the primary too short a time ago.
+    PredictionBudget => "prediction_budget",
+    /// Predictions only advise, as configured.
+    PredictionAdvises => "prediction_advises",
     /// The node's report names an epoch above the record's: the store is older than the cluster.
     StoreOutdated => "store_outdated",
 }

@@ -92,6 +92,73 @@ pub struct Policy {
     /// A name in DNS follows the primary from site to site.
     #[serde(default)]
     pub keeps_name: bool,
+    /// What predictions may do.
+    #[serde(default)]
+    pub prediction: PredictionPolicy,
+}
+
+/// What predictions may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PredictionMode {
+    /// They are shown, and change nothing else.
+    Observe,
+    /// They warn, and say what would be done.
+    #[default]
+    Advise,
+    /// They start a switchover, within their guards.
+    Act,
+}
+
+impl PredictionMode {
+    /// As it is written in the configuration.
+    pub fn label(self) -> &'static str {
+        match self {
+            PredictionMode::Observe => "observe",
+            PredictionMode::Advise => "advise",
+            PredictionMode::Act => "act",
+        }
+    }
+}
+
+/// The guards of predictions (design, rule 9).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PredictionPolicy {
+    /// What they may do.
+    pub mode: PredictionMode,
+    /// An alarm counts once it has lasted for so long.
+    pub confirm_after: Duration,
+    /// An alarm is over once the model was silent for so long.
+    pub release_after: Duration,
+    /// A risk that is older counts as unknown.
+    pub stale_after: Duration,
+    /// The least risk that counts, in thousandths.
+    pub risk_per_mille_min: u16,
+    /// What runs out within this time counts.
+    pub horizon: Duration,
+    /// One predictive switchover in each window of this length.
+    pub budget_window: Duration,
+}
+
+impl PredictionPolicy {
+    /// What follows from the time between two samples: three of them confirm an alarm, and five end one.
+    pub fn for_step(step: Duration) -> Self {
+        Self {
+            mode: PredictionMode::default(),
+            confirm_after: step * 3,
+            release_after: step * 5,
+            stale_after: step * 4,
+            risk_per_mille_min: 500,
+            horizon: step * 60,
+            budget_window: Duration::from_secs(6 * 3600),
+        }
+    }
+}
+
+impl Default for PredictionPolicy {
+    fn default() -> Self {
+        Self::for_step(Duration::from_secs(15))
+    }
 }
 
 fn default_patience() -> Duration {
@@ -131,6 +198,7 @@ impl Policy {
             rejoin_automatically: true,
             rejoin_retry_after: Duration::from_secs(10),
             keeps_name: false,
+            prediction: PredictionPolicy::default(),
         }
     }
 }

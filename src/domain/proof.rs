@@ -181,6 +181,7 @@ mod tests {
             connections: None,
             clock: Default::default(),
             waits: None,
+            upkeep: None,
         };
         report("n2", Some(live))
     }
@@ -233,6 +234,7 @@ mod tests {
             nodes: [(node("n1"), holder), (node("n2"), standby)].into(),
             proxies: Default::default(),
             sighting: None,
+            outlooks: Default::default(),
         };
         (view, record, Policy::for_rto(Duration::from_secs(5)))
     }

@@ -235,6 +235,46 @@ pub struct LiveReport {
     /// Sessions that keep others waiting.
     #[serde(default)]
     pub waits: Option<WaitReport>,
+    /// Slots and archiving: what a recovery will rest on.
+    #[serde(default)]
+    pub upkeep: Option<UpkeepReport>,
+}
+
+/// What must be in order before it is needed. It is shown and decides nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct UpkeepReport {
+    /// `pg_replication_slots`.
+    pub slots: Vec<SlotReport>,
+    /// `pg_stat_archiver`.
+    pub archiver: Option<ArchiverReport>,
+}
+
+/// One replication slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotReport {
+    /// Its name.
+    pub name: String,
+    /// Somebody streams from it.
+    pub active: bool,
+    /// `wal_status`, as PostgreSQL words it: `reserved`, `extended`, `unreserved`, `lost`.
+    pub wal_status: Option<String>,
+    /// WAL that it keeps from being removed; `None` on a standby, and where it keeps none.
+    pub retained_bytes: Option<u64>,
+}
+
+/// The archiver of a primary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiverReport {
+    /// `archive_mode` is not `off`.
+    pub is_on: bool,
+    /// Segments that it could not archive, since the statistics began.
+    pub failed: u64,
+    /// When it last archived one.
+    pub last_archived_at: Option<WallTime>,
+    /// When it last failed to.
+    pub last_failed_at: Option<WallTime>,
+    /// Which one that was.
+    pub last_failed_wal: Option<String>,
 }
 
 /// Wall times as PostgreSQL tells them. They are shown and decide nothing.

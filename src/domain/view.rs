@@ -9,6 +9,7 @@ use super::clock::{Moment, WallTime};
 use super::ids::{NodeName, ProxyName, SiteName};
 use super::record::ClusterRecord;
 use super::report::{LiveReport, ProxyReport, Report};
+use super::risk::Outlook;
 use super::witness::Sighting;
 
 /// A fact, and how well it is known. Unknown is a value: nothing may treat it as a default.
@@ -99,6 +100,9 @@ pub struct View {
     /// What the controller saw of the primary itself.
     #[serde(default)]
     pub sighting: Option<Sighting>,
+    /// What is expected of nodes. Nothing is where nothing is expected.
+    #[serde(default)]
+    pub outlooks: BTreeMap<NodeName, Outlook>,
 }
 
 impl View {

@@ -90,7 +90,8 @@ pub fn controller(
                 agent: url(&layout.way(CONTROLLER_HOST, &proxy.agent)),
             })
             .collect(),
-        prometheus: Some(PrometheusSection { url: url(&layout.prometheus) }),
+        prometheus: Some(PrometheusSection::at(url(&layout.prometheus))),
+        predictor: None,
         dns: Some(naming::settings(layout)?),
     })
 }

@@ -12,6 +12,8 @@ use tokio::task::JoinHandle;
 
 use stormglass::adapters::control::{HttpControl, TcpPrimaryProbe};
 use stormglass::adapters::dns::{Rfc2136, Rfc2136Settings, Route53, Route53Settings, TsigKey};
+use stormglass::adapters::models::ModelFolder;
+use stormglass::adapters::prometheus::{Credentials, PrometheusSettings, PrometheusSource};
 use stormglass::adapters::store::etcd::{EtcdLeadership, EtcdSettings, EtcdStore, EtcdTls};
 use stormglass::adapters::store::{SqliteStore, migration};
 use stormglass::adapters::system::{SystemClock, priority};
@@ -19,12 +21,14 @@ use stormglass::api::authentication::{Authentication, Token};
 use stormglass::api::controller::ControllerHandler;
 use stormglass::api::{router, server};
 use stormglass::config::dns::{DnsProvider, DnsSection};
+use stormglass::config::features::load_features;
 use stormglass::config::store::{StoreKind, StoreSection};
 use stormglass::config::{ControllerConfig, SecretReference, load_controller};
 use stormglass::controller::leading::{self, Candidacy};
-use stormglass::controller::{self, ConfiguredNode, ControllerParts, KeptName};
+use stormglass::controller::{self, ConfiguredNode, ControllerParts, KeptName, Prediction};
 use stormglass::domain::ids::ProxyName;
 use stormglass::domain::policy::Policy;
+use stormglass::domain::readiness::Circumstances;
 use stormglass::ports::{Clock, Leader, Leadership as _, NameService, Sole, Term};
 use stormglass::telemetry::metrics::ControllerMetrics;
 
@@ -91,12 +95,15 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         .iter()
         .map(|node| ConfiguredNode { name: node.name.clone(), site: node.site.clone(), agent: node.agent.clone() })
         .collect();
+    let prediction = prediction(config)?;
     let proxies: Vec<ProxyName> = config.proxies.iter().map(|proxy| proxy.name.clone()).collect();
     let name_service = config.dns.as_ref().map(|dns| kept_name(dns, clock.clone())).transpose()?;
+    let circumstances = Circumstances { has_election: config.has_election(), ..Circumstances::default() };
     Ok(Box::new(move |term| ControllerParts {
         name: name.clone(),
         cluster: cluster.clone(),
         policy: policy.clone(),
+        circumstances: circumstances.clone(),
         nodes: nodes.clone(),
         proxies: proxies.clone(),
         clock: clock.clone(),
@@ -106,6 +113,33 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         primary_probe: Arc::new(TcpPrimaryProbe),
         name_service: name_service.clone(),
         metrics: metrics(),
+        prediction: prediction.clone(),
+    }))
+}
+
+/// What predicts, where both `[predictor]` and `[prometheus]` are configured.
+fn prediction(config: &ControllerConfig) -> anyhow::Result<Option<Prediction>> {
+    let (Some(predictor), Some(prometheus)) = (&config.predictor, &config.prometheus) else { return Ok(None) };
+    let features = load_features(predictor.features.as_deref())?;
+    let credentials = match (&prometheus.bearer_token, &prometheus.user, &prometheus.password) {
+        (Some(token), _, _) => Credentials::Bearer(secret(token)?),
+        (None, Some(user), Some(password)) => Credentials::Basic { user: user.clone(), password: secret(password)? },
+        _ => Credentials::None,
+    };
+    let authority = match &prometheus.ca_file {
+        Some(file) => Some(std::fs::read(file).with_context(|| format!("read {}", file.display()))?),
+        None => None,
+    };
+    let settings =
+        PrometheusSettings { url: prometheus.url.clone(), credentials, authority, timeout: prometheus.timeout };
+    let nodes = config.nodes.iter().map(|node| node.name.clone()).collect();
+    let source = PrometheusSource::new(&settings, features.clone(), nodes)?;
+    Ok(Some(Prediction {
+        source: Arc::new(source),
+        models: Arc::new(ModelFolder::new(&predictor.model_directory)),
+        features: Arc::new(features),
+        step_seconds: u32::try_from(predictor.step.as_secs()).context("read predictor.step")?,
+        model: predictor.model.clone(),
     }))
 }
 

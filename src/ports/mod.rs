@@ -7,6 +7,7 @@ pub mod agent;
 pub mod clock;
 pub mod control;
 pub mod leadership;
+pub mod metrics;
 pub mod name;
 pub mod postgres;
 pub mod store;
@@ -16,6 +17,7 @@ pub use agent::{AgentMemory, ControllerLink, GuardLink, KillFamily, Memory, Peer
 pub use clock::Clock;
 pub use control::{ControlError, NodeControl, PrimaryProbe, ProxyControl};
 pub use leadership::{Leader, Leadership, Sole, Term};
+pub use metrics::{MetricSource, ModelStore};
 pub use name::{NameError, NameService, ServerAnswer};
 pub use postgres::LocalPostgres;
 pub use store::{Store, StoreError, Swap};

@@ -9,6 +9,7 @@ use crate::domain::epoch::Epoch;
 use crate::domain::ids::{Address, ClusterName, NodeName, OperationId, ProxyName, SiteName};
 use crate::domain::operation::{OperationStatus, StepName};
 use crate::domain::plan::{Intent, Reason, ReasonCode};
+use crate::domain::risk::ModelName;
 use crate::domain::trail::EventRow;
 
 /// How loud.
@@ -260,6 +261,36 @@ pub enum Event {
         /// What it was.
         code: ReasonCode,
     },
+    /// The model expects trouble of a node, and has for long enough: a look is worth it.
+    RiskBegan {
+        /// What, how much, and what drove it.
+        reason: Reason,
+    },
+    /// It does not any more.
+    RiskEnded {
+        /// The node.
+        node: NodeName,
+    },
+    /// A model scores from now on.
+    ModelLoaded {
+        /// Name and version.
+        model: ModelName,
+    },
+    /// A model cannot be used; the one before it, if there was one, goes on.
+    ModelRefused {
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// Nothing is predicted for the time being; everything else goes on as without a predictor.
+    PredictorAbstains {
+        /// Why.
+        problem: String,
+    },
+    /// Risks are predicted again.
+    PredictorResumed {
+        /// By which model.
+        model: ModelName,
+    },
     /// The store did not take a write: the controller grants nothing new until it does.
     StoreFailed {
         /// What went wrong, and what to do.
@@ -296,6 +327,12 @@ impl Event {
             Event::NameFollows { .. } => "name_follows",
             Event::NameUndone { .. } => "name_undone",
             Event::StoreFailed { .. } => "store_failed",
+            Event::RiskBegan { .. } => "risk_began",
+            Event::RiskEnded { .. } => "risk_ended",
+            Event::ModelLoaded { .. } => "model_loaded",
+            Event::ModelRefused { .. } => "model_refused",
+            Event::PredictorAbstains { .. } => "predictor_abstains",
+            Event::PredictorResumed { .. } => "predictor_resumed",
             Event::StrainBegan { .. } => "strain_began",
             Event::StrainEnded { .. } => "strain_ended",
         }
@@ -313,6 +350,9 @@ impl Event {
             | Event::LeaseNotRenewed { .. }
             | Event::StrainBegan { .. }
             | Event::NameUndone { .. }
+            | Event::RiskBegan { .. }
+            | Event::ModelRefused { .. }
+            | Event::PredictorAbstains { .. }
             | Event::ProxyFailed { .. } => Severity::Warning,
             Event::StepEnded { outcome, .. } if *outcome != StepOutcome::Succeeded => Severity::Warning,
             _ => Severity::Info,
@@ -336,7 +376,8 @@ impl Event {
             | Event::OperatorUnfenced { node, .. }
             | Event::FenceConfirmed { node, .. }
             | Event::LeaseNotRenewed { node, .. } => Some(node),
-            Event::StrainBegan { reason } => reason.node.as_ref(),
+            Event::StrainBegan { reason } | Event::RiskBegan { reason } => reason.node.as_ref(),
+            Event::RiskEnded { node } => Some(node),
             Event::StrainEnded { node, .. } => node.as_ref(),
             _ => None,
         }

@@ -19,6 +19,7 @@ use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::ids::{ClusterName, NodeName, ProxyName};
 use crate::domain::operation::OperationStatus;
 use crate::domain::plan::{Intent, Reason, ReasonCode};
+use crate::domain::risk::ModelName;
 
 macro_rules! names {
     ($($constant:ident = $name:literal, $help:literal;)+) => {
@@ -48,12 +49,17 @@ names! {
     PROXY_AGREES = "stormglass_proxy_agrees", "1 if the proxy's write port leads to the primary.";
     NAME_AGREES = "stormglass_name_agrees", "1 if every authoritative server leads the name to the primary's site.";
     STRAIN = "stormglass_strain", "1 while the strain lasts, 0 after it; `strain` is a code of `explain`.";
+    READINESS = "stormglass_readiness_ratio", "Share of the checks of `stormglass doctor` that pass; a warning counts half.";
     OPERATIONS = "stormglass_operations_total", "Operations that ended.";
     OPERATION_PHASE_SECONDS = "stormglass_operation_phase_seconds", "How long the steps of operations took.";
     OPERATION_SECONDS = "stormglass_operation_seconds", "From detection or request to the end of an operation that succeeded.";
     DECISION_REASONS = "stormglass_decision_reasons_total", "Reasons of decisions, counted when a decision changes.";
     EVENTS = "stormglass_events_total", "Events.";
     DECISION_SECONDS = "stormglass_decision_seconds", "How long the controller took to decide.";
+    RISK_RATIO = "stormglass_risk_ratio", "Calibrated probability of trouble within the model's horizon, 0 to 1; no series while nobody can say.";
+    RISK_ALARM = "stormglass_risk_alarm", "1 while the model expects trouble of the node and has for long enough.";
+    MODEL_INFO = "stormglass_model_info", "Constant 1, labelled with the model that scores.";
+    SCORING_SECONDS = "stormglass_scoring_seconds", "How long the samples of one step took to be scored, for all nodes.";
     STORE_SECONDS = "stormglass_store_seconds", "How long the store took, flush included.";
 }
 
@@ -62,6 +68,9 @@ const SECONDS: [f64; 18] =
     [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 600.0];
 /// Deciding is pure computing.
 const DECISION_BUCKETS: [f64; 8] = [0.000_01, 0.000_03, 0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.1];
+
+/// A sample costs microseconds, and a thousand nodes are scored at once.
+const SCORING_BUCKETS: [f64; 8] = [0.000_03, 0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1];
 
 const OPERATION_KINDS: [&str; 4] = ["failover", "switchover", "rejoin", "fence"];
 const OTHER_INTENTS: [&str; 2] = ["hold", "update_record"];
@@ -133,6 +142,7 @@ pub struct ControllerMetrics {
     proxy_agrees: IntGaugeVec,
     name_agrees: IntGaugeVec,
     strain: IntGaugeVec,
+    readiness: GaugeVec,
     operations: IntCounterVec,
     phases: HistogramVec,
     durations: HistogramVec,
@@ -140,6 +150,10 @@ pub struct ControllerMetrics {
     events: IntCounterVec,
     decisions: Histogram,
     store: HistogramVec,
+    risk: GaugeVec,
+    risk_alarm: IntGaugeVec,
+    model: IntGaugeVec,
+    scoring: Histogram,
 }
 
 impl ControllerMetrics {
@@ -165,6 +179,7 @@ impl ControllerMetrics {
             proxy_agrees: gauges(&registry, PROXY_AGREES, &["cluster", "proxy"]),
             name_agrees: gauges(&registry, NAME_AGREES, &["cluster", "name"]),
             strain: gauges(&registry, STRAIN, &["cluster", "node", "strain"]),
+            readiness: register(&registry, GaugeVec::new(options(READINESS), &["cluster"])),
             operations: counters(&registry, OPERATIONS, &["operation", "outcome"]),
             phases: histograms(&registry, OPERATION_PHASE_SECONDS, &["operation", "phase"]),
             durations: histograms(&registry, OPERATION_SECONDS, &["operation"]),
@@ -175,6 +190,13 @@ impl ControllerMetrics {
                 Histogram::with_opts(histogram_options(DECISION_SECONDS).buckets(DECISION_BUCKETS.to_vec())),
             ),
             store: histograms(&registry, STORE_SECONDS, &["action"]),
+            risk: seconds_gauges(&registry, RISK_RATIO),
+            risk_alarm: gauges(&registry, RISK_ALARM, &["cluster", "node"]),
+            model: gauges(&registry, MODEL_INFO, &["name", "version"]),
+            scoring: register(
+                &registry,
+                Histogram::with_opts(histogram_options(SCORING_SECONDS).buckets(SCORING_BUCKETS.to_vec())),
+            ),
             registry,
         };
         metrics.set_leading(false);
@@ -255,6 +277,35 @@ impl ControllerMetrics {
     pub fn show_strain(&self, cluster: &ClusterName, node: Option<&NodeName>, code: ReasonCode, lasts: bool) {
         let labels = [cluster.as_str(), node.map_or("", NodeName::as_str), code.label()];
         self.strain.with_label_values(&labels).set(lasts.into());
+    }
+
+    /// Shows how much of what a recovery rests on is in order.
+    pub fn show_readiness(&self, cluster: &ClusterName, ratio: f64) {
+        self.readiness.with_label_values(&[cluster.as_str()]).set(ratio);
+    }
+
+    /// Shows what is expected of a node.
+    pub fn show_risk(&self, cluster: &ClusterName, node: &NodeName, risk: Option<f64>, is_alarmed: bool) {
+        let labels = [cluster.as_str(), node.as_str()];
+        match risk {
+            Some(risk) => self.risk.with_label_values(&labels).set(risk),
+            // Fails where there was no series, which is what is wanted.
+            None => drop(self.risk.remove_label_values(&labels)),
+        }
+        self.risk_alarm.with_label_values(&labels).set(is_alarmed.into());
+    }
+
+    /// Shows the model that scores; `None`: none does.
+    pub fn show_model(&self, model: Option<&ModelName>) {
+        self.model.reset();
+        if let Some(model) = model {
+            self.model.with_label_values(&[model.name.as_str(), model.version.as_str()]).set(1);
+        }
+    }
+
+    /// One step was scored.
+    pub fn observe_scoring(&self, took: Duration) {
+        self.scoring.observe(took.as_secs_f64());
     }
 
     /// Counts an event, with what follows from it: operations, phases, reasons.
@@ -394,6 +445,10 @@ mod tests {
         metrics.show_proxy(&cluster, &proxy, true);
         metrics.show_strain(&cluster, Some(&db1), ReasonCode::LockPileUp, true);
         metrics.show_name(&cluster, "db.example.test", true);
+        metrics.show_readiness(&cluster, 0.9);
+        metrics.show_risk(&cluster, &db1, Some(0.25), false);
+        metrics.show_model(Some(&ModelName { name: "lab".to_owned(), version: "1".to_owned() }));
+        metrics.observe_scoring(Duration::from_micros(90));
         metrics.observe_phase("failover", "detect", Duration::from_millis(7));
         metrics.observe_decision(Duration::from_micros(40));
         metrics.observe_store("swap", Duration::from_millis(2));

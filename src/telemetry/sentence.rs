@@ -130,6 +130,21 @@ impl fmt::Display for Event {
             Event::StrainEnded { node: None, code } => {
                 write!(formatter, "The strain is over: {}.", code.label().replace('_', " "))
             }
+            Event::RiskBegan { reason } => {
+                formatter.write_str("Trouble is expected")?;
+                ending(formatter, Some(&reason.to_string()))
+            }
+            Event::RiskEnded { node } => write!(formatter, "Trouble is no longer expected of {node}."),
+            Event::ModelLoaded { model } => write!(formatter, "Model {model} scores from now on."),
+            Event::ModelRefused { problem } => {
+                formatter.write_str("A model cannot be used")?;
+                ending(formatter, Some(problem))
+            }
+            Event::PredictorAbstains { problem } => {
+                formatter.write_str("Nothing is predicted for the time being")?;
+                ending(formatter, Some(problem))
+            }
+            Event::PredictorResumed { model } => write!(formatter, "Risks are predicted again, by model {model}."),
             Event::StoreFailed { problem } => {
                 formatter.write_str("The store did not take a write")?;
                 ending(formatter, Some(problem))

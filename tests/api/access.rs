@@ -73,7 +73,7 @@ fn the_table_of_access_is_as_meant() {
         assert_eq!(route.access, meant, "{}", route.path);
         assert_eq!(route.method.name() == "POST", route.is_mutation() || meant == Access::Agents, "{}", route.path);
     }
-    assert_eq!(ROUTES.iter().filter(|route| route.is_mutation()).count(), 8);
+    assert_eq!(ROUTES.iter().filter(|route| route.is_mutation()).count(), 10);
 }
 
 #[tokio::test]

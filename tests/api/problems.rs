@@ -6,6 +6,8 @@ use stormglass::api::body::BODY_LENGTH_MAX;
 use stormglass::api::routes::ROUTES;
 use stormglass::api::wire::Problem;
 use stormglass::domain::access::Role;
+use stormglass::domain::incident::IncidentReport;
+use stormglass::domain::operation::OperationStatus;
 
 use super::{AGENT, Served, problem, script};
 
@@ -187,6 +189,11 @@ fn documented_fields_are_the_fields() {
     refused.leader = script::status().leader.map(Box::new);
     for (schema, example) in [
         ("ClusterStatus", serde_json::to_value(script::status())),
+        ("Readiness", serde_json::to_value(script::readiness())),
+        (
+            "IncidentReport",
+            serde_json::to_value(IncidentReport::of(&script::operation("op-1", OperationStatus::Running), &[])),
+        ),
         ("TimerStatus", serde_json::to_value(script::status().timers)),
         ("FailoverPreview", serde_json::to_value(script::status().failover_now)),
         ("MutationReply", serde_json::to_value(script::reply("done"))),

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use stormglass::api::authentication::Caller;
 use stormglass::api::controller::ControllerHandler;
+use stormglass::api::risk::{ModelList, PromoteRequest, RiskDocument};
 use stormglass::api::routes::Endpoint;
 use stormglass::api::wire::{
     ClusterStatus, Explanation, FailoverPreview, FailoverRequest, Health, LeaderAddress, MutationReply, NodeRequest,
@@ -15,9 +16,11 @@ use stormglass::domain::clock::{BootId, Moment, WallTime};
 use stormglass::domain::command::{HeartbeatReply, ProxyAssignment};
 use stormglass::domain::epoch::{Epoch, RecordNumber};
 use stormglass::domain::ids::{Address, ClusterName, NodeName, OperationId, ProxyName, SiteName};
+use stormglass::domain::incident::IncidentReport;
 use stormglass::domain::lsn::Lsn;
 use stormglass::domain::operation::{JOURNAL_FORMAT, Operation, OperationKind, OperationStatus};
 use stormglass::domain::plan::{Intent, Loss, Plan, Reason, ReasonCode};
+use stormglass::domain::readiness::{Check, Readiness, Verdict};
 use stormglass::domain::report::{PostgresReport, PostgresState, Probes, ProxyReport, Report, Standing, Tags};
 use stormglass::domain::trail::{AuditRow, EventRow};
 use tokio::sync::Notify;
@@ -91,6 +94,17 @@ pub fn plan() -> Plan {
     }
 }
 
+pub fn readiness() -> Readiness {
+    let check = Check {
+        check: "backup".to_owned(),
+        subject: None,
+        verdict: Verdict::Warning,
+        detail: "not configured".to_owned(),
+        next: None,
+    };
+    Readiness::new("main", vec![check], NOW)
+}
+
 pub fn reply(message: &str) -> MutationReply {
     MutationReply {
         schema_version: SCHEMA_VERSION,
@@ -137,6 +151,7 @@ pub fn status() -> ClusterStatus {
             rules: Vec::new(),
             outages: Vec::new(),
         },
+        predictor: None,
         controller: "script".to_owned(),
         leader: Some(LeaderAddress { name: "script".to_owned(), url: "http://127.0.0.1:8432".to_owned() }),
         at: NOW,
@@ -192,6 +207,7 @@ pub fn body(endpoint: Endpoint) -> Option<Value> {
         Endpoint::Switchover => Some(json!({ "to": "db2" })),
         Endpoint::Failover => Some(json!({ "dry_run": true })),
         Endpoint::Pause => Some(json!({ "duration_seconds": 60 })),
+        Endpoint::ModelPromote => Some(json!({ "name": "lab-1s" })),
         _ => None,
     }
 }
@@ -237,6 +253,28 @@ impl ControllerHandler for Script {
         })
     }
 
+    async fn risk(&self, cluster: &str) -> Result<RiskDocument, Problem> {
+        known(cluster)?;
+        Ok(RiskDocument {
+            schema_version: SCHEMA_VERSION,
+            cluster: cluster.to_owned(),
+            predictor: None,
+            nodes: Vec::new(),
+        })
+    }
+
+    async fn models(&self) -> Result<ModelList, Problem> {
+        Ok(ModelList { schema_version: SCHEMA_VERSION, models: Vec::new() })
+    }
+
+    async fn promote_model(&self, _: PromoteRequest, _: &Caller) -> Result<MutationReply, Problem> {
+        Ok(reply("it scores"))
+    }
+
+    async fn roll_back_model(&self, _: &Caller) -> Result<MutationReply, Problem> {
+        Ok(reply("it scores again"))
+    }
+
     async fn events(&self, cluster: &str, limit: usize) -> Result<Vec<EventRow>, Problem> {
         self.limits.lock().expect("no panic").push(limit);
         known(cluster).map(|()| Vec::new())
@@ -259,6 +297,14 @@ impl ControllerHandler for Script {
             "op-1" => Ok(operation(id, OperationStatus::Running)),
             _ => Err(Problem::not_found(format!("there is no operation {id}"))),
         }
+    }
+
+    async fn doctor(&self, cluster: &str) -> Result<Readiness, Problem> {
+        known(cluster).map(|()| readiness())
+    }
+
+    async fn report(&self, id: &str) -> Result<IncidentReport, Problem> {
+        Ok(IncidentReport::of(&self.operation(id).await?, &[]))
     }
 
     async fn cancel(&self, _: &str, _: &Caller) -> Result<MutationReply, Problem> {

@@ -116,6 +116,7 @@ pub fn healthy() -> ClusterStatus {
                 statement: "host lost: at most 3s 50ms".to_owned(),
             }],
         },
+        predictor: None,
         controller: "controller-1".to_owned(),
         leader: None,
         at: NOW,
@@ -210,12 +211,14 @@ pub fn explanation() -> Explanation {
         },
         nodes: vec![
             NodeExplanation {
+                outlook: None,
                 node: node("db3"),
                 promotable: false,
                 rank: None,
                 reasons: vec![Reason::about(&node("db3"), ReasonCode::NotEligible, "2.1 MiB behind")],
             },
             NodeExplanation {
+                outlook: None,
                 node: node("db2"),
                 promotable: true,
                 rank: Some(1),

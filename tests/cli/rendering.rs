@@ -1,7 +1,10 @@
 //! Documents to text: what people and pipes get, letter by letter.
 
-use stormglass::cli::render::{Look, explain, lists, operation, plan, status};
-use stormglass::domain::operation::{Operation, OperationStatus};
+use stormglass::cli::render::{Look, doctor, explain, lists, operation, plan, status};
+use stormglass::domain::incident::IncidentReport;
+use stormglass::domain::operation::{Operation, OperationKind, OperationStatus};
+use stormglass::domain::plan::{Reason, ReasonCode};
+use stormglass::domain::readiness::{Check, Readiness, Verdict};
 
 use super::documents;
 
@@ -9,14 +12,14 @@ const TERMINAL: Look = Look { terminal: true, colour: false, verbose: false };
 const PIPE: Look = Look { terminal: false, colour: false, verbose: false };
 
 #[track_caller]
-fn check(text: &str, expected: &str) {
+fn check_text(text: &str, expected: &str) {
     let expected = expected.strip_prefix('\n').expect("goldens begin on a line of their own");
     assert!(text == expected, "expected:\n{expected}\ngot:\n{text}");
 }
 
 #[test]
 fn healthy() {
-    check(
+    check_text(
         &status::render(&documents::healthy(), TERMINAL),
         "
 Cluster  orders   healthy   primary db1 (timeline 7, since 3d 4h)   automation on   RPO 0 (sync: db2)
@@ -40,7 +43,7 @@ fn verbose_shows_what_the_timers_prove_and_cost() {
     let text = status::render(&status, Look { verbose: true, ..TERMINAL });
     let from = text.find("Rule").expect("the rules are shown");
     let lines = text[from..].lines().take(2).map(|line| format!("{line}\n")).collect::<String>();
-    check(
+    check_text(
         &lines,
         "
 Rule     lease + drift <= wait: 3s 50ms <= 3s 50ms, holds
@@ -56,7 +59,7 @@ Outage   host lost: at most 3s 50ms
 
 #[test]
 fn degraded() {
-    check(
+    check_text(
         &status::render(&documents::degraded(), TERMINAL),
         "
 Cluster  orders   degraded   primary db1 (timeline 7, since 3d 4h)   automation on   RPO not 0 (sync: no standby holds every commit)
@@ -77,7 +80,7 @@ Warning  db2 has not been heard of for 1m 37s. Next: stormglass explain db2
 
 #[test]
 fn no_primary() {
-    check(
+    check_text(
         &status::render(&documents::no_primary(), TERMINAL),
         "
 Cluster  orders   no primary   nobody accepts writes   automation on   RPO 0 (sync: db2)
@@ -97,7 +100,7 @@ Running  failover db1 -> db2 (running, at promote, for 0.0s, by automatic). Next
 
 #[test]
 fn unknown() {
-    check(
+    check_text(
         &status::render(&documents::unknown(), TERMINAL),
         "
 Cluster  orders   unknown   primary unknown   automation on   RPO unknown
@@ -111,7 +114,7 @@ Failover now: would promote nobody: db1: agent silent (never heard of).
 #[test]
 fn paused() {
     let text = status::render(&documents::paused(), TERMINAL);
-    check(
+    check_text(
         &format!("{}\n", text.lines().next().expect("a line")),
         "
 Cluster  orders   healthy   primary db1 (timeline 7, since 3d 4h)   automation paused for 49m, until 2026-11-21T04:01:09Z   RPO 0 (sync: db2)
@@ -121,7 +124,7 @@ Cluster  orders   healthy   primary db1 (timeline 7, since 3d 4h)   automation p
 
 #[test]
 fn piped() {
-    check(
+    check_text(
         &status::render(&documents::degraded(), PIPE),
         "
 cluster	orders	degraded	db1	7	2026-11-17T23:12:09Z	on	sync	8	2026-11-21T03:12:09Z
@@ -137,7 +140,7 @@ warning	db2 has not been heard of for 1m 37s.	stormglass explain db2
 
 #[test]
 fn explained() {
-    check(
+    check_text(
         &explain::render(&documents::explanation(), TERMINAL),
         "
 Cluster  orders
@@ -152,7 +155,7 @@ RANK  NODE  PROMOTE  WHY
    -  db3   no       not eligible (2.1 MiB behind)
 ",
     );
-    check(
+    check_text(
         &explain::node(&documents::explanation().nodes[0], TERMINAL),
         "
 Node     db3: would not be promoted if the primary were lost now
@@ -164,7 +167,7 @@ Because  not eligible (2.1 MiB behind)
 #[test]
 fn operations() {
     let ended = documents::failover(OperationStatus::Failed);
-    check(
+    check_text(
         &operation::render(&ended, TERMINAL),
         "
 Operation  019a-7c
@@ -200,7 +203,7 @@ What proved that the old primary cannot write:
 ",
     );
     let begun = Operation { journal: ended.journal[..2].to_vec(), ..documents::failover(OperationStatus::Running) };
-    check(
+    check_text(
         &operation::explained(&begun, TERMINAL),
         "
 Operation  019a-7c
@@ -224,13 +227,139 @@ What was done:
 +0.036 s  fence    1  succeeded  31 ms  -
 ",
     );
-    check(
+    check_text(
         &lists::operations(&[ended], TERMINAL),
         "
 BEGAN                 OPERATION            OUTCOME    TOOK  EPOCH  BY         ID
 2026-11-21T03:12:09Z  failover db1 -> db2  failed   200 ms      9  automatic  019a-7c
 ",
     );
+}
+
+#[test]
+fn a_doctor_says_what_to_run_next() {
+    let check = |check: &str, subject: Option<&str>, verdict, detail: &str, next: Option<&str>| Check {
+        check: check.to_owned(),
+        subject: subject.map(str::to_owned),
+        verdict,
+        detail: detail.to_owned(),
+        next: next.map(str::to_owned),
+    };
+    let found = Readiness::new(
+        "orders",
+        vec![
+            check("primary", Some("db1"), Verdict::Ok, "db1 accepts writes in epoch 8", None),
+            check("sync_ledger", None, Verdict::Failing, "nobody confirms", Some("stormglass explain orders")),
+            check("backup", None, Verdict::Warning, "not configured", None),
+            check("dns", None, Verdict::NotApplicable, "no name", None),
+        ],
+        documents::NOW,
+    );
+    check_text(
+        &doctor::render(&found, TERMINAL),
+        "
+Cluster    orders
+Readiness  50 %: the next fault may not be survived
+
+CHECK        OF   VERDICT  FOUND
+primary      db1  OK       db1 accepts writes in epoch 8
+sync ledger  -    failing  nobody confirms
+backup       -    warning  not configured
+
+Next       stormglass explain orders
+",
+    );
+    let piped = doctor::render(&found, PIPE);
+    assert_eq!(piped.lines().count(), 4);
+    assert!(piped.contains("sync_ledger\t-\tfailing\tnobody confirms\tstormglass explain orders\n"), "{piped}");
+}
+
+#[test]
+fn an_incident_is_told_in_markdown() {
+    let mut failover = documents::failover(OperationStatus::Succeeded);
+    let holds = Reason::about(&documents::node("db2"), ReasonCode::HoldsEveryConfirmedCommit, "epoch 8");
+    failover.reasons.push(holds);
+    let mut rejoin = Operation {
+        kind: OperationKind::Rejoin { node: documents::node("db1"), reclone: false },
+        epoch_before: stormglass::domain::epoch::Epoch(9),
+        epoch_after: None,
+        message: Some("db1 streams from db2".to_owned()),
+        journal: Vec::new(),
+        evidence: Vec::new(),
+        ..failover.clone()
+    };
+    rejoin.id.0 = "019a-7d".to_owned();
+    let report = IncidentReport::of(&failover, &[rejoin, failover.clone()]);
+    assert_eq!((report.lost_bytes, report.rto_seconds, report.redundancy_seconds), (Some(0), Some(0.2), Some(0.2)));
+    check_text(
+        &report.to_markdown(),
+        "
+# Incident: failover from db1 to db2 in orders
+
+|  |  |
+|---|---|
+| operation | `019a-7c` |
+| outcome | succeeded |
+| begun by | automatic |
+| began | 2026-11-21T03:12:09Z |
+| ended | 2026-11-21T03:12:09.2Z |
+| epoch | 8 → 9 |
+| time without writes (RTO) | 0.200 s |
+| data lost (RPO) | 0 bytes: db2 held every confirmed commit when it was chosen |
+| until redundant again | 0.200 s |
+
+## Why
+
+- db1: postgres down (killed by signal 9)
+- db2: holds every confirmed commit (epoch 8)
+
+## Where the time went
+
+| phase | began | took |
+|---|---|---|
+| detect_to_decide | +0.000 s | 0.004 s |
+| fence | +0.005 s | 0.031 s |
+| promote | +0.040 s | 0.120 s |
+| redirect | +0.161 s | 0.039 s |
+
+## What the witnesses said
+
+| when | occasion | witness | about | statement |
+|---|---|---|---|---|
+| 2026-11-21T03:12:09Z | decided | agent db1 | db1 | reported 0.004 s ago: PostgreSQL is stopped |
+| 2026-11-21T03:12:09Z | decided | wal receiver db2 | db1 | no WAL receiver runs |
+| 2026-11-21T03:12:09Z | fenced | controller controller | db1 | fence confirmed (epoch 8) |
+
+## What was done
+
+| at | step | state | took | detail |
+|---|---|---|---|---|
+| +0.005 s | fence | started | - | - |
+| +0.036 s | fence | succeeded | 0.031 s | - |
+| +0.040 s | promote | started | - | - |
+| +0.160 s | promote | succeeded | 0.120 s | LSN 5/3A220000 |
+| +0.161 s | redirect | started | - | - |
+| +0.200 s | redirect | failed | 0.039 s | proxy-east: no answer |
+
+## What followed
+
+| operation | outcome | took | detail |
+|---|---|---|---|
+| rejoin of db1 | succeeded | 0.200 s | db1 streams from db2 |
+",
+    );
+}
+
+#[test]
+fn a_loss_that_nobody_measured_is_not_called_none() {
+    let unknown = documents::failover(OperationStatus::Succeeded);
+    let report = IncidentReport::of(&unknown, &[]);
+    assert_eq!(report.lost_bytes, None);
+    assert!(report.to_markdown().contains("| data lost (RPO) | not known: nothing says that db2"), "{}", report.loss);
+    let mut accepted = documents::failover(OperationStatus::Succeeded);
+    let to = documents::node("db2");
+    accepted.reasons.push(Reason::about(&to, ReasonCode::WouldLoseCommits, "1048576 bytes of WAL"));
+    assert_eq!(IncidentReport::of(&accepted, &[]).loss, "1048576 bytes of WAL");
 }
 
 #[test]
@@ -249,7 +378,7 @@ fn colour_adds_nothing_but_colour() {
 
 #[test]
 fn what_is_lost_is_said_first() {
-    check(
+    check_text(
         &plan::render(&documents::lossy(), &["confirmed commits are lost for good".to_owned()], TERMINAL),
         "
 Loses    1048576 bytes of WAL, and what the primary wrote after it was last heard: db3 has received up to 0/4F00000, and its last commit is of 2026-11-21T03:12:07Z; db1 had flushed up to 0/5000000 at 2026-11-21T03:12:09Z

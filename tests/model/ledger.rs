@@ -703,6 +703,7 @@ impl Ledger {
                     barrier_lsn: Lsn(u64::from(heard.barrier)),
                 }),
                 waits: None,
+                upkeep: None,
                 connections: None,
                 clock: Default::default(),
             }

@@ -149,6 +149,7 @@ pub fn view(record: &Record, leading_since: Moment, nodes: impl Iterator<Item = 
         nodes: nodes.map(|node| (node.node.clone(), node)).collect(),
         proxies: BTreeMap::new(),
         sighting: None,
+        outlooks: Default::default(),
     }
 }
 

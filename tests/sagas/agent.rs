@@ -239,6 +239,7 @@ impl Agent {
             standbys: rows,
             synchronous: self.synchronous.clone().filter(|_| !in_recovery),
             waits: None,
+            upkeep: None,
             connections: None,
             clock: Default::default(),
         });

@@ -284,6 +284,7 @@ impl World {
             record: self.controller.record.clone(),
             nodes: nodes.collect(),
             sighting: None,
+            outlooks: Default::default(),
             proxies: BTreeMap::new(),
         }
     }

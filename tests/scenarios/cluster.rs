@@ -370,6 +370,7 @@ impl Cluster {
             nodes,
             proxies: self.witnesses.proxies(self.now),
             sighting: self.witnesses.sighting(),
+            outlooks: Default::default(),
         }
     }
 
@@ -439,6 +440,7 @@ fn run(report: &mut Report, in_recovery: bool) {
         standbys: Vec::new(),
         synchronous: None,
         waits: None,
+        upkeep: None,
         connections: None,
         clock: Default::default(),
     });

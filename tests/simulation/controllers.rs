@@ -148,6 +148,7 @@ fn parts(port: &ControllerPort, term: Arc<dyn Term>) -> ControllerParts {
         name: format!("c{}", port.index + 1),
         cluster: cluster(),
         policy: policy(&port.world.lock()),
+        circumstances: Default::default(),
         nodes: (0..HOSTS).map(configured).collect(),
         proxies: vec![clients::proxy_name()],
         clock: control.clone(),
@@ -157,6 +158,7 @@ fn parts(port: &ControllerPort, term: Arc<dyn Term>) -> ControllerParts {
         primary_probe: control,
         name_service: None,
         metrics: Arc::new(ControllerMetrics::new("simulated")),
+        prediction: None,
     }
 }
 

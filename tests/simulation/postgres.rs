@@ -138,6 +138,7 @@ impl HostPort {
             standbys: if run.recovery { Vec::new() } else { standbys },
             synchronous: run.applied.clone(),
             waits: None,
+            upkeep: None,
             connections: None,
             clock: Default::default(),
         })

@@ -8,7 +8,10 @@ use super::errors::failed;
 use crate::domain::clock::WallTime;
 use crate::domain::ids::{Address, SystemIdentifier};
 use crate::domain::lsn::{Fork, History, Lsn, Timeline};
-use crate::domain::report::{ClockReport, ConnectionReport, LiveReport, ReceiverReport, StandbyRow, WaitReport};
+use crate::domain::report::{
+    ArchiverReport, ClockReport, ConnectionReport, LiveReport, ReceiverReport, SlotReport, StandbyRow, UpkeepReport,
+    WaitReport,
+};
 use crate::ports::postgres::PostgresError;
 
 pub(super) const ACTION: &str = "observe PostgreSQL";
@@ -44,6 +47,13 @@ select json_build_object(
       from pg_stat_activity where backend_type = 'client backend' and wait_event_type = 'Lock'),
   'oldest_transaction', (select max(extract(epoch from clock_timestamp() - xact_start))::float8
       from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()),
+  'slots', (select coalesce(json_agg(json_build_object('name', slot_name, 'active', active, 'wal_status', wal_status,
+      'retained_bytes', case when now.recovering then null else greatest(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint end)), '[]')
+      from pg_replication_slots),
+  'archiver', (select json_build_object('is_on', current_setting('archive_mode') <> 'off', 'failed', failed_count,
+      'last_archived_at', (extract(epoch from last_archived_time) * 1000000)::bigint,
+      'last_failed_at', (extract(epoch from last_failed_time) * 1000000)::bigint, 'last_failed_wal', last_failed_wal)
+      from pg_stat_archiver),
   'connections_allowed', current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
       - coalesce(current_setting('reserved_connections', true)::int, 0)
 )::text
@@ -76,6 +86,17 @@ struct Answer {
     lock_waiters: u32,
     longest_lock_wait: f64,
     oldest_transaction: Option<f64>,
+    slots: Vec<SlotReport>,
+    archiver: Option<Archiver>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Archiver {
+    is_on: bool,
+    failed: u64,
+    last_archived_at: Option<i64>,
+    last_failed_at: Option<i64>,
+    last_failed_wal: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -119,6 +140,16 @@ pub(super) fn read(answer: Option<String>) -> Result<(LiveReport, String), Postg
             waiting_for_locks: answer.lock_waiters,
             longest_lock_wait: seconds(answer.longest_lock_wait).unwrap_or_default(),
             oldest_transaction: answer.oldest_transaction.and_then(seconds),
+        }),
+        upkeep: Some(UpkeepReport {
+            slots: answer.slots,
+            archiver: answer.archiver.map(|archiver| ArchiverReport {
+                is_on: archiver.is_on,
+                failed: archiver.failed,
+                last_archived_at: archiver.last_archived_at.map(WallTime),
+                last_failed_at: archiver.last_failed_at.map(WallTime),
+                last_failed_wal: archiver.last_failed_wal,
+            }),
         }),
     };
     Ok((report, answer.synchronous_standby_names))

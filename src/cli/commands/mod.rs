@@ -2,6 +2,7 @@
 
 mod configuration;
 mod follow;
+mod model;
 mod mutate;
 mod observe;
 mod watch;
@@ -33,12 +34,15 @@ pub(super) async fn run(console: &mut Console, global: Global, command: Command)
         Command::Status { cluster, check } => session.status(cluster.as_deref(), check).await,
         Command::Watch { cluster } => session.watch(cluster.as_deref()).await,
         Command::Explain { subject } => session.explain(subject.as_deref()).await,
+        Command::Doctor { cluster } => session.doctor(cluster.as_deref()).await,
         Command::History(list) => session.history(&list).await,
         Command::Events(list) => session.events(&list).await,
         Command::Operation(OperationCommand::List(list)) => session.operations(&list).await,
-        Command::Operation(OperationCommand::Show { id }) => session.operation_show(&id).await,
+        Command::Operation(OperationCommand::Show { id, report: true }) => session.operation_report(&id).await,
+        Command::Operation(OperationCommand::Show { id, report: false }) => session.operation_show(&id).await,
         Command::Operation(OperationCommand::Watch { id }) => session.operation_watch(&id).await,
         Command::Operation(OperationCommand::Cancel { id }) => session.operation_cancel(&id).await,
+        Command::Model(command) => session.model(&command).await,
         Command::Switchover { .. }
         | Command::Failover { .. }
         | Command::Pause { .. }

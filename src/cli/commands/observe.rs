@@ -78,6 +78,14 @@ impl Session<'_> {
         }
     }
 
+    /// `doctor`: fails where the next fault may not be survived.
+    pub(super) async fn doctor(&mut self, cluster: Option<&str>) -> Result<Exit, Failure> {
+        let cluster = self.cluster(cluster).await?;
+        let found = self.client.doctor(&cluster).await?;
+        self.emit(&found.raw, |look| render::doctor::render(&found.value, look))?;
+        Ok(if found.value.survives { Exit::Done } else { Exit::Degraded })
+    }
+
     pub(super) async fn history(&mut self, list: &ListArguments) -> Result<Exit, Failure> {
         let cluster = self.cluster(list.cluster.as_deref()).await?;
         let found = self.client.history(&cluster, list.limit).await?;
@@ -96,6 +104,13 @@ impl Session<'_> {
         let cluster = self.cluster(list.cluster.as_deref()).await?;
         let found = self.client.events(&cluster, list.limit).await?;
         self.emit(&found.raw, |look| render::lists::events(&found.value, look))?;
+        Ok(Exit::Done)
+    }
+
+    /// `operation show --report`: Markdown also in a pipe, because it is made to be pasted.
+    pub(super) async fn operation_report(&mut self, id: &str) -> Result<Exit, Failure> {
+        let found = self.client.report(operation_id(id)?).await?;
+        self.emit(&found.raw, |_| found.value.to_markdown())?;
         Ok(Exit::Done)
     }
 

@@ -1,6 +1,6 @@
 //! `explain`: what the controller would do now, and why every node could or could not be promoted.
 
-use super::{Cell, Look, Table, Tone, plan, tabbed, words};
+use super::{Cell, Look, Table, Tone, plan, risk, tabbed, words};
 use crate::api::wire::{Explanation, NodeExplanation};
 
 /// The whole cluster.
@@ -60,6 +60,9 @@ pub fn node(explanation: &NodeExplanation, look: Look) -> String {
     for (index, reason) in explanation.reasons.iter().enumerate() {
         let label = if index == 0 { "Because" } else { "" };
         text.push_str(&format!("{label:<8} {}\n", words::reason(reason, Some(&explanation.node))));
+    }
+    if let Some(outlook) = &explanation.outlook {
+        text.push_str(&risk::node(outlook, look));
     }
     text
 }

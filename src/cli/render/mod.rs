@@ -2,10 +2,13 @@
 //!
 //! `?` is unknown, `-` does not apply; neither is ever written as 0. Colour repeats what a word says already.
 
+pub mod doctor;
 pub mod explain;
 pub mod lists;
+pub mod model;
 pub mod operation;
 pub mod plan;
+pub mod risk;
 pub mod status;
 pub mod words;
 

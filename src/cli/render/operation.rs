@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use super::{Cell, Look, Table, Tone, words};
-use crate::domain::clock::{Moment, WallTime};
 use crate::domain::evidence::{Observation, Occasion, Witness};
+use crate::domain::incident::offset;
+pub use crate::domain::incident::{step_took, took};
 use crate::domain::operation::{Operation, OperationStatus, StepEvent, StepName, StepState};
 
 /// The whole operation.
@@ -146,29 +147,6 @@ fn phases(operation: &Operation, look: Look) -> String {
     }
     add("in total", Duration::ZERO, took(operation));
     table.render(look)
-}
-
-/// From detection to the end; `None` while it runs.
-pub fn took(operation: &Operation) -> Option<Duration> {
-    let (at, wall) = (operation.ended_at?, operation.ended_wall?);
-    Some(offset(operation, at, wall))
-}
-
-/// Time since detection. Moments of another boot cannot be compared; then the wall clocks are the best there is.
-fn offset(operation: &Operation, at: Moment, wall: WallTime) -> Duration {
-    if at >= operation.detected_at { at.since(operation.detected_at) } else { wall.since(operation.begun_wall) }
-}
-
-/// How long the attempt that `event` ends took.
-pub fn step_took(before: &[StepEvent], event: &StepEvent) -> Option<Duration> {
-    if event.state == StepState::Started {
-        return None;
-    }
-    let start = before
-        .iter()
-        .rev()
-        .find(|it| it.step == event.step && it.attempt == event.attempt && it.state == StepState::Started)?;
-    Some(if event.at >= start.at { event.at.since(start.at) } else { event.wall.since(start.wall) })
 }
 
 /// One line for a step of the journal, as it happens.

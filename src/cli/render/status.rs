@@ -1,6 +1,6 @@
 //! `status`: is it healthy, who is primary since when, can a node be lost, what is happening, what to do.
 
-use super::{Cell, Look, Table, Tone, tabbed, words};
+use super::{Cell, Look, Table, Tone, risk, tabbed, words};
 use crate::api::wire::{ClusterStatus, Health, NameStatus, NodeStatus, ProxyStatus};
 use crate::domain::operation::StepState;
 
@@ -83,6 +83,9 @@ fn summary(status: &ClusterStatus, look: Look) -> String {
     if let Some(leader) = &status.leader {
         text.push_str(&format!("Leader   controller {}, at {}\n", leader.name, leader.url));
     }
+    if let Some(predictor) = &status.predictor {
+        text.push_str(&risk::predictor(predictor, look));
+    }
     if look.verbose {
         let timers = &status.timers;
         text.push_str(&format!(
@@ -136,7 +139,7 @@ fn names(nodes: &[crate::domain::ids::NodeName]) -> String {
 }
 
 fn nodes(status: &ClusterStatus, look: Look) -> Table {
-    let with_risk = status.nodes.iter().any(|node| node.risk.is_some());
+    let with_risk = status.predictor.is_some() || status.nodes.iter().any(|node| node.risk.is_some());
     let mut header = vec!["NODE", "SITE", "ROLE", "STATE", ">TLI", "REPLAY LSN", "LAG", "SYNC"];
     if look.verbose {
         header.extend(["FLUSH LSN", "ADDRESS", "LEASE"]);

@@ -139,6 +139,7 @@ impl Renewal {
             connections: None,
             clock: Default::default(),
             waits: None,
+            upkeep: None,
         }
     }
 }

@@ -24,6 +24,7 @@ fn node(in_recovery: bool) -> NodeSnapshot {
         standbys: Vec::new(),
         synchronous: None,
         waits: None,
+        upkeep: None,
         connections: None,
         clock: Default::default(),
     };

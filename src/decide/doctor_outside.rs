@@ -1,0 +1,143 @@
+//! The part of [`super::doctor`] that looks beyond PostgreSQL: backups, names, certificates, controllers, sequences, stacks.
+//!
+//! Judges facts that the shell gathered; what is not configured is said to be, and never called good.
+
+use std::time::Duration;
+
+use super::doctor::{Patient, of};
+use crate::domain::clock::WallTime;
+use crate::domain::readiness::{Check, Verdict};
+
+/// A drill older than this proves little about today's repository.
+const DRILL_AGE: Duration = Duration::from_secs(31 * 86_400);
+/// Clients that cache a name for longer than this wait longer for it than for the failover.
+const TTL_SECONDS: u32 = 60;
+/// A certificate that ends sooner needs somebody now.
+const EXPIRY_NEAR: Duration = Duration::from_secs(14 * 86_400);
+
+pub(super) fn backups(patient: &Patient<'_>) -> Vec<Check> {
+    const NAME: &str = "backup";
+    let Some(facts) = &patient.circumstances.backup else {
+        return vec![of(
+            NAME,
+            Verdict::Warning,
+            "not configured: a dropped table or a lost site cannot be brought back",
+        )];
+    };
+    if let Some(failure) = &facts.last_failure {
+        let detail = format!("the last one failed: {failure}");
+        return vec![of(NAME, Verdict::Failing, detail).then(patient.command("backup"))];
+    }
+    let Some(last) = facts.last_success else {
+        return vec![of(NAME, Verdict::Failing, "there is none yet").then(patient.command("backup"))];
+    };
+    let age = since(patient.view.wall, last);
+    let objective = facts.objective_seconds.map(Duration::from_secs);
+    vec![match objective {
+        Some(objective) if age > objective => {
+            let detail = format!("the last one is of {last}, older than the objective of {} s", objective.as_secs());
+            of(NAME, Verdict::Failing, detail).then(patient.command("backup"))
+        }
+        _ => of(NAME, Verdict::Ok, format!("the last one is of {last}")),
+    }]
+}
+
+pub(super) fn drills(patient: &Patient<'_>) -> Vec<Check> {
+    const NAME: &str = "drill";
+    let Some(facts) = &patient.circumstances.backup else {
+        return vec![of(NAME, Verdict::NotApplicable, "no backup is configured")];
+    };
+    if let Some(failure) = &facts.last_drill_failure {
+        let detail = format!("the last one failed: {failure}");
+        return vec![of(NAME, Verdict::Failing, detail).then(patient.command("drill"))];
+    }
+    vec![match facts.last_drill {
+        Some(last) if since(patient.view.wall, last) > DRILL_AGE => {
+            let detail = format!("the last one is of {last}, more than a month ago");
+            of(NAME, Verdict::Warning, detail).then(patient.command("drill"))
+        }
+        Some(last) => of(NAME, Verdict::Ok, format!("a restore was proven at {last}")),
+        None => of(NAME, Verdict::Warning, "no restore was ever proven").then(patient.command("drill")),
+    }]
+}
+
+fn since(now: WallTime, then: WallTime) -> Duration {
+    if now > then { now.since(then) } else { Duration::ZERO }
+}
+
+pub(super) fn names(patient: &Patient<'_>) -> Vec<Check> {
+    const NAME: &str = "dns";
+    let Some(facts) = &patient.circumstances.names else {
+        return vec![of(NAME, Verdict::NotApplicable, "no name is configured that follows the primary")];
+    };
+    vec![match &facts.problem {
+        Some(problem) => of(NAME, Verdict::Failing, problem.clone()).then(patient.command("status")),
+        None if facts.ttl_seconds > TTL_SECONDS => {
+            let detail = format!("clients may keep an old answer for {} s: lower the TTL", facts.ttl_seconds);
+            of(NAME, Verdict::Warning, detail)
+        }
+        None => of(NAME, Verdict::Ok, format!("an old answer is kept for {} s at most", facts.ttl_seconds)),
+    }]
+}
+
+pub(super) fn certificates(patient: &Patient<'_>) -> Vec<Check> {
+    const NAME: &str = "certificates";
+    if patient.circumstances.certificates.is_empty() {
+        return vec![of(NAME, Verdict::NotApplicable, "none is configured")];
+    }
+    let one = |facts: &crate::domain::readiness::CertificateFacts| {
+        let check = |verdict, detail| Check { subject: Some(facts.subject.clone()), ..of(NAME, verdict, detail) };
+        let renew = Some("stormglass pki rotate".to_owned());
+        if facts.expires <= patient.view.wall {
+            return check(Verdict::Failing, format!("ended at {}", facts.expires)).then(renew);
+        }
+        if facts.expires.since(patient.view.wall) < EXPIRY_NEAR {
+            return check(Verdict::Warning, format!("ends at {}", facts.expires)).then(renew);
+        }
+        check(Verdict::Ok, format!("ends at {}", facts.expires))
+    };
+    patient.circumstances.certificates.iter().map(one).collect()
+}
+
+pub(super) fn controllers(patient: &Patient<'_>) -> Vec<Check> {
+    const NAME: &str = "controllers";
+    if !patient.circumstances.has_election {
+        let detail =
+            "one controller with an embedded store: writes go on without it, and nobody fails over while it is down";
+        return vec![of(NAME, Verdict::Warning, detail)];
+    }
+    vec![match patient.view.leads_for {
+        Some(left) if left > patient.policy.timers.lease => {
+            let detail =
+                format!("this one leads, for another {:.1} s at least, and others can follow", left.as_secs_f64());
+            of(NAME, Verdict::Ok, detail)
+        }
+        Some(left) => {
+            let detail = format!("the store confirms this leadership for {:.1} s only: it is slow", left.as_secs_f64());
+            of(NAME, Verdict::Warning, detail)
+        }
+        None => of(NAME, Verdict::Ok, "this one leads"),
+    }]
+}
+
+pub(super) fn sequences(patient: &Patient<'_>) -> Vec<Check> {
+    let names = &patient.circumstances.sequences_after_failover;
+    if names.is_empty() {
+        return vec![of("restore_sequence", Verdict::NotApplicable, "none is configured to follow a failover")];
+    }
+    vec![of("restore_sequence", Verdict::Ok, format!("after a failover: {}", names.join(", ")))]
+}
+
+pub(super) fn stacks(patient: &Patient<'_>) -> Vec<Check> {
+    let one = |facts: &crate::domain::readiness::StackFacts| {
+        let check =
+            |verdict, detail: &str| Check { subject: Some(facts.name.clone()), ..of("stacks", verdict, detail) };
+        let plan = Some(format!("terraform -chdir={} plan", facts.name));
+        match &facts.drift {
+            Ok(false) => check(Verdict::Ok, "what is there is what is described"),
+            Ok(true) => check(Verdict::Warning, "what is there differs from what is described").then(plan),
+            Err(why) => check(Verdict::Warning, &format!("could not be compared: {why}")).then(plan),
+        }
+    };
+    patient.circumstances.stacks.iter().map(one).collect()
+}

@@ -1,0 +1,247 @@
+//! What a node's own agent has said lately, and what runs out if it goes on like that. No model and no Prometheus is needed for it.
+//!
+//! The controller keeps one [`Trend`] a node and feeds it every report; nothing here decides.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::domain::clock::Moment;
+use crate::domain::report::Report;
+use crate::domain::risk::{Exhaustion, Resource, Slowdown};
+
+/// Samples that are kept: as many as the horizon has steps.
+const SAMPLES_KEPT: usize = 60;
+/// A line is drawn through the last of them: a third of the horizon says where the rest of it leads.
+const SAMPLES_FITTED: usize = 20;
+/// Fewer are an accident.
+const SAMPLES_MIN: usize = 8;
+/// Share of the variance that the line must explain: a checkpoint's sawtooth and a busy hour are no line.
+const FIT_MIN: f64 = 0.9;
+/// What has been lost while the line was drawn, of what was there: less is noise, whatever the line says.
+const LOST_MIN: f64 = 0.05;
+/// Probes whose median counts as now.
+const PROBES_NOW: usize = 5;
+/// Earlier probes without which nobody can say what is usual.
+const PROBES_USUAL_MIN: usize = 15;
+/// So much slower than usual is worth a word.
+const SLOWER_MIN: f64 = 5.0;
+/// And less than this is quick, however slow it is for this node.
+const SLOW_MIN: Duration = Duration::from_millis(50);
+
+/// What one report said, as far as it can run out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Sample {
+    at: Moment,
+    data_free_bytes: Option<f64>,
+    wal_free_bytes: Option<f64>,
+    connections_free: Option<f64>,
+    write_probe: Option<Duration>,
+}
+
+/// The last reports of one node.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Trend {
+    samples: VecDeque<Sample>,
+}
+
+impl Trend {
+    /// Takes a report in, at most one for each sixtieth of `horizon`. True if it was taken.
+    pub fn hear(&mut self, report: &Report, now: Moment, horizon: Duration) -> bool {
+        let interval = horizon / SAMPLES_KEPT as u32;
+        if self.samples.back().is_some_and(|last| now.since(last.at) < interval) {
+            return false;
+        }
+        let live = report.postgres.live.as_ref();
+        let disk = report.postgres.disk;
+        self.samples.push_back(Sample {
+            at: now,
+            data_free_bytes: disk.map(|disk| number(disk.data_free_bytes)),
+            wal_free_bytes: disk.map(|disk| number(disk.wal_free_bytes)),
+            connections_free: live
+                .and_then(|live| live.connections)
+                .map(|used| f64::from(used.allowed.saturating_sub(used.used))),
+            write_probe: report.postgres.probes.write.took.filter(|_| live.is_some_and(|live| !live.in_recovery)),
+        });
+        while self.samples.len() > SAMPLES_KEPT {
+            self.samples.pop_front();
+        }
+        true
+    }
+
+    /// Resources of which nothing is left within `horizon`, soonest first.
+    pub fn exhaustions(&self, horizon: Duration) -> Vec<Exhaustion> {
+        let data = self.series(|sample| sample.data_free_bytes);
+        let wal = self.series(|sample| sample.wal_free_bytes);
+        let connections = self.series(|sample| sample.connections_free);
+        // One filesystem is one resource.
+        let wal = if wal == data { Vec::new() } else { wal };
+        let mut found: Vec<Exhaustion> =
+            [(Resource::DataSpace, data), (Resource::WalSpace, wal), (Resource::Connections, connections)]
+                .into_iter()
+                .filter_map(|(resource, series)| {
+                    let (left, remaining) = time_to_nothing(&series)?;
+                    (remaining <= horizon).then_some(Exhaustion { resource, left, remaining })
+                })
+                .collect();
+        found.sort_by_key(|exhaustion| (exhaustion.remaining, exhaustion.resource));
+        found
+    }
+
+    /// The write probe, if it takes much longer than it used to.
+    pub fn slowdown(&self) -> Option<Slowdown> {
+        let probes: Vec<Duration> = self.samples.iter().filter_map(|sample| sample.write_probe).collect();
+        if probes.len() < PROBES_NOW + PROBES_USUAL_MIN {
+            return None;
+        }
+        let (before, last) = probes.split_at(probes.len() - PROBES_NOW);
+        let (usual, now) = (median(before), median(last));
+        (now >= SLOW_MIN && now.as_secs_f64() >= usual.as_secs_f64() * SLOWER_MIN).then_some(Slowdown { usual, now })
+    }
+
+    /// The last values in order, with their time in seconds; empty where one of them is missing.
+    fn series(&self, value: impl Fn(&Sample) -> Option<f64>) -> Vec<(f64, f64)> {
+        let Some(first) = self.samples.front() else { return Vec::new() };
+        let skip = self.samples.len().saturating_sub(SAMPLES_FITTED);
+        let last = self.samples.iter().skip(skip);
+        last.map(|sample| Some((sample.at.since(first.at).as_secs_f64(), value(sample)?)))
+            .collect::<Option<_>>()
+            .unwrap_or_default()
+    }
+}
+
+/// What is left, and the time until a straight line (least squares) through the series reaches zero; `None` where there is no
+/// such line.
+fn time_to_nothing(series: &[(f64, f64)]) -> Option<(f64, Duration)> {
+    if series.len() < SAMPLES_MIN {
+        return None;
+    }
+    let count = series.len() as f64;
+    let mean = |pick: fn(&(f64, f64)) -> f64| series.iter().map(pick).sum::<f64>() / count;
+    let (time_mean, value_mean) = (mean(|point| point.0), mean(|point| point.1));
+    let sum = |pick: &dyn Fn(f64, f64) -> f64| {
+        series.iter().map(|(time, value)| pick(time - time_mean, value - value_mean)).sum::<f64>()
+    };
+    let (times, values, both) =
+        (sum(&|time, _| time * time), sum(&|_, value| value * value), sum(&|time, value| time * value));
+    let ((_, first), (_, last)) = (series[0], series[series.len() - 1]);
+    if times <= 0.0 || values <= 0.0 || both >= 0.0 || first <= 0.0 {
+        return None;
+    }
+    let fit = both * both / (times * values);
+    if fit < FIT_MIN || (first - last) / first < LOST_MIN {
+        return None;
+    }
+    let lost_per_second = -both / times;
+    Duration::try_from_secs_f64(last / lost_per_second).ok().map(|remaining| (last, remaining))
+}
+
+fn median(values: &[Duration]) -> Duration {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    sorted[sorted.len() / 2]
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the last bytes of a petabyte do not matter")]
+fn number(value: u64) -> f64 {
+    value as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::tests::{edit, node, record, view};
+    use crate::domain::report::{ConnectionReport, DiskReport};
+
+    const HORIZON: Duration = Duration::from_secs(60);
+
+    fn report(change: impl FnOnce(&mut Report)) -> Report {
+        let mut view = view(&record());
+        edit(&mut view, "n1", change);
+        view.report(&node("n1")).expect("known").clone()
+    }
+
+    /// A node that says, second by second, what `change` makes of it.
+    fn heard(seconds: u64, change: impl Fn(&mut Report, u64)) -> Trend {
+        let mut trend = Trend::default();
+        for second in 0..seconds {
+            let report = report(|report| change(report, second));
+            trend.hear(&report, Moment(second * 1_000_000), HORIZON);
+        }
+        trend
+    }
+
+    fn disk(free: u64) -> Option<DiskReport> {
+        Some(DiskReport { data_free_bytes: free, wal_free_bytes: free })
+    }
+
+    #[test]
+    fn a_disk_that_fills_is_seen_with_the_time_that_is_left() {
+        let trend = heard(20, |report, second| report.postgres.disk = disk(600_000_000 - second * 10_000_000));
+        let found = trend.exhaustions(HORIZON);
+        assert_eq!(found.len(), 1, "one filesystem is one resource: {found:?}");
+        assert_eq!(found[0].resource, Resource::DataSpace);
+        assert!((found[0].remaining.as_secs_f64() - 41.0).abs() < 0.5, "{:?}", found[0].remaining);
+        assert!(trend.exhaustions(Duration::from_secs(20)).is_empty(), "beyond the horizon");
+    }
+
+    #[test]
+    fn connections_that_leak_are_seen() {
+        let trend = heard(20, |report, second| {
+            let live = report.postgres.live.as_mut().expect("runs");
+            live.connections = Some(ConnectionReport { used: 20 + 5 * second as u32, allowed: 197 });
+        });
+        let found = trend.exhaustions(HORIZON);
+        assert_eq!(found.iter().map(|one| one.resource).collect::<Vec<_>>(), [Resource::Connections]);
+        assert!(found[0].remaining < Duration::from_secs(20), "{:?}", found[0].remaining);
+    }
+
+    #[test]
+    fn a_sawtooth_a_step_and_a_trickle_run_out_of_nothing() {
+        for (words, free) in [
+            ("sawtooth", (|second| 600_000_000 - second % 7 * 20_000_000) as fn(u64) -> u64),
+            ("step", |second| if second < 10 { 600_000_000 } else { 300_000_000 }),
+            ("trickle", |second| 600_000_000 - second * 1_000),
+            ("growth", |second| 600_000_000 + second * 10_000_000),
+            ("still", |_| 600_000_000),
+            ("nothing", |_| 0),
+        ] {
+            let trend = heard(20, |report, second| report.postgres.disk = disk(free(second)));
+            assert_eq!(trend.exhaustions(Duration::from_secs(86_400)), [], "{words}");
+        }
+    }
+
+    #[test]
+    fn a_gap_and_too_few_reports_say_nothing() {
+        let falling = |second: u64| disk(600_000_000 - second * 10_000_000);
+        let gap = heard(20, |report, second| report.postgres.disk = falling(second).filter(|_| second != 12));
+        assert_eq!(gap.exhaustions(HORIZON), []);
+        let few = heard(5, |report, second| report.postgres.disk = falling(second));
+        assert_eq!(few.exhaustions(HORIZON), []);
+    }
+
+    #[test]
+    fn a_write_probe_that_slows_down_is_seen_by_the_nodes_own_measure() {
+        let probe = |report: &mut Report, milliseconds| {
+            report.postgres.probes.write.took = Some(Duration::from_millis(milliseconds));
+        };
+        let slow = heard(40, |report, second| probe(report, if second < 30 { 4 } else { 60 }));
+        let found = slow.slowdown().expect("slower");
+        assert_eq!((found.usual, found.now), (Duration::from_millis(4), Duration::from_millis(60)));
+        assert_eq!(heard(40, |report, _| probe(report, 60)).slowdown(), None, "always was so");
+        assert_eq!(
+            heard(40, |report, second| probe(report, if second < 30 { 1 } else { 8 })).slowdown(),
+            None,
+            "quick"
+        );
+    }
+
+    #[test]
+    fn no_more_is_remembered_than_the_horizon_needs() {
+        let trend = heard(500, |report, _| report.postgres.disk = disk(1));
+        assert_eq!(trend.samples.len(), SAMPLES_KEPT);
+        let mut trend = Trend::default();
+        let report = report(|_| {});
+        assert!(trend.hear(&report, Moment(0), HORIZON));
+        assert!(!trend.hear(&report, Moment(100_000), HORIZON), "ten reports a second are one sample");
+    }
+}

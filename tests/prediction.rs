@@ -1,0 +1,288 @@
+//! Samples from a real Prometheus, and a controller whose Prometheus or model is not as it should be: it abstains, says so, and
+//! decides as before.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use stormglass::adapters::control::{HttpControl, TcpPrimaryProbe};
+use stormglass::adapters::models::ModelFolder;
+use stormglass::adapters::prometheus::{Credentials, PrometheusSettings, PrometheusSource};
+use stormglass::adapters::store::SqliteStore;
+use stormglass::adapters::system::SystemClock;
+use stormglass::api::controller::ControllerHandler;
+use stormglass::controller::{self, ConfiguredNode, ControllerHandle, ControllerParts, Prediction};
+use stormglass::domain::feature::{AbsentValue, Direction, Feature};
+use stormglass::domain::ids::{ClusterName, NodeName, SiteName};
+use stormglass::domain::policy::Policy;
+use stormglass::ports::metrics::{MetricSource, Samples};
+use stormglass::ports::{Clock, Sole};
+use stormglass::telemetry::metrics::ControllerMetrics;
+use tokio::sync::watch;
+
+/// Longer than anything takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn node(name: &str) -> NodeName {
+    NodeName::new(name).expect("valid")
+}
+
+fn feature(name: &str, query: &str) -> Feature {
+    Feature {
+        name: name.to_owned(),
+        query: query.to_owned(),
+        unit: "1".to_owned(),
+        direction: Direction::High,
+        absent: None,
+    }
+}
+
+fn settings(url: &str) -> PrometheusSettings {
+    PrometheusSettings {
+        url: url.to_owned(),
+        credentials: Credentials::None,
+        authority: None,
+        timeout: Duration::from_secs(10),
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test waits by the clock of the host that runs it")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// A Prometheus that scrapes itself once a second as node n1, and knows a target n2 that is not there.
+struct Prometheus {
+    child: Child,
+    url: String,
+    _directory: tempfile::TempDir,
+}
+
+impl Prometheus {
+    async fn start(password_hash: Option<&str>) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (port, nobody) = (free_port(), free_port());
+        let authentication =
+            if password_hash.is_some() { "    basic_auth: {username: reader, password: secret}\n" } else { "" };
+        let config = format!(
+            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n  - job_name: self\n{authentication}\
+             \x20   static_configs:\n      - targets: ['127.0.0.1:{port}']\n        labels: {{node: n1}}\n\
+             \x20     - targets: ['127.0.0.1:{nobody}']\n        labels: {{node: n2}}\n\
+             \x20     - targets: ['127.0.0.1:{nobody}']\n        labels: {{node: stranger}}\n"
+        );
+        let file = directory.path().join("prometheus.yml");
+        std::fs::write(&file, config).expect("written");
+        let mut command = Command::new("prometheus");
+        command
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .args(["--log.level=error"]);
+        if let Some(hash) = password_hash {
+            let web = directory.path().join("web.yml");
+            std::fs::write(&web, format!("basic_auth_users:\n  reader: '{hash}'\n")).expect("written");
+            command.arg(format!("--web.config.file={}", web.display()));
+        }
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("prometheus is installed");
+        Self { child, url: format!("http://127.0.0.1:{port}"), _directory: directory }
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn seconds() -> i64 {
+    SystemClock::new().expect("a clock").wall().0 / 1_000_000
+}
+
+/// Asks for the last seconds until `is_good` likes the answer.
+async fn samples(source: &PrometheusSource, is_good: impl Fn(&Samples) -> bool) -> Samples {
+    let began = now();
+    loop {
+        let last = seconds() - 1;
+        let answer = source.samples(last - 5..=last, 1).await;
+        if let Ok(samples) = &answer
+            && is_good(samples)
+        {
+            return samples.clone();
+        }
+        assert!(now().duration_since(began) < PATIENCE, "not in time: {answer:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test]
+async fn every_node_has_its_matrix_and_what_is_missing_is_a_gap() {
+    let prometheus = Prometheus::start(None).await;
+    let features = vec![
+        feature("up", "up{node=~\"$node\"}"),
+        feature("heads", "max by (node) (prometheus_tsdb_head_series{node=~\"$node\"})"),
+        feature("nothing", "max by (node) (no_such_metric{node=~\"$node\"})"),
+        Feature {
+            absent: Some(AbsentValue::Zero),
+            ..feature("zero", "max by (node) (no_such_metric{node=~\"$node\"})")
+        },
+        feature("nan", "up{node=~\"$node\"} * 0 / 0"),
+        feature("broken", "rate(up{node=~\"$node\"}[$window"),
+        feature("nameless", "sum(up{node=~\"$node\"})"),
+    ];
+    let nodes = vec![node("n1"), node("n2")];
+    let source = PrometheusSource::new(&settings(&prometheus.url), features, nodes).expect("a client");
+    let is_full =
+        |samples: &Samples| samples.nodes[&node("n1")].iter().all(|row| row[1].is_some_and(|series| series > 10.0));
+    let found = samples(&source, is_full).await;
+    assert_eq!(found.nodes.keys().cloned().collect::<Vec<_>>(), [node("n1"), node("n2")], "strangers stay out");
+    for row in &found.nodes[&node("n1")] {
+        assert_eq!(row.len(), 7);
+        assert_eq!((row[0], row[2], row[3], row[4]), (Some(1.0), None, Some(0.0), None), "{row:?}");
+        assert!(row[1].is_some_and(|series| series > 10.0));
+    }
+    let last = found.nodes[&node("n2")].last().expect("rows");
+    assert_eq!((last[0], last[1]), (Some(0.0), None), "a target that is down is no gap, and has nothing else");
+    assert_eq!(found.nodes[&node("n1")].len(), 6, "both ends are included");
+    let problems = found.problems.join("\n");
+    assert!(problems.contains("feature broken: ") && problems.contains("parse error"), "{problems}");
+    assert!(problems.contains("feature nameless: its result has no label `node`"), "{problems}");
+}
+
+#[tokio::test]
+async fn prometheus_that_wants_a_password_gets_it_or_says_so() {
+    // bcrypt of "secret".
+    let hash = "$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a";
+    let prometheus = Prometheus::start(Some(hash)).await;
+    let up = || vec![feature("up", "up{node=~\"$node\"}")];
+    let began = now();
+    let refused = loop {
+        let source = PrometheusSource::new(&settings(&prometheus.url), up(), vec![node("n1")]).expect("a client");
+        let error = source.samples(0..=1, 1).await.expect_err("nobody in particular may ask").to_string();
+        if !error.contains("refused") || now().duration_since(began) > PATIENCE {
+            break error;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert!(refused.contains("401") || refused.to_lowercase().contains("unauthorized"), "{refused}");
+    let credentials = Credentials::Basic { user: "reader".to_owned(), password: "secret".to_owned() };
+    let reader = PrometheusSettings { credentials, ..settings(&prometheus.url) };
+    let source = PrometheusSource::new(&reader, up(), vec![node("n1")]).expect("a client");
+    let found = samples(&source, |samples| samples.nodes[&node("n1")].iter().any(|row| row[0] == Some(1.0))).await;
+    assert!(found.problems.is_empty(), "{:?}", found.problems);
+}
+
+struct Running {
+    handle: ControllerHandle,
+    _directory: tempfile::TempDir,
+    _shutdown: watch::Sender<bool>,
+}
+
+/// A controller with a predictor, and agents that nobody reaches.
+async fn controller(url: &str, timeout: Duration, models: &std::path::Path) -> Running {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = SqliteStore::open(&directory.path().join("store.db")).expect("a new store");
+    let features = vec![feature("up", "up{node=~\"$node\"}")];
+    let settings = PrometheusSettings { timeout, ..settings(url) };
+    let source = PrometheusSource::new(&settings, features.clone(), vec![node("n1")]).expect("a client");
+    let nowhere = "http://127.0.0.1:1";
+    let control =
+        Arc::new(HttpControl::new([(node("n1"), nowhere.to_owned())].into(), BTreeMap::new(), "token").expect("good"));
+    let (shutdown, stopped) = watch::channel(false);
+    let parts = ControllerParts {
+        name: "controller-1".to_owned(),
+        cluster: ClusterName::new("main").expect("valid"),
+        policy: Policy::for_rto(Duration::from_secs(5)),
+        circumstances: Default::default(),
+        nodes: vec![ConfiguredNode {
+            name: node("n1"),
+            site: SiteName::new("a").expect("valid"),
+            agent: nowhere.to_owned(),
+        }],
+        proxies: Vec::new(),
+        clock: Arc::new(SystemClock::new().expect("a clock")),
+        term: Arc::new(Sole::new(Arc::new(store))),
+        node_control: control.clone(),
+        proxy_control: control,
+        primary_probe: Arc::new(TcpPrimaryProbe),
+        metrics: Arc::new(ControllerMetrics::new("test")),
+        prediction: Some(Prediction {
+            source: Arc::new(source),
+            models: Arc::new(ModelFolder::new(models)),
+            features: Arc::new(features),
+            step_seconds: 1,
+            model: None,
+        }),
+    };
+    let handle = controller::start(parts, stopped).await.expect("starts");
+    Running { handle, _directory: directory, _shutdown: shutdown }
+}
+
+/// Waits until the predictor abstains for a reason that holds `words`, while the controller answers all the time.
+async fn abstains(running: &Running, words: &str) {
+    let began = now();
+    loop {
+        let asked = now();
+        let status = running.handle.status("main").await.expect("a status");
+        assert!(now().duration_since(asked) < Duration::from_secs(10), "the loop waits for the predictor");
+        let predictor = status.predictor.expect("one is configured");
+        let why = predictor.abstains.unwrap_or_default();
+        if why.contains(words) {
+            assert!(status.nodes.iter().all(|node| node.risk.is_none()));
+            assert!(status.warnings.iter().any(|warning| warning.message.contains(words)), "{:?}", status.warnings);
+            return;
+        }
+        assert!(now().duration_since(began) < PATIENCE, "it says {why:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn without_a_model_and_with_a_broken_one_the_predictor_abstains_and_says_which() {
+    let models = tempfile::tempdir().expect("a temporary directory");
+    let running = controller("http://127.0.0.1:1", Duration::from_secs(1), models.path()).await;
+    abstains(&running, "no model for a step of 1 s").await;
+    let broken = models.path().join("broken");
+    std::fs::create_dir(&broken).expect("made");
+    std::fs::write(broken.join("weights.safetensors"), [0; 7]).expect("written");
+    std::fs::write(broken.join("model.json"), "{\"schema_version\": 99}").expect("written");
+    std::fs::write(models.path().join("PROMOTED"), "broken\n").expect("written");
+    abstains(&running, "model broken: ").await;
+    let list = running.handle.models().await.expect("a list");
+    assert_eq!(list.models.len(), 1);
+    assert!(list.models[0].problem.is_some() && list.models[0].promoted && !list.models[0].scores);
+}
+
+/// Rows 65 of the failure modes: what is wrong with Prometheus ends in words, and in nothing else.
+#[tokio::test]
+async fn prometheus_that_is_away_slow_or_wrong_makes_the_predictor_abstain() {
+    let features = || vec![feature("up", "up{node=~\"$node\"}")];
+    let ask = async |url: &str, timeout: Duration| {
+        let settings = PrometheusSettings { timeout, ..settings(url) };
+        let source = PrometheusSource::new(&settings, features(), vec![node("n1")]).expect("a client");
+        source.samples(0..=5, 1).await.expect_err("no samples").to_string()
+    };
+    let away = ask(&format!("http://127.0.0.1:{}", free_port()), Duration::from_secs(5)).await;
+    assert!(away.contains("refused"), "{away}");
+    // It accepts and never answers.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let address = listener.local_addr().expect("an address");
+    let slow = ask(&format!("http://{address}"), Duration::from_millis(300)).await;
+    assert!(slow.contains("no answer in time"), "{slow}");
+    // Another server than Prometheus.
+    let other = std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello");
+    });
+    let wrong = ask(&format!("http://{address}"), Duration::from_secs(5)).await;
+    assert!(!wrong.is_empty());
+    let _ = other.join();
+}
