@@ -77,8 +77,8 @@ pub fn write_files(layout: &Layout) -> anyhow::Result<()> {
     let configuration = format!(
         "server:\n    rundir: {folder}\n    listen: {host}@{port}\n    tcp-workers: 1\n    udp-workers: 1\n    background-workers: 1\n\
          log:\n  - target: stderr\n    any: notice\n\
-         database:\n    storage: {folder}/db\n    journal-db-max-size: 16M\n    kasp-db-max-size: 4M\n    timer-db-max-size: 4M\n    \
-         catalog-db-max-size: 4M\n\
+         database:\n    storage: {folder}/db\n    journal-db-max-size: 16M\n    kasp-db-max-size: 8M\n    timer-db-max-size: 8M\n    \
+         catalog-db-max-size: 8M\n\
          key:\n  - id: {KEY}\n    algorithm: hmac-sha256\n    secret: {}\n\
          acl:\n  - id: update\n    key: {KEY}\n    action: update\n    update-owner: name\n    update-owner-match: equal\n    \
          update-owner-name: [ {name}., {companion}. ]\n\
