@@ -2,6 +2,9 @@
 //!
 //! Its agents are out of reach; their reports are handed to it as HTTP would. No decision is judged here.
 
+#[path = "controller/alerts.rs"]
+mod alerts;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +15,7 @@ use stormglass::adapters::system::SystemClock;
 use stormglass::api::authentication::Caller;
 use stormglass::api::controller::ControllerHandler;
 use stormglass::api::wire::{PauseRequest, Problem};
-use stormglass::controller::{self, ConfiguredNode, ControllerHandle, ControllerParts};
+use stormglass::controller::{self, ConfiguredNode, ControllerHandle, ControllerParts, WaysIn};
 use stormglass::domain::access::Role;
 use stormglass::domain::clock::{BootId, Moment, WallTime};
 use stormglass::domain::command::HeartbeatReply;
@@ -29,7 +32,7 @@ use stormglass::domain::report::{
     ControlData, PostgresReport, PostgresState, Probes, ProxyReport, Report, Standing, Tags,
 };
 use stormglass::domain::trail::AuditRow;
-use stormglass::ports::{Clock, Sole, Store, Term};
+use stormglass::ports::{Card, Clock, Drawer, Sole, Store, Term};
 use stormglass::telemetry::metrics::ControllerMetrics;
 use tokio::sync::watch;
 
@@ -106,11 +109,25 @@ async fn start(stale_after: Duration, operations: &[Operation]) -> Running {
 
 /// The same; with `leads_for`, one of several that leads for no longer.
 async fn start_for(leads_for: Option<Duration>, stale_after: Duration, operations: &[Operation]) -> Running {
+    start_with(leads_for, stale_after, operations, WaysIn::default(), &[]).await
+}
+
+/// The same, with ways in beside the API, and alerts that an earlier controller accepted.
+async fn start_with(
+    leads_for: Option<Duration>,
+    stale_after: Duration,
+    operations: &[Operation],
+    ways: WaysIn,
+    accepted: &[Card],
+) -> Running {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let store = SqliteStore::open(&directory.path().join("store.db")).expect("a new store");
     store.swap_record(None, &record()).await.expect("stored");
     for operation in operations {
         store.save_operation(operation).await.expect("stored");
+    }
+    for card in accepted {
+        store.insert_card(Drawer::Alerts, card).await.expect("stored");
     }
     let configured = |name: &str| ConfiguredNode {
         name: node(name),
@@ -139,6 +156,7 @@ async fn start_for(leads_for: Option<Duration>, stale_after: Duration, operation
         policy,
         circumstances: Default::default(),
         nodes: vec![configured("n1"), configured("n2")],
+        traffic: Default::default(),
         proxies: vec![proxy],
         clock,
         term,
@@ -147,6 +165,7 @@ async fn start_for(leads_for: Option<Duration>, stale_after: Duration, operation
         primary_probe: Arc::new(TcpPrimaryProbe),
         name_service: None,
         metrics: Arc::new(ControllerMetrics::new("test")),
+        ways: Arc::new(ways),
         prediction: None,
     };
     let handle = controller::start(parts, stopped).await.expect("starts");
@@ -203,6 +222,7 @@ impl Running {
             epoch: Epoch(3),
             error: error.map(str::to_owned),
             path: None,
+            traffic: None,
         };
         self.handle.proxy_heartbeat(report).await.expect("heard");
         // The proxies are judged once a turn, after what was heard in it.

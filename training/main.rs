@@ -3,6 +3,15 @@
 //! What never enters: the controller's process; it starts this one as a child.
 
 mod bench;
+mod benchmark;
+mod card;
+mod commands;
+mod evaluation;
+mod features;
+mod network;
+mod pipeline;
+mod publish;
+mod table;
 
 use std::process::ExitCode;
 
@@ -18,12 +27,27 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Train a model on samples from CSV files
+    Fit(commands::FitArguments),
+    /// Judge models on the same rows
+    Evaluate(commands::EvaluateArguments),
+    /// Score a file of samples
+    Score(commands::ScoreArguments),
+    /// Put a model into use if it is better than the one in use
+    Publish(commands::PublishArguments),
+    /// Train on every machine of a data folder and score its test part
+    Benchmark(benchmark::BenchmarkArguments),
     /// Measure the LSTM's speed beside candle_nn's and PyTorch's, on one thread
     BenchLstm(bench::BenchArguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Fit(arguments) => commands::fit(&arguments),
+        Command::Evaluate(arguments) => commands::evaluate(&arguments),
+        Command::Score(arguments) => commands::score(&arguments),
+        Command::Publish(arguments) => commands::publish(&arguments),
+        Command::Benchmark(arguments) => benchmark::run(&arguments),
         Command::BenchLstm(arguments) => bench::run(&arguments),
     };
     match result {

@@ -21,15 +21,15 @@ const DRAIN_LENGTH_MAX: usize = 16 * BODY_LENGTH_MAX;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reads a body of at most [`BODY_LENGTH_MAX`] bytes.
-pub async fn read(body: Body) -> Result<Bytes, Problem> {
-    match tokio::time::timeout(BODY_TIMEOUT, collect(body)).await {
+/// Reads a body of at most `length_max` bytes.
+pub async fn read(body: Body, length_max: usize) -> Result<Bytes, Problem> {
+    match tokio::time::timeout(BODY_TIMEOUT, collect(body, length_max)).await {
         Ok(read) => read,
         Err(_) => Err(Problem::too_slow(format!("the body did not arrive within {BODY_TIMEOUT:?}"))),
     }
 }
 
-async fn collect(body: Body) -> Result<Bytes, Problem> {
+async fn collect(body: Body, length_max: usize) -> Result<Bytes, Problem> {
     let mut stream = body.into_data_stream();
     let mut collected = Vec::new();
     let mut length = 0;
@@ -39,12 +39,12 @@ async fn collect(body: Body) -> Result<Bytes, Problem> {
         if length > DRAIN_LENGTH_MAX {
             break;
         }
-        if length <= BODY_LENGTH_MAX {
+        if length <= length_max {
             collected.extend_from_slice(&piece);
         }
     }
-    if length > BODY_LENGTH_MAX {
-        return Err(Problem::too_large(format!("a body may have {BODY_LENGTH_MAX} bytes at most")));
+    if length > length_max {
+        return Err(Problem::too_large(format!("a body may have {length_max} bytes at most")));
     }
     Ok(collected.into())
 }

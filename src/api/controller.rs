@@ -6,9 +6,11 @@ use async_trait::async_trait;
 
 use super::authentication::Caller;
 use super::risk::{ModelList, PromoteRequest, RiskDocument};
+use super::webhook::AlertsReply;
 use super::wire::{
     ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, SwitchoverRequest,
 };
+use crate::domain::alert::Alert;
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
 use crate::domain::incident::IncidentReport;
@@ -86,6 +88,9 @@ pub trait ControllerHandler: Send + Sync + 'static {
     async fn pause(&self, cluster: &str, request: PauseRequest, caller: &Caller) -> Result<MutationReply, Problem>;
     /// Lets automatic operations go on.
     async fn resume(&self, cluster: &str, caller: &Caller) -> Result<MutationReply, Problem>;
+
+    /// Takes alerts: what shall be done about them is stored before this returns, and carried out after it.
+    async fn alerts(&self, alerts: Vec<Alert>, caller: &Caller) -> Result<AlertsReply, Problem>;
 
     /// The newest audit rows, newest first.
     async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, Problem>;

@@ -14,4 +14,5 @@ pub mod risk;
 pub mod router;
 pub mod routes;
 pub mod server;
+pub mod webhook;
 pub mod wire;

@@ -15,6 +15,7 @@ use super::authentication::Caller;
 use super::body;
 use super::controller::ControllerHandler;
 use super::routes::{Endpoint, Route};
+use super::webhook::{AlertmanagerPost, AlertsReply};
 use super::wire::{MutationReply, Problem};
 
 /// A change that was carried out, or begun.
@@ -29,6 +30,12 @@ pub(super) struct Done {
 impl From<MutationReply> for Done {
     fn from(reply: MutationReply) -> Self {
         Self { message: reply.message.clone(), body: json(&reply) }
+    }
+}
+
+impl From<AlertsReply> for Done {
+    fn from(reply: AlertsReply) -> Self {
+        Self { message: reply.sentence(), body: json(&reply) }
     }
 }
 
@@ -91,6 +98,17 @@ impl Mutation {
             Endpoint::Pause => takes!(headers, body, |it, request| it.handler.pause(&it.target, request, &it.caller)),
             Endpoint::Cancel => asks!(headers, body, |it| it.handler.cancel(&it.target, &it.caller)),
             Endpoint::Resume => asks!(headers, body, |it| it.handler.resume(&it.target, &it.caller)),
+            Endpoint::Alertmanager => {
+                let post: AlertmanagerPost = body::parse(headers, body)?;
+                let line = post.line();
+                let alerts = post.into_alerts()?;
+                Ok(Mutation {
+                    line,
+                    run: Box::new(|it: Wish| {
+                        Box::pin(async move { it.handler.alerts(alerts, &it.caller).await.map(Done::from) })
+                    }),
+                })
+            }
             _ => Err(Problem::internal(format!("{} changes nothing", route.verb))),
         }
     }

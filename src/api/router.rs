@@ -123,7 +123,7 @@ impl Api {
         };
         let body = match route.method {
             Method::Get => Bytes::new(),
-            Method::Post => match body::read(body).await {
+            Method::Post => match body::read(body, route.body_length_max).await {
                 Ok(body) => body,
                 Err(problem) => {
                     self.audit(&question, &name(identity.as_ref()), "", &Err(problem.clone())).await;
@@ -282,13 +282,15 @@ impl Api {
                 format!("{word} ({}): {}", problem.status, problem.detail)
             }
         };
-        let what = format!("{} {} {request}", question.route.verb, printable(question.target()));
+        let target = printable(question.target());
+        let words = [question.route.verb, target.as_str(), request];
+        let what = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
         self.handler
             .record_audit(AuditRow {
                 wall: self.handler.wall(),
                 who: who.to_owned(),
                 from: question.peer.to_string(),
-                what: what.trim_end().to_owned(),
+                what,
                 outcome,
             })
             .await;

@@ -11,7 +11,9 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::Schema;
 use utoipa::openapi::{RefOr, schema};
 
+use super::body::BODY_LENGTH_MAX;
 use super::risk::{ModelList, PromoteRequest, RiskDocument};
+use super::webhook::{AlertmanagerPost, AlertsReply, POST_LENGTH_MAX};
 use super::wire::{
     ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, SwitchoverRequest, Word,
 };
@@ -89,6 +91,8 @@ pub enum Endpoint {
     Pause,
     /// Automation on.
     Resume,
+    /// Alerts.
+    Alertmanager,
     /// Report of a node's agent.
     Heartbeat,
     /// Report of a proxy's agent.
@@ -201,6 +205,8 @@ pub struct Route {
     pub answer: Answer,
     /// The status that comes with that.
     pub status: u16,
+    /// Longest body taken, in bytes.
+    pub body_length_max: usize,
 }
 
 impl Route {
@@ -239,6 +245,18 @@ impl Route {
         self
     }
 
+    /// Answers before the work is done.
+    const fn later(mut self) -> Self {
+        self.status = 202;
+        self
+    }
+
+    /// Takes bodies up to this length, in bytes.
+    const fn up_to(mut self, length: usize) -> Self {
+        self.body_length_max = length;
+        self
+    }
+
     /// Answers text.
     const fn gives_text(mut self, media_type: &'static str) -> Self {
         self.answer = Answer::Text(media_type);
@@ -248,13 +266,37 @@ impl Route {
 
 const fn get(path: &'static str, access: Access, endpoint: Endpoint, verb: &'static str, says: &'static str) -> Route {
     let answer = Answer::Json(Document::of::<Value>());
-    Route { method: Method::Get, path, access, endpoint, verb, says, query: &[], body: None, answer, status: 200 }
+    Route {
+        method: Method::Get,
+        path,
+        access,
+        endpoint,
+        verb,
+        says,
+        query: &[],
+        body: None,
+        answer,
+        status: 200,
+        body_length_max: BODY_LENGTH_MAX,
+    }
 }
 
 /// A change: it takes an empty body and answers a [`MutationReply`], unless it says otherwise.
 const fn post(path: &'static str, access: Access, endpoint: Endpoint, verb: &'static str, says: &'static str) -> Route {
     let answer = Answer::Json(Document::of::<MutationReply>());
-    Route { method: Method::Post, path, access, endpoint, verb, says, query: &[], body: None, answer, status: 200 }
+    Route {
+        method: Method::Post,
+        path,
+        access,
+        endpoint,
+        verb,
+        says,
+        query: &[],
+        body: None,
+        answer,
+        status: 200,
+        body_length_max: BODY_LENGTH_MAX,
+    }
 }
 
 /// A report of an agent.
@@ -303,6 +345,8 @@ pub static ROUTES: &[Route] = &[
     post("/api/v1/clusters/{cluster}/rejoin", OPERATOR, Endpoint::Rejoin, "rejoin", "Brings a node back as a standby.").takes::<NodeRequest>(),
     post("/api/v1/clusters/{cluster}/pause", OPERATOR, Endpoint::Pause, "pause", "Stops automatic operations for a while.").takes::<PauseRequest>(),
     post("/api/v1/clusters/{cluster}/resume", OPERATOR, Endpoint::Resume, "resume", "Lets automatic operations go on."),
+
+    post("/webhooks/alertmanager", OPERATOR, Endpoint::Alertmanager, "alerts", "Takes alerts of Prometheus' Alertmanager, webhook version 4.").takes::<AlertmanagerPost>().gives::<AlertsReply>().later().up_to(POST_LENGTH_MAX),
 
     report("/api/v1/clusters/{cluster}/heartbeat", Endpoint::Heartbeat, "heartbeat", "Report of a node's agent."),
     report("/api/v1/clusters/{cluster}/proxy-heartbeat", Endpoint::ProxyHeartbeat, "proxy-heartbeat", "Report of a proxy's agent."),

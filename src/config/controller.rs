@@ -10,6 +10,8 @@ use super::dns::DnsSection;
 pub use super::predictor::{PredictorSection, PrometheusSection};
 use super::secret::SecretReference;
 use super::store::{StoreKind, StoreSection};
+pub use super::traffic::{ApplicationSection, ApplicationServerSection, ReadsSection};
+use super::webhook::WebhookSection;
 pub use crate::domain::access::Role;
 use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::policy::{DurabilityMode, SyncScope};
@@ -36,6 +38,15 @@ pub struct ControllerConfig {
     /// `[[proxy]]`: every proxy host.
     #[serde(rename = "proxy", default)]
     pub proxies: Vec<ProxyHostSection>,
+    /// Who may serve reads.
+    #[serde(default)]
+    pub reads: ReadsSection,
+    /// `[[application]]`: what else stands behind the proxies and follows the primary's site.
+    #[serde(rename = "application", default, skip_serializing_if = "Vec::is_empty")]
+    pub applications: Vec<ApplicationSection>,
+    /// What is done about alerts.
+    #[serde(default)]
+    pub webhook: WebhookSection,
     /// Where the time series are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prometheus: Option<PrometheusSection>,

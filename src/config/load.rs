@@ -10,7 +10,7 @@ use super::error::{ConfigError, Violation};
 use super::{AgentConfig, ControllerConfig, SecretReference};
 
 const CONTROLLER_SECTIONS: &[&str] =
-    &["controller", "cluster", "store", "failover", "authentication", "prometheus", "predictor", "dns"];
+    &["controller", "cluster", "store", "failover", "authentication", "prometheus", "webhook", "predictor", "dns"];
 const AGENT_SECTIONS: &[&str] = &["agent", "postgresql", "proxy", "tags"];
 
 /// What both kinds of settings can do.

@@ -15,7 +15,9 @@ pub mod load;
 pub mod predictor;
 pub mod secret;
 pub mod store;
+pub mod traffic;
 mod validate;
+pub mod webhook;
 
 pub use agent::AgentConfig;
 pub use controller::ControllerConfig;

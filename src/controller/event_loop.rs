@@ -25,6 +25,7 @@ use crate::domain::record::ClusterRecord;
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::view::View;
 use crate::operate;
+use crate::telemetry;
 
 /// Fallback for what no event announces: silence and the passing of a deadline.
 const TICK: Duration = Duration::from_millis(100);
@@ -64,6 +65,8 @@ pub(super) enum Event {
     Ask { request: Request, origin: String, dry_run: bool, reply: oneshot::Sender<(Plan, Option<Operation>)> },
     /// An operator pauses or resumes.
     Pause { until: Option<WallTime>, who: String, reply: oneshot::Sender<()> },
+    /// Something that happened beside the loop.
+    Tell(Box<telemetry::Event>),
     /// The store did not take a write, for the first time since it took one.
     StoreFailed { problem: String },
     /// An operator stops an operation. `None`: there is no such operation; an error: why it is too late.
@@ -132,6 +135,7 @@ pub(super) async fn run(
         leading_since: now,
         nodes,
         proxies,
+        traffic: parts.traffic.clone(),
         operations: remembered.operations,
         in_flight: Vec::new(),
         update_in_flight: false,
@@ -259,6 +263,7 @@ impl Controller {
             Event::Pause { until, who, reply } => {
                 self.state.wishes.push_back((Wish::Pause { until, who }, Some(reply)));
             }
+            Event::Tell(event) => self.tell(&event),
             Event::StoreFailed { problem } => self.note_store_failed(problem),
             Event::Cancel { operation, reply } => {
                 let found = self.state.operation_mut(&operation).map(|operation| {

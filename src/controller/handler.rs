@@ -6,19 +6,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
-use super::ControllerParts;
 use super::event_loop::{Event, Glance};
 use super::prediction::{self, Prediction};
 use super::status;
+use super::{ControllerParts, WaysIn};
 use crate::api::authentication::Caller;
 use crate::api::controller::{ControllerHandler, no_predictor};
 use crate::api::risk::{ModelEntry, ModelList, PromoteRequest, RiskDocument};
+use crate::api::webhook::AlertsReply;
 use crate::api::wire::{
     ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, SCHEMA_VERSION,
     SwitchoverRequest,
 };
 use crate::decide::doctor::{self, Patient};
 use crate::decide::request::Request;
+use crate::domain::alert::{AcceptedAlert, Alert};
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
 use crate::domain::ids::{ClusterName, OperationId, SiteName};
@@ -46,6 +48,7 @@ const RELATED_MAX: usize = 1000;
 const STORE_WAIT: Duration = Duration::from_secs(5);
 
 /// The API's way to the loop.
+#[derive(Clone)]
 pub struct ControllerHandle {
     events: mpsc::Sender<Event>,
     name: String,
@@ -56,11 +59,18 @@ pub struct ControllerHandle {
     clock: Arc<dyn Clock>,
     store: Arc<dyn Store>,
     metrics: Arc<ControllerMetrics>,
+    ways: Arc<WaysIn>,
+    alerts: mpsc::Sender<AcceptedAlert>,
     prediction: Option<Prediction>,
 }
 
 impl ControllerHandle {
-    pub(super) fn new(events: mpsc::Sender<Event>, parts: &ControllerParts, store: Arc<dyn Store>) -> Self {
+    pub(super) fn new(
+        events: mpsc::Sender<Event>,
+        parts: &ControllerParts,
+        store: Arc<dyn Store>,
+        alerts: mpsc::Sender<AcceptedAlert>,
+    ) -> Self {
         Self {
             events,
             name: parts.name.clone(),
@@ -71,8 +81,44 @@ impl ControllerHandle {
             clock: parts.clock.clone(),
             store,
             metrics: parts.metrics.clone(),
+            ways: parts.ways.clone(),
+            alerts,
             prediction: parts.prediction.clone(),
         }
+    }
+
+    pub(super) fn cluster(&self) -> &ClusterName {
+        &self.cluster
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
+    }
+
+    pub(super) fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    pub(super) fn ways(&self) -> &WaysIn {
+        &self.ways
+    }
+
+    pub(super) fn inbox(&self) -> &mpsc::Sender<Event> {
+        &self.events
+    }
+
+    pub(super) async fn queue_alert(&self, accepted: AcceptedAlert) -> Result<(), Problem> {
+        self.alerts.send(accepted).await.map_err(|_| shutting_down())
+    }
+
+    /// The state as it is now.
+    pub(super) async fn glance(&self) -> Result<Box<Glance>, Problem> {
+        self.ask(|reply| Event::Look { reply }).await
+    }
+
+    /// Plans a request and begins what follows from it.
+    pub(super) async fn plan(&self, request: Request, origin: String) -> Result<(Plan, Option<Operation>), Problem> {
+        self.ask(|reply| Event::Ask { request, origin, dry_run: false, reply }).await
     }
 
     async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, Problem> {
@@ -371,6 +417,10 @@ impl ControllerHandler for ControllerHandle {
     async fn resume(&self, cluster: &str, caller: &Caller) -> Result<MutationReply, Problem> {
         self.check(cluster)?;
         self.store_pause(None, caller, "automatic operations go on".to_owned()).await
+    }
+
+    async fn alerts(&self, alerts: Vec<Alert>, caller: &Caller) -> Result<AlertsReply, Problem> {
+        self.take_alerts(alerts, &caller.name).await
     }
 
     async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, Problem> {

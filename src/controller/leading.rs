@@ -14,10 +14,12 @@ use super::{ControllerHandle, ControllerParts};
 use crate::api::authentication::Caller;
 use crate::api::controller::ControllerHandler;
 use crate::api::risk::{ModelList, PromoteRequest, RiskDocument};
+use crate::api::webhook::AlertsReply;
 use crate::api::wire::{
     ClusterStatus, Explanation, FailoverRequest, LeaderAddress, MutationReply, NodeRequest, PauseRequest, Problem,
     SwitchoverRequest,
 };
+use crate::domain::alert::Alert;
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
 use crate::domain::incident::IncidentReport;
@@ -309,6 +311,10 @@ impl ControllerHandler for Seat {
 
     async fn resume(&self, cluster: &str, caller: &Caller) -> Result<MutationReply, Problem> {
         self.leader()?.resume(cluster, caller).await
+    }
+
+    async fn alerts(&self, alerts: Vec<Alert>, caller: &Caller) -> Result<AlertsReply, Problem> {
+        self.leader()?.alerts(alerts, caller).await
     }
 
     async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, Problem> {

@@ -3,6 +3,7 @@
 //! One task owns all state and never waits for anything outside; every effect runs in a task of its own and comes back as
 //! an event. Decisions are made on every event. No rule about *what* to do lives here.
 
+mod alerts;
 mod drive;
 mod event_loop;
 mod execute;
@@ -22,11 +23,13 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::domain::alert::AlertPolicy;
 use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::operation::Operation;
 use crate::domain::policy::Policy;
 use crate::domain::readiness::Circumstances;
 use crate::domain::record::ClusterRecord;
+use crate::domain::traffic::TrafficDefinition;
 use crate::ports::{Clock, NodeControl, PrimaryProbe, ProxyControl, StoreError, Term};
 use crate::telemetry::metrics::ControllerMetrics;
 
@@ -53,6 +56,13 @@ pub struct ConfiguredNode {
     pub agent: String,
 }
 
+/// What the configuration says about the ways in beside the API itself.
+#[derive(Debug, Clone, Default)]
+pub struct WaysIn {
+    /// What is done about alerts.
+    pub alerts: AlertPolicy,
+}
+
 /// Everything a controller needs.
 pub struct ControllerParts {
     /// Name in answers, in the journal and in logs.
@@ -67,6 +77,8 @@ pub struct ControllerParts {
     pub nodes: Vec<ConfiguredNode>,
     /// Every configured proxy.
     pub proxies: Vec<ProxyName>,
+    /// Reads and applications behind the proxies.
+    pub traffic: TrafficDefinition,
     /// Clocks of this host.
     pub clock: Arc<dyn Clock>,
     /// The leadership under which it runs, and with it the memory.
@@ -81,6 +93,8 @@ pub struct ControllerParts {
     pub name_service: Option<KeptName>,
     /// Counters.
     pub metrics: Arc<ControllerMetrics>,
+    /// The ways in beside the API itself.
+    pub ways: Arc<WaysIn>,
     /// What predicts; `None`: nothing does.
     pub prediction: Option<Prediction>,
 }
@@ -107,8 +121,19 @@ pub async fn start(parts: ControllerParts, shutdown: watch::Receiver<bool>) -> R
     for operation in operations.iter().filter(|operation| !operation.status.is_final()) {
         tracing::info!(operation = %operation.id, kind = operation.kind.label(), "operation resumed from its journal");
     }
-    let handle = ControllerHandle::new(events.clone(), &parts, store);
+    let (alerts, accepted) = mpsc::channel(alerts::WAITING_MAX);
+    let handle = ControllerHandle::new(events.clone(), &parts, store, alerts);
     let remembered = Remembered { record, operations };
-    tokio::spawn(event_loop::run(parts, watch, remembered, events, inbox, shutdown));
+    tokio::spawn(event_loop::run(parts, watch, remembered, events, inbox, shutdown.clone()));
+    tokio::spawn(until(shutdown, alerts::work(handle.clone(), accepted)));
     Ok(handle)
+}
+
+/// Runs `work` until it ends or `shutdown` turns true.
+async fn until(mut shutdown: watch::Receiver<bool>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        // A sender that is gone asks for nothing else any more.
+        _ = shutdown.wait_for(|stop| *stop) => {}
+    }
 }

@@ -11,8 +11,8 @@ use crate::domain::epoch::RecordNumber;
 use crate::domain::ids::{ClusterName, OperationId};
 use crate::domain::operation::Operation;
 use crate::domain::record::ClusterRecord;
-use crate::domain::trail::{AuditRow, EventRow};
-use crate::ports::{Clock, Store, StoreError, Swap};
+use crate::domain::trail::{AuditEntry, AuditRow, EventRow};
+use crate::ports::{Card, Clock, Drawer, Page, Paged, Store, StoreError, Swap};
 use crate::telemetry::metrics::ControllerMetrics;
 
 /// What all watched stores of one controller share.
@@ -89,8 +89,8 @@ impl Store for Watched {
         self.watch.timed("load_operation", self.store.load_operation(id)).await
     }
 
-    async fn list_operations(&self, cluster: &ClusterName, limit: usize) -> Result<Vec<Operation>, StoreError> {
-        self.watch.timed("list_operations", self.store.list_operations(cluster, limit)).await
+    async fn page_operations(&self, cluster: &ClusterName, page: Page) -> Result<Paged<Operation>, StoreError> {
+        self.watch.timed("list_operations", self.store.page_operations(cluster, page)).await
     }
 
     async fn unfinished_operations(&self, cluster: &ClusterName) -> Result<Vec<Operation>, StoreError> {
@@ -101,15 +101,35 @@ impl Store for Watched {
         self.watch.write("append_event", self.store.append_event(event)).await
     }
 
-    async fn list_events(&self, cluster: &ClusterName, limit: usize) -> Result<Vec<EventRow>, StoreError> {
-        self.watch.timed("list_events", self.store.list_events(cluster, limit)).await
+    async fn page_events(&self, cluster: &ClusterName, page: Page) -> Result<Paged<EventRow>, StoreError> {
+        self.watch.timed("list_events", self.store.page_events(cluster, page)).await
     }
 
     async fn append_audit(&self, row: &AuditRow) -> Result<(), StoreError> {
         self.watch.write("append_audit", self.store.append_audit(row)).await
     }
 
-    async fn list_audit(&self, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
-        self.watch.timed("list_audit", self.store.list_audit(limit)).await
+    async fn page_audit(&self, page: Page) -> Result<Paged<AuditEntry>, StoreError> {
+        self.watch.timed("list_audit", self.store.page_audit(page)).await
+    }
+
+    async fn insert_card(&self, drawer: Drawer, card: &Card) -> Result<Option<Card>, StoreError> {
+        self.watch.write("insert_card", self.store.insert_card(drawer, card)).await
+    }
+
+    async fn replace_card(&self, drawer: Drawer, card: &Card) -> Result<(), StoreError> {
+        self.watch.write("replace_card", self.store.replace_card(drawer, card)).await
+    }
+
+    async fn load_card(&self, drawer: Drawer, key: &str) -> Result<Option<Card>, StoreError> {
+        self.watch.timed("load_card", self.store.load_card(drawer, key)).await
+    }
+
+    async fn list_cards(&self, drawer: Drawer) -> Result<Vec<Card>, StoreError> {
+        self.watch.timed("list_cards", self.store.list_cards(drawer)).await
+    }
+
+    async fn remove_card(&self, drawer: Drawer, key: &str) -> Result<bool, StoreError> {
+        self.watch.write("remove_card", self.store.remove_card(drawer, key)).await
     }
 }

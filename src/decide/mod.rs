@@ -2,6 +2,7 @@
 //!
 //! The controller calls [`decide`] on every event and carries the plan out; production, tests and simulation run this very code.
 
+pub mod alert;
 pub mod candidate;
 pub mod doctor;
 mod doctor_outside;

@@ -4,6 +4,7 @@
 //! boundary derives serde; its field names are therefore a contract between versions.
 
 pub mod access;
+pub mod alert;
 pub mod clock;
 pub mod command;
 pub mod epoch;
@@ -24,6 +25,7 @@ pub mod record;
 pub mod report;
 pub mod risk;
 pub mod timing;
+pub mod traffic;
 pub mod trail;
 pub mod view;
 pub mod witness;

@@ -275,6 +275,10 @@ reason_codes! {
     StaleRecord => "stale_record",
     /// The epoch was given out and its holder does not accept writes yet.
     PromotionUnfinished => "promotion_unfinished",
+    /// The alert is older than the primary that it would move.
+    AlertOutdated => "alert_outdated",
+    /// The alert is about another node, or asks for something else.
+    AlertAboutAnother => "alert_about_another",
     /// The model expects trouble of the node, and has for long enough.
     PredictedTrouble => "predicted_trouble",
     /// The node runs out of something soon, by its own agent's word.

@@ -44,3 +44,21 @@ pub struct AuditRow {
     /// How it ended.
     pub outcome: String,
 }
+
+/// An audit row with its place in the chain: each hash covers the row and the hash before it, so that no row can be changed,
+/// taken out or put in between without every later hash being wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditEntry {
+    /// Counts from 1. 0: the row is older than the chain.
+    #[serde(default)]
+    pub number: u64,
+    /// Hash of the row before it, in hexadecimal; empty for the first.
+    #[serde(default)]
+    pub previous: String,
+    /// SHA-256 over the hash before it, the number and the row, in hexadecimal.
+    #[serde(default)]
+    pub hash: String,
+    /// The row.
+    #[serde(flatten)]
+    pub row: AuditRow,
+}

@@ -13,14 +13,17 @@ use super::layout::{
     ANY_DATABASE_CLIENT, APPLICATION_ROLE, CONTROLLER_HOST, DATABASE, Layout, NodeLayout, ProxyLayout, socket, url,
 };
 use super::naming;
+use super::pooling;
 use super::programs::Programs;
 use crate::config::agent::{AgentSection, PostgresqlSection, ProxyNode, ProxySection, VerifySection};
 use crate::config::controller::{
     AuthenticationSection, ClusterSection, ControllerSection, FailoverSection, NodeSection, PrometheusSection,
-    ProxyHostSection, Role, TokenSection,
+    ProxyHostSection, ReadsSection, Role, TokenSection,
 };
 use crate::config::store::{StoreKind, StoreSection};
+use crate::config::webhook::WebhookSection;
 use crate::config::{AgentConfig, ControllerConfig, SecretReference};
+use crate::domain::alert::{AlertAction, AlertRoute, LabelValues};
 use crate::domain::ids::Address;
 use crate::domain::report::Tags;
 
@@ -29,7 +32,8 @@ pub const TOKENS: [(&str, Role); 4] =
     [("viewer", Role::Viewer), ("backup", Role::Backup), ("operator", Role::Operator), ("admin", Role::Admin)];
 
 /// Every secret's file.
-pub const SECRETS: [&str; 8] = ["agent", "viewer", "backup", "operator", "admin", "replicator", "exporter", "dns"];
+pub const SECRETS: [&str; 9] =
+    ["agent", "viewer", "backup", "operator", "admin", "replicator", "exporter", "pgbouncer", "dns"];
 
 /// Settings of the controller that listens on `listen`.
 pub fn controller(
@@ -90,10 +94,29 @@ pub fn controller(
                 agent: url(&layout.way(CONTROLLER_HOST, &proxy.agent)),
             })
             .collect(),
+        reads: ReadsSection::default(),
+        applications: pooling::applications(layout)?,
+        webhook: webhook(),
         prometheus: Some(PrometheusSection::at(url(&layout.prometheus))),
         predictor: None,
         dns: Some(naming::settings(layout)?),
     })
+}
+
+/// One alert may ask for a failover; the others of Stormglass are written down.
+fn webhook() -> WebhookSection {
+    let route = |name: &str, action| AlertRoute {
+        labels: [("alertname".to_owned(), LabelValues::One(name.to_owned()))].into(),
+        action,
+        sequence: None,
+    };
+    WebhookSection {
+        routes: vec![
+            route("StormglassPostgresDown", AlertAction::Failover),
+            route("StormglassConfirmingAlone", AlertAction::Notify),
+        ],
+        ..WebhookSection::default()
+    }
 }
 
 /// Where `host` reaches every controller.
@@ -180,6 +203,7 @@ pub fn proxy_agent(layout: &Layout, proxy: &ProxyLayout) -> anyhow::Result<Agent
                 password: None,
                 database: DATABASE.to_owned(),
             }),
+            pgbouncer: pooling::section(layout, proxy),
         }),
         tags: Tags::default(),
     })
@@ -202,9 +226,11 @@ fn postgres_parameters() -> BTreeMap<String, String> {
 
 /// Prometheus: everything once a second, as the predictor wants it.
 pub fn prometheus(layout: &Layout) -> String {
-    let mut text = String::from(
-        "global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\n  evaluation_interval: 1s\nscrape_configs:\n",
-    );
+    let mut text = String::from("global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\n  evaluation_interval: 1s\n");
+    text.push_str(&format!(
+        "rule_files: ['rules.yml']\nalerting:\n  alertmanagers:\n    - static_configs:\n      - targets: ['{}']\nscrape_configs:\n",
+        layout.alertmanager
+    ));
     let mut job = |name: &str, targets: Vec<(String, String)>| {
         text.push_str(&format!("  - job_name: {name}\n    static_configs:\n"));
         for (target, labels) in targets {
@@ -223,6 +249,26 @@ pub fn prometheus(layout: &Layout) -> String {
     let agents = layout.nodes.iter().map(|node| (node.agent.to_string(), node_labels(node))).chain(proxies);
     job("stormglass-agent", agents.collect());
     job("stormglass", layout.controllers().map(|controller| (controller.to_string(), String::new())).collect());
+    text
+}
+
+/// The rules that are shipped.
+pub const RULES: &str = include_str!("../../packaging/prometheus/rules.yml");
+
+/// Alertmanager: every alert to every controller, of which the leader takes it.
+pub fn alertmanager(layout: &Layout) -> String {
+    let mut text = String::from(
+        "route: {receiver: stormglass, group_by: [cluster, alertname], group_wait: 0s, group_interval: 1s, repeat_interval: 1m}\n\
+         receivers:\n  - name: stormglass\n    webhook_configs:\n",
+    );
+    for controller in layout.controllers() {
+        text.push_str(&format!(
+            "      - url: {}/webhooks/alertmanager\n        max_alerts: 1000\n        http_config: \
+             {{authorization: {{type: Bearer, credentials_file: '{}'}}}}\n",
+            url(controller),
+            layout.secret("operator").display()
+        ));
+    }
     text
 }
 
@@ -252,6 +298,7 @@ pub fn write_all(layout: &Layout, programs: &Programs, rto: Option<Duration>) ->
         layout.controller_directory(),
         layout.prometheus_directory(),
         layout.name_server_directory(),
+        layout.alertmanager_directory(),
     ];
     folders.extend(layout.etcd.iter().map(|member| member.directory.clone()));
     folders.extend(layout.nodes.iter().map(|node| node.directory.join("state")));
@@ -273,10 +320,13 @@ pub fn write_all(layout: &Layout, programs: &Programs, rto: Option<Duration>) ->
     }
     for proxy in &layout.proxies {
         let settings = proxy_agent(layout, proxy)?;
+        pooling::write_all(layout, proxy)?;
         write(&proxy.agent_config(), &toml::to_string(&settings).context("write the agent's settings as TOML")?)?;
     }
     naming::write_files(layout)?;
     write(&layout.prometheus_directory().join("prometheus.yml"), &prometheus(layout))?;
+    write(&layout.prometheus_directory().join("rules.yml"), RULES)?;
+    write(&layout.alertmanager_directory().join("alertmanager.yml"), &alertmanager(layout))?;
     write(&layout.prometheus_directory().join("queries.yaml"), EXPORTER_QUERIES)
 }
 
@@ -306,7 +356,9 @@ mod tests {
         Programs {
             postgres: "/usr/lib/postgresql/15/bin".into(),
             haproxy: "/usr/sbin/haproxy".into(),
+            pgbouncer: "/usr/sbin/pgbouncer".into(),
             prometheus: "/usr/bin/prometheus".into(),
+            alertmanager: "/usr/bin/prometheus-alertmanager".into(),
             exporter: "/usr/bin/prometheus-postgres-exporter".into(),
             name_server: "/usr/sbin/knotd".into(),
         }

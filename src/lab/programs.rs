@@ -17,9 +17,13 @@ pub struct Programs {
     pub postgres: PathBuf,
     /// HAProxy.
     pub haproxy: PathBuf,
+    /// PgBouncer.
+    pub pgbouncer: PathBuf,
     /// Prometheus.
     pub prometheus: PathBuf,
-    /// Its exporter for PostgreSQL.
+    /// Alertmanager.
+    pub alertmanager: PathBuf,
+    /// Prometheus' exporter for PostgreSQL.
     pub exporter: PathBuf,
     /// Knot, the name server.
     pub name_server: PathBuf,
@@ -38,7 +42,13 @@ impl Programs {
         let programs = Self {
             postgres: need(postgres_directory(Path::new("/usr/lib/postgresql")), "initdb and postgres", "postgresql"),
             haproxy: need(on_path("haproxy"), "haproxy", "haproxy"),
+            pgbouncer: need(on_path("pgbouncer"), "pgbouncer", "pgbouncer"),
             prometheus: need(on_path("prometheus"), "prometheus", "prometheus"),
+            alertmanager: need(
+                on_path("prometheus-alertmanager").or_else(|| on_path("alertmanager")),
+                "prometheus-alertmanager",
+                "prometheus-alertmanager",
+            ),
             exporter: need(
                 on_path("prometheus-postgres-exporter").or_else(|| on_path("postgres_exporter")),
                 "prometheus-postgres-exporter",

@@ -10,6 +10,7 @@ use super::control::Controller;
 use super::layout::{Layout, url};
 use super::manifest::Manifest;
 use super::{namespaces, naming};
+use crate::domain::ids::Address;
 
 /// The document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -24,8 +25,8 @@ pub struct LabStatus {
     pub tokens: Tokens,
     /// Prometheus.
     pub prometheus_url: String,
-    /// Alertmanager; `null`: not part of the lab yet.
-    pub alertmanager_url: Option<String>,
+    /// Alertmanager.
+    pub alertmanager_url: String,
     /// Every HAProxy.
     pub haproxy: Vec<HaproxyStatus>,
     /// The name server, `host:port`.
@@ -66,6 +67,10 @@ pub struct HaproxyStatus {
     pub read: String,
     /// URL of its statistics.
     pub stats: String,
+    /// `host:port` of PgBouncer, which leads to the port for writes.
+    pub pgbouncer: Option<String>,
+    /// URL of the application behind it.
+    pub application: Option<String>,
 }
 
 /// One node.
@@ -107,7 +112,7 @@ pub async fn read(manifest: &Manifest) -> anyhow::Result<LabStatus> {
         controller_urls: layout.controllers().map(url).collect(),
         tokens: tokens(layout)?,
         prometheus_url: url(&layout.prometheus),
-        alertmanager_url: None,
+        alertmanager_url: url(&layout.alertmanager),
         haproxy: layout
             .proxies
             .iter()
@@ -116,6 +121,8 @@ pub async fn read(manifest: &Manifest) -> anyhow::Result<LabStatus> {
                 write: proxy.write.to_string(),
                 read: proxy.read.to_string(),
                 stats: url(&proxy.stats),
+                pgbouncer: proxy.pgbouncer.as_ref().map(ToString::to_string),
+                application: layout.application_port.map(|port| url(&Address::new(proxy.write.host.clone(), port))),
             })
             .collect(),
         dns_server: Some(layout.name_server.to_string()),
@@ -156,9 +163,15 @@ impl LabStatus {
             let _ = writeln!(text, "controller    {controller}");
         }
         let _ = writeln!(text, "prometheus    {}", self.prometheus_url);
+        let _ = writeln!(text, "alertmanager  {}", self.alertmanager_url);
         for proxy in &self.haproxy {
-            let HaproxyStatus { site, write, read, stats } = proxy;
+            let HaproxyStatus { site, write, read, stats, pgbouncer, application } = proxy;
             let _ = writeln!(text, "haproxy {site:<6}write {write:<22}read {read:<22}stats {stats}");
+            for (name, address) in [("pgbouncer", pgbouncer), ("application", application)] {
+                if let Some(address) = address {
+                    let _ = writeln!(text, "        {site:<6}{name} {address}");
+                }
+            }
         }
         let _ = writeln!(text, "{:<6}{:<6}{:<9}{:<24}AGENT", "NODE", "SITE", "ROLE", "POSTGRESQL");
         for node in &self.nodes {

@@ -104,7 +104,7 @@ impl Lab {
         let controller = Controller::of(&manifest.layout)?;
         let clocks = if kind.has_clocks { Some(Clocks::find()?) } else { None };
         let mut lab = Self { manifest, controller, programs, clocks, children: BTreeMap::new() };
-        let step = progress.step("controller, agents, exporters, Prometheus");
+        let step = progress.step("controller, agents, exporters, Prometheus, Alertmanager");
         lab.start_everything()?;
         step.done();
         lab.wait_until_ready(progress).await?;
@@ -150,7 +150,16 @@ impl Lab {
             .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
             .arg(format!("--web.listen-address={}", layout.prometheus))
             .args(["--storage.tsdb.retention.time=6h", "--log.level=warn"]);
-        self.start("prometheus", PROMETHEUS_HOST, prometheus, &directory)
+        self.start("prometheus", PROMETHEUS_HOST, prometheus, &directory)?;
+        let directory = layout.alertmanager_directory();
+        let mut alertmanager = Command::new(&self.programs.alertmanager);
+        alertmanager
+            .arg(format!("--config.file={}", directory.join("alertmanager.yml").display()))
+            .arg(format!("--storage.path={}", directory.join("data").display()))
+            .arg(format!("--web.listen-address={}", layout.alertmanager))
+            // No gossip: it is alone.
+            .arg("--cluster.listen-address=");
+        self.start("alertmanager", PROMETHEUS_HOST, alertmanager, &directory)
     }
 
     /// Starts the controller; again, after a scenario killed it.
@@ -189,8 +198,22 @@ impl Lab {
         self.start_exporter(node)
     }
 
-    /// Starts the agent of a proxy host, which starts HAProxy; again, after a scenario killed both.
+    /// Starts what runs on a proxy host: application servers, PgBouncer, and the agent, which starts HAProxy; again, after a scenario
+    /// killed all of it.
     pub fn start_proxy(&mut self, proxy: &ProxyLayout) -> anyhow::Result<()> {
+        let host = proxy.name.as_str();
+        let layout = self.layout().clone();
+        for application in layout.applications.iter().filter(|application| application.host == proxy.name) {
+            let listen: Vec<String> = application.servers.iter().map(ToString::to_string).collect();
+            let mut command = Command::new(layout.program());
+            command.args(["lab", "application", "--site", application.site.as_str(), "--listen", &listen.join(",")]);
+            self.start(&format!("application-{}", application.site), host, command, &proxy.directory)?;
+        }
+        if proxy.pgbouncer.is_some() {
+            let mut command = Command::new(&self.programs.pgbouncer);
+            command.arg(proxy.directory.join("pgbouncer.ini"));
+            self.start(&format!("pgbouncer-{host}"), host, command, &proxy.directory)?;
+        }
         self.start_agent(proxy.name.as_str(), &proxy.agent_config(), &proxy.directory, None)
     }
 
@@ -299,13 +322,16 @@ impl Lab {
             }
             step.done();
         }
-        let step = progress.step("Prometheus answers");
-        let ready = format!("{}/-/ready", url(&self.layout().prometheus));
-        while !control::answers(&ready).await {
-            if clock::now() > deadline {
-                bail!("Prometheus is not ready\n{}", self.explain_end("prometheus", "no answer"));
+        let step = progress.step("Prometheus and Alertmanager answer");
+        let layout = self.layout();
+        for (name, address) in [("prometheus", &layout.prometheus), ("alertmanager", &layout.alertmanager)] {
+            let ready = format!("{}/-/ready", url(address));
+            while !control::answers(&ready).await {
+                if clock::now() > deadline {
+                    bail!("{name} is not ready\n{}", self.explain_end(name, "no answer"));
+                }
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
-            tokio::time::sleep(POLL_INTERVAL).await;
         }
         step.done();
         Ok(())

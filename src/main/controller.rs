@@ -25,7 +25,7 @@ use stormglass::config::features::load_features;
 use stormglass::config::store::{StoreKind, StoreSection};
 use stormglass::config::{ControllerConfig, SecretReference, load_controller};
 use stormglass::controller::leading::{self, Candidacy};
-use stormglass::controller::{self, ConfiguredNode, ControllerParts, KeptName, Prediction};
+use stormglass::controller::{self, ConfiguredNode, ControllerParts, KeptName, Prediction, WaysIn};
 use stormglass::domain::ids::ProxyName;
 use stormglass::domain::policy::Policy;
 use stormglass::domain::readiness::Circumstances;
@@ -98,6 +98,8 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
     let prediction = prediction(config)?;
     let proxies: Vec<ProxyName> = config.proxies.iter().map(|proxy| proxy.name.clone()).collect();
     let name_service = config.dns.as_ref().map(|dns| kept_name(dns, clock.clone())).transpose()?;
+    let traffic = config.traffic();
+    let ways = Arc::new(WaysIn { alerts: config.webhook.policy() });
     let circumstances = Circumstances { has_election: config.has_election(), ..Circumstances::default() };
     Ok(Box::new(move |term| ControllerParts {
         name: name.clone(),
@@ -106,6 +108,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         circumstances: circumstances.clone(),
         nodes: nodes.clone(),
         proxies: proxies.clone(),
+        traffic: traffic.clone(),
         clock: clock.clone(),
         term,
         node_control: control.clone(),
@@ -113,6 +116,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         primary_probe: Arc::new(TcpPrimaryProbe),
         name_service: name_service.clone(),
         metrics: metrics(),
+        ways: ways.clone(),
         prediction: prediction.clone(),
     }))
 }

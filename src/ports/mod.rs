@@ -20,5 +20,5 @@ pub use leadership::{Leader, Leadership, Sole, Term};
 pub use metrics::{MetricSource, ModelStore};
 pub use name::{NameError, NameService, ServerAnswer};
 pub use postgres::LocalPostgres;
-pub use store::{Store, StoreError, Swap};
+pub use store::{Card, Drawer, Page, Paged, Store, StoreError, Swap};
 pub use traffic::{NodeHealth, ProxyControllerLink, ProxyMemory, TrafficRouter, WriteVerifier};

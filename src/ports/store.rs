@@ -1,4 +1,5 @@
-//! What a controller must not forget: the cluster's record, operations with their journals, events, the audit log.
+//! What a controller must not forget: the cluster's record, operations with their journals, events, the audit log, and cards:
+//! small documents under a name (accepted alerts, tokens, answers already given, jobs).
 //!
 //! Everything is on disk before a call returns `Ok`.
 
@@ -6,7 +7,7 @@ use crate::domain::epoch::RecordNumber;
 use crate::domain::ids::{ClusterName, OperationId};
 use crate::domain::operation::Operation;
 use crate::domain::record::ClusterRecord;
-pub use crate::domain::trail::{AuditRow, EventRow};
+pub use crate::domain::trail::{AuditEntry, AuditRow, EventRow};
 use async_trait::async_trait;
 
 /// Why the store did not answer or did not write.
@@ -43,6 +44,81 @@ pub enum Swap {
     Conflict(Option<Box<ClusterRecord>>),
 }
 
+/// A piece of a list, newest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// Rows at most.
+    pub limit: usize,
+    /// Only rows before this place, as [`Paged::next`] gave it; `None`: from the newest.
+    pub before: Option<u64>,
+}
+
+impl Page {
+    /// The newest `limit` rows.
+    pub fn newest(limit: usize) -> Self {
+        Self { limit, before: None }
+    }
+}
+
+/// Rows, newest first, and where to go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paged<T> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// [`Page::before`] of the next piece; `None`: there is nothing older.
+    pub next: Option<u64>,
+}
+
+/// What cards are about. Each kind has its own names and its own bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Drawer {
+    /// Alerts that were accepted, and what became of them.
+    Alerts,
+    /// Tokens that were made while the controller ran, as hashes.
+    Tokens,
+    /// Answers to requests with an idempotency key.
+    Replies,
+    /// Retraining jobs.
+    Jobs,
+    /// Notifications that were sent.
+    Notifications,
+}
+
+impl Drawer {
+    /// Every drawer.
+    pub const ALL: [Drawer; 5] = [Drawer::Alerts, Drawer::Tokens, Drawer::Replies, Drawer::Jobs, Drawer::Notifications];
+
+    /// Name in the store.
+    pub fn label(self) -> &'static str {
+        match self {
+            Drawer::Alerts => "alerts",
+            Drawer::Tokens => "tokens",
+            Drawer::Replies => "replies",
+            Drawer::Jobs => "jobs",
+            Drawer::Notifications => "notifications",
+        }
+    }
+
+    /// How many are kept; the oldest go first. Nobody has so many tokens: [`Drawer::Tokens`] refuses more instead.
+    pub fn kept(self) -> usize {
+        match self {
+            Drawer::Alerts | Drawer::Replies => 2_000,
+            Drawer::Notifications => 1_000,
+            Drawer::Tokens => 1_000,
+            Drawer::Jobs => 100,
+        }
+    }
+}
+
+/// A small document under a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Card {
+    /// Its name, unique in its drawer.
+    pub key: String,
+    /// JSON text.
+    pub body: String,
+}
+
 /// The controller's memory.
 #[async_trait]
 pub trait Store: Send + Sync {
@@ -59,8 +135,13 @@ pub trait Store: Send + Sync {
     /// One operation.
     async fn load_operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError>;
 
+    /// Operations, newest first.
+    async fn page_operations(&self, cluster: &ClusterName, page: Page) -> Result<Paged<Operation>, StoreError>;
+
     /// The newest `limit` operations, newest first.
-    async fn list_operations(&self, cluster: &ClusterName, limit: usize) -> Result<Vec<Operation>, StoreError>;
+    async fn list_operations(&self, cluster: &ClusterName, limit: usize) -> Result<Vec<Operation>, StoreError> {
+        Ok(self.page_operations(cluster, Page::newest(limit)).await?.rows)
+    }
 
     /// Operations that have not ended, oldest first: what a new leader resumes.
     async fn unfinished_operations(&self, cluster: &ClusterName) -> Result<Vec<Operation>, StoreError>;
@@ -68,12 +149,38 @@ pub trait Store: Send + Sync {
     /// Adds an event.
     async fn append_event(&self, event: &EventRow) -> Result<(), StoreError>;
 
-    /// The newest `limit` events, newest first.
-    async fn list_events(&self, cluster: &ClusterName, limit: usize) -> Result<Vec<EventRow>, StoreError>;
+    /// Events, newest first.
+    async fn page_events(&self, cluster: &ClusterName, page: Page) -> Result<Paged<EventRow>, StoreError>;
 
-    /// Adds an audit row.
+    /// The newest `limit` events, newest first.
+    async fn list_events(&self, cluster: &ClusterName, limit: usize) -> Result<Vec<EventRow>, StoreError> {
+        Ok(self.page_events(cluster, Page::newest(limit)).await?.rows)
+    }
+
+    /// Adds an audit row to the end of the chain.
     async fn append_audit(&self, row: &AuditRow) -> Result<(), StoreError>;
 
+    /// Audit rows with their places in the chain, newest first. [`Page::before`] is a row's number.
+    async fn page_audit(&self, page: Page) -> Result<Paged<AuditEntry>, StoreError>;
+
     /// The newest `limit` audit rows, newest first.
-    async fn list_audit(&self, limit: usize) -> Result<Vec<AuditRow>, StoreError>;
+    async fn list_audit(&self, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
+        let page = self.page_audit(Page::newest(limit)).await?;
+        Ok(page.rows.into_iter().map(|entry| entry.row).collect())
+    }
+
+    /// Puts a card in, unless there is one of its name: that one is returned, and nothing is written.
+    async fn insert_card(&self, drawer: Drawer, card: &Card) -> Result<Option<Card>, StoreError>;
+
+    /// Writes a new body on a card; does nothing where the card is gone.
+    async fn replace_card(&self, drawer: Drawer, card: &Card) -> Result<(), StoreError>;
+
+    /// One card.
+    async fn load_card(&self, drawer: Drawer, key: &str) -> Result<Option<Card>, StoreError>;
+
+    /// Every card of a drawer, newest first.
+    async fn list_cards(&self, drawer: Drawer) -> Result<Vec<Card>, StoreError>;
+
+    /// Takes a card out; true if there was one.
+    async fn remove_card(&self, drawer: Drawer, key: &str) -> Result<bool, StoreError>;
 }

@@ -1,7 +1,29 @@
 //! From samples to risk: pure arithmetic on numbers that others collected.
 //!
-//! What lives here: [`lstm`] the network, [`weights`] named tensors from and to bytes.
+//! What lives here, in the order in which a sample passes: [`samples`] a node's matrix, [`scaler`], [`forecaster`] (with [`lstm`]),
+//! [`residuals`], [`levels`], [`calibration`], [`drift`], and [`scorer`], which holds them together; [`document`] and [`model`] say what
+//! a model is, [`weights`] are named tensors from and to bytes, [`fit`] is training without its gradients, [`exhaustion`] needs no model.
 //! What never enters: a clock, files, the network, `async`, randomness (a seed's numbers are passed in), and decisions.
 
+pub mod calibration;
+pub mod document;
+pub mod drift;
+pub mod exhaustion;
+pub mod fit;
+pub mod forecaster;
+pub mod levels;
 pub mod lstm;
+pub mod model;
+pub mod residuals;
+pub mod samples;
+pub mod scaler;
+pub mod scorer;
+#[cfg(test)]
+mod tests;
 pub mod weights;
+
+pub use calibration::Calibration;
+pub use document::{Architecture, Direction, FeatureDescription, ModelDocument, NetworkKind};
+pub use model::{Model, ModelError};
+pub use samples::Samples;
+pub use scorer::{Abstention, Assessment, Contribution, NodeScorer};

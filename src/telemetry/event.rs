@@ -261,6 +261,30 @@ pub enum Event {
         /// What it was.
         code: ReasonCode,
     },
+    /// An alert was stored, and is carried out next.
+    AlertAccepted {
+        /// Its fingerprint.
+        fingerprint: String,
+        /// The label `alertname`.
+        name: String,
+        /// What its route says.
+        action: &'static str,
+    },
+    /// What an alert asked for was begun, refused or told.
+    AlertHandled {
+        /// Its fingerprint.
+        fingerprint: String,
+        /// The label `alertname`.
+        name: String,
+        /// What its route says.
+        action: &'static str,
+        /// `begun`, `refused` or `told`.
+        outcome: &'static str,
+        /// Why.
+        detail: String,
+        /// The operation that was begun.
+        operation: Option<OperationId>,
+    },
     /// The model expects trouble of a node, and has for long enough: a look is worth it.
     RiskBegan {
         /// What, how much, and what drove it.
@@ -326,6 +350,8 @@ impl Event {
             Event::ProxyFailed { .. } => "proxy_failed",
             Event::NameFollows { .. } => "name_follows",
             Event::NameUndone { .. } => "name_undone",
+            Event::AlertAccepted { .. } => "alert_accepted",
+            Event::AlertHandled { .. } => "alert_handled",
             Event::StoreFailed { .. } => "store_failed",
             Event::RiskBegan { .. } => "risk_began",
             Event::RiskEnded { .. } => "risk_ended",
@@ -354,6 +380,7 @@ impl Event {
             | Event::ModelRefused { .. }
             | Event::PredictorAbstains { .. }
             | Event::ProxyFailed { .. } => Severity::Warning,
+            Event::AlertHandled { outcome, .. } if *outcome == "refused" => Severity::Warning,
             Event::StepEnded { outcome, .. } if *outcome != StepOutcome::Succeeded => Severity::Warning,
             _ => Severity::Info,
         }
@@ -389,6 +416,7 @@ impl Event {
             Event::OperationBegan { operation, .. }
             | Event::StepEnded { operation, .. }
             | Event::OperationEnded { operation, .. } => Some(operation),
+            Event::AlertHandled { operation, .. } => operation.as_ref(),
             _ => None,
         }
     }

@@ -14,6 +14,7 @@ use prometheus::{
 };
 
 use super::event::{Event, StepOutcome};
+use crate::domain::alert::AlertAction;
 use crate::domain::clock::WallTime;
 use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::ids::{ClusterName, NodeName, ProxyName};
@@ -55,6 +56,7 @@ names! {
     OPERATION_SECONDS = "stormglass_operation_seconds", "From detection or request to the end of an operation that succeeded.";
     DECISION_REASONS = "stormglass_decision_reasons_total", "Reasons of decisions, counted when a decision changes.";
     EVENTS = "stormglass_events_total", "Events.";
+    ALERTS = "stormglass_alerts_total", "Alerts that were handled: `begun`, `refused` or `told`.";
     DECISION_SECONDS = "stormglass_decision_seconds", "How long the controller took to decide.";
     RISK_RATIO = "stormglass_risk_ratio", "Calibrated probability of trouble within the model's horizon, 0 to 1; no series while nobody can say.";
     RISK_ALARM = "stormglass_risk_alarm", "1 while the model expects trouble of the node and has for long enough.";
@@ -81,6 +83,7 @@ const OUTCOMES: [OperationStatus; 5] = [
     OperationStatus::Stuck,
     OperationStatus::Cancelled,
 ];
+const ALERT_OUTCOMES: [&str; 3] = ["begun", "refused", "told"];
 const ROLES: [&str; 3] = ["primary", "standby", "unknown"];
 const HEALTHS: [&str; 4] = ["healthy", "degraded", "no_primary", "unknown"];
 
@@ -148,6 +151,7 @@ pub struct ControllerMetrics {
     durations: HistogramVec,
     reasons: IntCounterVec,
     events: IntCounterVec,
+    alerts: IntCounterVec,
     decisions: Histogram,
     store: HistogramVec,
     risk: GaugeVec,
@@ -185,6 +189,7 @@ impl ControllerMetrics {
             durations: histograms(&registry, OPERATION_SECONDS, &["operation"]),
             reasons: counters(&registry, DECISION_REASONS, &["intent", "reason"]),
             events: counters(&registry, EVENTS, &["event", "severity"]),
+            alerts: counters(&registry, ALERTS, &["action", "outcome"]),
             decisions: register(
                 &registry,
                 Histogram::with_opts(histogram_options(DECISION_SECONDS).buckets(DECISION_BUCKETS.to_vec())),
@@ -204,6 +209,11 @@ impl ControllerMetrics {
         for kind in OPERATION_KINDS {
             for outcome in OUTCOMES {
                 metrics.operations.with_label_values(&[kind, outcome.label()]);
+            }
+        }
+        for action in AlertAction::ALL {
+            for outcome in ALERT_OUTCOMES {
+                metrics.alerts.with_label_values(&[action.label(), outcome]);
             }
         }
         for intent in OPERATION_KINDS.into_iter().chain(OTHER_INTENTS) {
@@ -324,6 +334,9 @@ impl ControllerMetrics {
             Event::DecisionChanged { intent, reasons, blocked_by } => {
                 self.count_reasons(intent, reasons);
                 self.count_reasons(intent, blocked_by);
+            }
+            Event::AlertHandled { action, outcome, .. } => {
+                self.alerts.with_label_values(&[action, outcome]).inc();
             }
             _ => {}
         }

@@ -2,6 +2,7 @@
 //!
 //! Says, and never decides; names that dashboards and scripts rely on stand here and nowhere else.
 
+pub mod chain;
 pub mod event;
 pub mod logging;
 pub mod metrics;

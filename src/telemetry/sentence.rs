@@ -130,6 +130,13 @@ impl fmt::Display for Event {
             Event::StrainEnded { node: None, code } => {
                 write!(formatter, "The strain is over: {}.", code.label().replace('_', " "))
             }
+            Event::AlertAccepted { fingerprint, name, action } => {
+                write!(formatter, "Alert {name} ({fingerprint}) was accepted for {action}.")
+            }
+            Event::AlertHandled { fingerprint, name, action, outcome, detail, .. } => {
+                write!(formatter, "Alert {name} ({fingerprint}) asked for {action}, which was {outcome}")?;
+                ending(formatter, Some(detail.as_str()).filter(|detail| !detail.is_empty()))
+            }
             Event::RiskBegan { reason } => {
                 formatter.write_str("Trouble is expected")?;
                 ending(formatter, Some(&reason.to_string()))

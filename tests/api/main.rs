@@ -4,6 +4,7 @@
 //! What the controller answers is not tested here.
 
 mod access;
+mod alertmanager;
 mod audit;
 mod problems;
 mod script;

@@ -8,10 +8,12 @@ use stormglass::api::authentication::Caller;
 use stormglass::api::controller::ControllerHandler;
 use stormglass::api::risk::{ModelList, PromoteRequest, RiskDocument};
 use stormglass::api::routes::Endpoint;
+use stormglass::api::webhook::AlertsReply;
 use stormglass::api::wire::{
     ClusterStatus, Explanation, FailoverPreview, FailoverRequest, Health, LeaderAddress, MutationReply, NodeRequest,
     PauseRequest, Problem, SCHEMA_VERSION, SwitchoverRequest, TimerStatus,
 };
+use stormglass::domain::alert::Alert;
 use stormglass::domain::clock::{BootId, Moment, WallTime};
 use stormglass::domain::command::{HeartbeatReply, ProxyAssignment};
 use stormglass::domain::epoch::{Epoch, RecordNumber};
@@ -32,6 +34,8 @@ pub const NOW: WallTime = WallTime(1_795_000_000_000_000);
 pub struct Script {
     pub audit: Mutex<Vec<AuditRow>>,
     pub limits: Mutex<Vec<usize>>,
+    /// Alerts that were taken, in their order.
+    pub alerts: Mutex<Vec<Alert>>,
     pub broken: Mutex<Option<String>>,
     /// A fence tells that it began, then waits until it is let go.
     pub fence_began: Notify,
@@ -195,6 +199,7 @@ fn proxy_report() -> ProxyReport {
         epoch: Epoch(1),
         path: None,
         error: None,
+        traffic: None,
     }
 }
 
@@ -206,6 +211,7 @@ pub fn body(endpoint: Endpoint) -> Option<Value> {
         Endpoint::Fence | Endpoint::Unfence | Endpoint::Rejoin => Some(json!({ "node": "db1" })),
         Endpoint::Switchover => Some(json!({ "to": "db2" })),
         Endpoint::Failover => Some(json!({ "dry_run": true })),
+        Endpoint::Alertmanager => Some(json!({ "version": "4", "alerts": [] })),
         Endpoint::Pause => Some(json!({ "duration_seconds": 60 })),
         Endpoint::ModelPromote => Some(json!({ "name": "lab-1s" })),
         _ => None,
@@ -231,6 +237,7 @@ impl ControllerHandler for Script {
             hold: false,
             leader: "c1".to_owned(),
             sequence: 1,
+            backends: None,
         })
     }
 
@@ -358,6 +365,12 @@ impl ControllerHandler for Script {
 
     async fn resume(&self, cluster: &str, _: &Caller) -> Result<MutationReply, Problem> {
         known(cluster).map(|()| reply("resumed"))
+    }
+
+    async fn alerts(&self, alerts: Vec<Alert>, _: &Caller) -> Result<AlertsReply, Problem> {
+        let unmatched = alerts.len();
+        self.alerts.lock().expect("no panic").extend(alerts);
+        Ok(AlertsReply { unmatched, ..AlertsReply::new() })
     }
 
     async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, Problem> {

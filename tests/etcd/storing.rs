@@ -7,6 +7,8 @@ use stormglass::domain::epoch::RecordNumber;
 use stormglass::domain::operation::OperationStatus;
 use stormglass::ports::{Store, StoreError, Swap};
 
+use stormglass::ports::store::Page;
+
 use super::contract::{self, cluster, event, operation, record};
 use super::server::Etcd;
 use super::{candidate, elected};
@@ -51,6 +53,25 @@ async fn swaps_are_those_of_a_plain_variable() {
     }
     let term = elected(&candidate(&etcd, "c1")).await;
     contract::of_many_swaps_at_once_exactly_one_wins(term.store()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_chains_and_cards_are_kept_as_in_a_file() {
+    let etcd = Etcd::start(1).await;
+    let reader = EtcdStore::reader(&etcd.settings()).expect("settings are good");
+    let term = elected(&candidate(&etcd, "c1")).await;
+    contract::lists_are_turned_page_by_page(term.store().as_ref(), &reader).await;
+    contract::cards_are_put_in_once_and_found_again(term.store().as_ref(), &reader).await;
+    term.resign().await;
+    // The next leader goes on with the chain where the last one ended.
+    let term = elected(&candidate(&etcd, "c2")).await;
+    term.store().append_audit(&contract::audit_row("by the next")).await.expect("audit");
+    let newest = reader.page_audit(Page::newest(1)).await.expect("audit").rows;
+    assert_eq!(newest[0].number, 8);
+    term.resign().await;
+    etcd.ctl(&["del", "--prefix", "/stormglass/"]);
+    let term = elected(&candidate(&etcd, "c3")).await;
+    contract::rows_that_are_appended_at_once_are_still_one_chain(term.store()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

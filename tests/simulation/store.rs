@@ -9,7 +9,7 @@ use stormglass::domain::epoch::RecordNumber;
 use stormglass::domain::ids::{ClusterName, NodeName, OperationId};
 use stormglass::domain::operation::Operation;
 use stormglass::domain::record::ClusterRecord;
-use stormglass::ports::store::{AuditRow, EventRow, Store, StoreError, Swap};
+use stormglass::ports::store::{AuditEntry, AuditRow, Card, Drawer, EventRow, Page, Paged, Store, StoreError, Swap};
 
 use super::controllers::ControllerPort;
 use super::etcd::Session;
@@ -159,8 +159,9 @@ impl Store for ControllerPort {
         self.read("load an operation", move |disk| disk.operations.get(&id).cloned()).await
     }
 
-    async fn list_operations(&self, _cluster: &ClusterName, limit: usize) -> Result<Vec<Operation>, StoreError> {
-        self.read("list operations", move |disk| disk.operations.values().rev().take(limit).cloned().collect()).await
+    async fn page_operations(&self, _cluster: &ClusterName, page: Page) -> Result<Paged<Operation>, StoreError> {
+        let newest = move |disk: &StoreDisk| disk.operations.values().rev().take(page.limit).cloned().collect();
+        Ok(Paged { rows: self.read("list operations", newest).await?, next: None })
     }
 
     async fn unfinished_operations(&self, _cluster: &ClusterName) -> Result<Vec<Operation>, StoreError> {
@@ -174,16 +175,36 @@ impl Store for ControllerPort {
         Ok(())
     }
 
-    async fn list_events(&self, _cluster: &ClusterName, _limit: usize) -> Result<Vec<EventRow>, StoreError> {
-        Ok(Vec::new())
+    async fn page_events(&self, _cluster: &ClusterName, _page: Page) -> Result<Paged<EventRow>, StoreError> {
+        Ok(Paged { rows: Vec::new(), next: None })
     }
 
     async fn append_audit(&self, _row: &AuditRow) -> Result<(), StoreError> {
         Ok(())
     }
 
-    async fn list_audit(&self, _limit: usize) -> Result<Vec<AuditRow>, StoreError> {
+    async fn page_audit(&self, _page: Page) -> Result<Paged<AuditEntry>, StoreError> {
+        Ok(Paged { rows: Vec::new(), next: None })
+    }
+
+    async fn insert_card(&self, _drawer: Drawer, _card: &Card) -> Result<Option<Card>, StoreError> {
+        Ok(None)
+    }
+
+    async fn replace_card(&self, _drawer: Drawer, _card: &Card) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn load_card(&self, _drawer: Drawer, _key: &str) -> Result<Option<Card>, StoreError> {
+        Ok(None)
+    }
+
+    async fn list_cards(&self, _drawer: Drawer) -> Result<Vec<Card>, StoreError> {
         Ok(Vec::new())
+    }
+
+    async fn remove_card(&self, _drawer: Drawer, _key: &str) -> Result<bool, StoreError> {
+        Ok(false)
     }
 }
 

@@ -12,7 +12,8 @@ use stormglass::domain::operation::{JOURNAL_FORMAT, Operation, OperationKind, Op
 use stormglass::domain::policy::DurabilityMode;
 use stormglass::domain::record::{ClusterRecord, RECORD_FORMAT};
 use stormglass::domain::trail::{AuditRow, EventRow};
-use stormglass::ports::store::{Store, StoreError, Swap};
+use stormglass::ports::store::{Card, Drawer, Page, Store, StoreError, Swap};
+use stormglass::telemetry::chain;
 
 pub fn node(name: &str) -> NodeName {
     NodeName::new(name).expect("valid")
@@ -198,4 +199,84 @@ pub async fn clusters_do_not_disturb_each_other(store: &dyn Store) {
     assert_eq!(store.swap_record(None, &record(1)).await.expect("swap"), Swap::Stored);
     assert_eq!(store.swap_record(None, &other).await.expect("swap"), Swap::Stored);
     assert_eq!(store.load_record(&cluster()).await.expect("load"), Some(record(1)));
+}
+
+pub async fn lists_are_turned_page_by_page(store: &dyn Store, again: &dyn Store) {
+    for number in 0..7 {
+        store.append_event(&event(&number.to_string())).await.expect("event");
+        store.append_audit(&audit_row(&number.to_string())).await.expect("audit");
+        let id = format!("page-{number}");
+        store.save_operation(&operation(&id, OperationStatus::Succeeded)).await.expect("save");
+    }
+    let (mut events, mut operations, mut audit) = (Vec::new(), Vec::new(), Vec::new());
+    let mut page = Page::newest(3);
+    loop {
+        let found = again.page_events(&cluster(), page).await.expect("events");
+        events.extend(found.rows.into_iter().map(|row| row.message));
+        match found.next {
+            Some(next) => page.before = Some(next),
+            None => break,
+        }
+    }
+    let mut page = Page::newest(3);
+    loop {
+        let found = again.page_operations(&cluster(), page).await.expect("operations");
+        operations.extend(found.rows.into_iter().map(|row| row.id.0));
+        match found.next {
+            Some(next) => page.before = Some(next),
+            None => break,
+        }
+    }
+    let mut page = Page::newest(3);
+    loop {
+        let found = again.page_audit(page).await.expect("audit");
+        audit.extend(found.rows);
+        match found.next {
+            Some(next) => page.before = Some(next),
+            None => break,
+        }
+    }
+    assert_eq!(events, ["6", "5", "4", "3", "2", "1", "0"]);
+    assert_eq!(operations, (0..7).rev().map(|number| format!("page-{number}")).collect::<Vec<_>>());
+    assert_eq!(audit.iter().map(|entry| entry.number).collect::<Vec<_>>(), [7, 6, 5, 4, 3, 2, 1]);
+    audit.reverse();
+    let verified = chain::verify(&audit).expect("the chain holds");
+    assert_eq!((verified.rows, verified.last), (7, 7));
+}
+
+pub async fn rows_that_are_appended_at_once_are_still_one_chain(store: Arc<dyn Store>) {
+    let tasks: Vec<_> = (0..40)
+        .map(|number: u32| {
+            let store = store.clone();
+            tokio::spawn(async move { store.append_audit(&audit_row(&number.to_string())).await.expect("audit") })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("no panic");
+    }
+    let mut entries = store.page_audit(Page::newest(100)).await.expect("audit").rows;
+    entries.reverse();
+    assert_eq!(chain::verify(&entries).expect("the chain holds").rows, 40);
+}
+
+pub async fn cards_are_put_in_once_and_found_again(store: &dyn Store, again: &dyn Store) {
+    let card = |key: &str, body: &str| Card { key: key.to_owned(), body: body.to_owned() };
+    assert_eq!(store.insert_card(Drawer::Alerts, &card("a|1", "{}")).await.expect("insert"), None);
+    let taken = store.insert_card(Drawer::Alerts, &card("a|1", "[]")).await.expect("insert");
+    assert_eq!(taken, Some(card("a|1", "{}")), "the first one stays");
+    assert_eq!(store.insert_card(Drawer::Tokens, &card("a|1", "1")).await.expect("insert"), None, "another drawer");
+    store.insert_card(Drawer::Alerts, &card("b", "2")).await.expect("insert");
+    store.replace_card(Drawer::Alerts, &card("a|1", "3")).await.expect("replace");
+    store.replace_card(Drawer::Alerts, &card("gone", "3")).await.expect("nothing to do");
+    assert_eq!(again.load_card(Drawer::Alerts, "a|1").await.expect("load"), Some(card("a|1", "3")));
+    assert_eq!(again.load_card(Drawer::Alerts, "gone").await.expect("load"), None);
+    assert_eq!(again.list_cards(Drawer::Alerts).await.expect("list"), [card("b", "2"), card("a|1", "3")]);
+    assert!(store.remove_card(Drawer::Alerts, "b").await.expect("remove"));
+    assert!(!store.remove_card(Drawer::Alerts, "b").await.expect("remove"));
+    assert_eq!(again.list_cards(Drawer::Alerts).await.expect("list"), [card("a|1", "3")]);
+    for number in 0..=Drawer::Jobs.kept() + 70 {
+        store.insert_card(Drawer::Jobs, &card(&number.to_string(), "{}")).await.expect("insert");
+    }
+    let kept = again.list_cards(Drawer::Jobs).await.expect("list").len();
+    assert!((Drawer::Jobs.kept()..=Drawer::Jobs.kept() + 70).contains(&kept), "{kept} cards: the oldest go first");
 }

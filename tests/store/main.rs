@@ -58,3 +58,23 @@ async fn operations_keep_the_order_in_which_they_began() {
     let store = scratch.open();
     contract::operations_keep_the_order_in_which_they_began(&store, &store).await;
 }
+
+#[tokio::test]
+async fn lists_are_turned_page_by_page() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    contract::lists_are_turned_page_by_page(&store, &store).await;
+}
+
+#[tokio::test]
+async fn rows_that_are_appended_at_once_are_still_one_chain() {
+    let scratch = Scratch::new();
+    contract::rows_that_are_appended_at_once_are_still_one_chain(std::sync::Arc::new(scratch.open())).await;
+}
+
+#[tokio::test]
+async fn cards_are_put_in_once_and_found_again() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    contract::cards_are_put_in_once_and_found_again(&store, &store).await;
+}

@@ -9,11 +9,13 @@ use stormglass::domain::clock::{Moment, WallTime};
 use stormglass::domain::epoch::RecordNumber;
 use stormglass::domain::operation::{JOURNAL_FORMAT_OLDEST, OperationStatus};
 use stormglass::domain::policy::Policy;
+use stormglass::domain::trail::AuditEntry;
 use stormglass::domain::view::View;
 use stormglass::operate::{self, Next};
-use stormglass::ports::store::Store;
+use stormglass::ports::store::{Page, Paged, Store};
+use stormglass::telemetry::chain;
 
-use super::{Scratch, cluster, event, operation, record, refusal};
+use super::{Scratch, cluster, contract, event, operation, record, refusal};
 
 /// A closed store with enough in it to have many pages.
 async fn filled() -> Scratch {
@@ -69,6 +71,40 @@ fn foreign_files_are_refused_and_left_alone() {
     let before = fs::read(scratch.path()).expect("read");
     assert!(scratch.refusal().contains("another program"));
     assert_eq!(fs::read(scratch.path()).expect("read"), before);
+}
+
+#[tokio::test]
+async fn the_audit_log_of_an_older_version_is_chained_and_a_change_of_it_is_found() {
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    for what in ["pause main", "resume main", "fence main"] {
+        store.append_audit(&contract::audit_row(what)).await.expect("append");
+    }
+    drop(store);
+    // As version 1 of the schema had it: rows alone, and no cards.
+    let connection = Connection::open(scratch.path()).expect("open");
+    connection
+        .execute_batch(
+            "DROP TABLE card; UPDATE schema_version SET version = 1;
+             UPDATE audit SET body = json_remove(body, '$.number', '$.previous', '$.hash');",
+        )
+        .expect("an older file");
+    drop(connection);
+    let store = scratch.open();
+    store.append_audit(&contract::audit_row("unfence main")).await.expect("append");
+    let entries = |page: Paged<AuditEntry>| page.rows.into_iter().rev().collect::<Vec<_>>();
+    let found = entries(store.page_audit(Page::newest(10)).await.expect("list"));
+    assert_eq!(found.iter().map(|entry| entry.number).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    assert_eq!(chain::verify(&found).expect("the chain holds").rows, 4);
+    drop(store);
+
+    let connection = Connection::open(scratch.path()).expect("open");
+    connection
+        .execute("UPDATE audit SET body = json_set(body, '$.who', 'somebody else') WHERE sequence = 2", [])
+        .expect("update");
+    drop(connection);
+    let found = entries(scratch.open().page_audit(Page::newest(10)).await.expect("list"));
+    assert_eq!(chain::verify(&found), Err(chain::Broken::Changed(2)));
 }
 
 #[tokio::test]

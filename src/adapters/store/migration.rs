@@ -6,7 +6,7 @@ use crate::domain::ids::ClusterName;
 use crate::domain::operation::Operation;
 use crate::domain::record::ClusterRecord;
 use crate::domain::trail::{AuditRow, EventRow};
-use crate::ports::store::{Store, StoreError, Swap};
+use crate::ports::store::{Card, Drawer, Store, StoreError, Swap};
 
 /// Everything that a store holds of one cluster; lists oldest first.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,8 +17,10 @@ pub struct Contents {
     pub operations: Vec<Operation>,
     /// Events.
     pub events: Vec<EventRow>,
-    /// The audit log.
+    /// The audit log. Its chain is made anew in the new store.
     pub audit: Vec<AuditRow>,
+    /// Cards: tokens, accepted alerts, jobs.
+    pub cards: Vec<(Drawer, Card)>,
 }
 
 /// What there is to copy, in numbers.
@@ -47,7 +49,12 @@ pub async fn read(source: &dyn Store, cluster: &ClusterName) -> Result<Contents,
     events.reverse();
     let mut audit = source.list_audit(kept::AUDIT).await?;
     audit.reverse();
-    Ok(Contents { record: source.load_record(cluster).await?, operations, events, audit })
+    let mut cards = Vec::new();
+    for drawer in Drawer::ALL {
+        let found = source.list_cards(drawer).await?;
+        cards.extend(found.into_iter().rev().map(|card| (drawer, card)));
+    }
+    Ok(Contents { cards, record: source.load_record(cluster).await?, operations, events, audit })
 }
 
 impl Contents {
@@ -69,6 +76,9 @@ impl Contents {
         }
         for event in &self.events {
             target.append_event(event).await?;
+        }
+        for (drawer, card) in &self.cards {
+            target.insert_card(*drawer, card).await?;
         }
         for operation in &self.operations {
             target.save_operation(operation).await?;

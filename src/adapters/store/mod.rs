@@ -19,8 +19,8 @@ use crate::domain::epoch::RecordNumber;
 use crate::domain::ids::{ClusterName, OperationId};
 use crate::domain::operation::Operation;
 use crate::domain::record::ClusterRecord;
-use crate::domain::trail::{AuditRow, EventRow};
-use crate::ports::store::{Store, StoreError, Swap};
+use crate::domain::trail::{AuditEntry, AuditRow, EventRow};
+use crate::ports::store::{Card, Drawer, Page, Paged, Store, StoreError, Swap};
 use queue::Queue;
 
 /// A controller's memory in one file.
@@ -68,9 +68,9 @@ impl Store for SqliteStore {
         self.queue.call("load an operation", move |connection| rows::load_operation(connection, &id)).await
     }
 
-    async fn list_operations(&self, cluster: &ClusterName, limit: usize) -> Result<Vec<Operation>, StoreError> {
+    async fn page_operations(&self, cluster: &ClusterName, page: Page) -> Result<Paged<Operation>, StoreError> {
         let cluster = cluster.clone();
-        self.queue.call("list operations", move |connection| rows::list_operations(connection, &cluster, limit)).await
+        self.queue.call("list operations", move |connection| rows::page_operations(connection, &cluster, page)).await
     }
 
     async fn unfinished_operations(&self, cluster: &ClusterName) -> Result<Vec<Operation>, StoreError> {
@@ -85,9 +85,9 @@ impl Store for SqliteStore {
         self.queue.call("append an event", move |connection| rows::append_event(connection, &event)).await
     }
 
-    async fn list_events(&self, cluster: &ClusterName, limit: usize) -> Result<Vec<EventRow>, StoreError> {
+    async fn page_events(&self, cluster: &ClusterName, page: Page) -> Result<Paged<EventRow>, StoreError> {
         let cluster = cluster.clone();
-        self.queue.call("list events", move |connection| rows::list_events(connection, &cluster, limit)).await
+        self.queue.call("list events", move |connection| rows::page_events(connection, &cluster, page)).await
     }
 
     async fn append_audit(&self, row: &AuditRow) -> Result<(), StoreError> {
@@ -95,8 +95,32 @@ impl Store for SqliteStore {
         self.queue.call("append an audit row", move |connection| rows::append_audit(connection, &row)).await
     }
 
-    async fn list_audit(&self, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
-        self.queue.call("list audit rows", move |connection| rows::list_audit(connection, limit)).await
+    async fn page_audit(&self, page: Page) -> Result<Paged<AuditEntry>, StoreError> {
+        self.queue.call("list audit rows", move |connection| rows::page_audit(connection, page)).await
+    }
+
+    async fn insert_card(&self, drawer: Drawer, card: &Card) -> Result<Option<Card>, StoreError> {
+        let card = card.clone();
+        self.queue.call("put a card in", move |connection| rows::insert_card(connection, drawer, &card)).await
+    }
+
+    async fn replace_card(&self, drawer: Drawer, card: &Card) -> Result<(), StoreError> {
+        let card = card.clone();
+        self.queue.call("replace a card", move |connection| rows::replace_card(connection, drawer, &card)).await
+    }
+
+    async fn load_card(&self, drawer: Drawer, key: &str) -> Result<Option<Card>, StoreError> {
+        let key = key.to_owned();
+        self.queue.call("load a card", move |connection| rows::load_card(connection, drawer, &key)).await
+    }
+
+    async fn list_cards(&self, drawer: Drawer) -> Result<Vec<Card>, StoreError> {
+        self.queue.call("list cards", move |connection| rows::list_cards(connection, drawer)).await
+    }
+
+    async fn remove_card(&self, drawer: Drawer, key: &str) -> Result<bool, StoreError> {
+        let key = key.to_owned();
+        self.queue.call("remove a card", move |connection| rows::remove_card(connection, drawer, &key)).await
     }
 }
 

@@ -11,8 +11,9 @@ use crate::domain::epoch::RecordNumber;
 use crate::domain::ids::{ClusterName, OperationId};
 use crate::domain::operation::{JOURNAL_FORMAT, Operation, OperationStatus};
 use crate::domain::record::{ClusterRecord, RECORD_FORMAT};
-use crate::domain::trail::{AuditRow, EventRow};
-use crate::ports::store::Swap;
+use crate::domain::trail::{AuditEntry, AuditRow, EventRow};
+use crate::ports::store::{Card, Drawer, Page, Paged, Swap};
+use crate::telemetry::chain;
 
 /// Events kept, of all clusters together: weeks of quiet, days of trouble, and a file of some tens of megabytes.
 const EVENTS_MAX: i64 = 50_000;
@@ -83,16 +84,23 @@ pub(super) fn load_operation(connection: &Connection, id: &OperationId) -> Resul
     Ok(found.into_iter().next())
 }
 
-pub(super) fn list_operations(
+pub(super) fn page_operations(
     connection: &Connection,
     cluster: &ClusterName,
-    limit: usize,
-) -> Result<Vec<Operation>, Failure> {
-    operations(
+    page: Page,
+) -> Result<Paged<Operation>, Failure> {
+    let rows = operations(
         connection,
-        "SELECT id, format, body FROM operation WHERE cluster = ?1 ORDER BY sequence DESC LIMIT ?2",
-        params![cluster.as_str(), bound(limit)],
-    )
+        "SELECT id, format, body FROM operation WHERE cluster = ?1 AND sequence < ?2 ORDER BY sequence DESC LIMIT ?3",
+        params![cluster.as_str(), before(page), bound(page.limit)],
+    )?;
+    let next = last_sequence(
+        connection,
+        "SELECT sequence FROM operation WHERE cluster = ?1 AND sequence < ?2 ORDER BY sequence DESC LIMIT 1 OFFSET ?3",
+        cluster,
+        page,
+    )?;
+    Ok(Paged { rows, next })
 }
 
 pub(super) fn unfinished_operations(connection: &Connection, cluster: &ClusterName) -> Result<Vec<Operation>, Failure> {
@@ -113,26 +121,126 @@ pub(super) fn append_event(connection: &Connection, event: &EventRow) -> Result<
     Ok(())
 }
 
-pub(super) fn list_events(
+pub(super) fn page_events(
     connection: &Connection,
     cluster: &ClusterName,
-    limit: usize,
-) -> Result<Vec<EventRow>, Failure> {
-    bodies(
+    page: Page,
+) -> Result<Paged<EventRow>, Failure> {
+    let rows = bodies(
         connection,
         "an event",
-        "SELECT body FROM event WHERE cluster = ?1 ORDER BY sequence DESC LIMIT ?2",
-        params![cluster.as_str(), bound(limit)],
-    )
+        "SELECT body FROM event WHERE cluster = ?1 AND sequence < ?2 ORDER BY sequence DESC LIMIT ?3",
+        params![cluster.as_str(), before(page), bound(page.limit)],
+    )?;
+    let next = last_sequence(
+        connection,
+        "SELECT sequence FROM event WHERE cluster = ?1 AND sequence < ?2 ORDER BY sequence DESC LIMIT 1 OFFSET ?3",
+        cluster,
+        page,
+    )?;
+    Ok(Paged { rows, next })
+}
+
+/// Where the next page begins: before the last row of this one, if there is anything before it.
+fn last_sequence(
+    connection: &Connection,
+    query: &str,
+    cluster: &ClusterName,
+    page: Page,
+) -> Result<Option<u64>, Failure> {
+    if page.limit == 0 {
+        return Ok(None);
+    }
+    let mut statement = connection.prepare_cached(query)?;
+    let mut at = |offset: usize| {
+        statement
+            .query_row(params![cluster.as_str(), before(page), bound(offset)], |row| row.get::<_, i64>(0))
+            .optional()
+    };
+    // The row after the page proves that there is one; the cursor is the page's own last row.
+    Ok(match at(page.limit)? {
+        Some(_) => at(page.limit - 1)?.and_then(|sequence| u64::try_from(sequence).ok()),
+        None => None,
+    })
 }
 
 pub(super) fn append_audit(connection: &Connection, row: &AuditRow) -> Result<(), Failure> {
-    connection.prepare_cached("INSERT INTO audit (body) VALUES (?1)")?.execute([body(row)?])?;
+    let last: Option<AuditEntry> =
+        bodies(connection, "an audit row", "SELECT body FROM audit ORDER BY sequence DESC LIMIT 1", [])?
+            .into_iter()
+            .next();
+    let entry = chain::append(last.as_ref(), row.clone());
+    connection.prepare_cached("INSERT INTO audit (body) VALUES (?1)")?.execute([body(&entry)?])?;
     Ok(())
 }
 
-pub(super) fn list_audit(connection: &Connection, limit: usize) -> Result<Vec<AuditRow>, Failure> {
-    bodies(connection, "an audit row", "SELECT body FROM audit ORDER BY sequence DESC LIMIT ?1", params![bound(limit)])
+pub(super) fn page_audit(connection: &Connection, page: Page) -> Result<Paged<AuditEntry>, Failure> {
+    // Numbers are those of the chain; a sequence may have gaps and is only the order.
+    let rows: Vec<AuditEntry> = bodies(
+        connection,
+        "an audit row",
+        "SELECT body FROM audit WHERE json_extract(body, '$.number') < ?1 ORDER BY sequence DESC LIMIT ?2",
+        params![before(page), bound(page.limit)],
+    )?;
+    let next = rows.last().map(|last| last.number).filter(|number| *number > 1 && rows.len() == page.limit);
+    Ok(Paged { rows, next })
+}
+
+pub(super) fn insert_card(connection: &Connection, drawer: Drawer, card: &Card) -> Result<Option<Card>, Failure> {
+    if let Some(found) = load_card(connection, drawer, &card.key)? {
+        return Ok(Some(found));
+    }
+    let count: i64 = connection
+        .prepare_cached("SELECT count(*) FROM card WHERE drawer = ?1")?
+        .query_row([drawer.label()], |row| row.get(0))?;
+    if count >= bound(drawer.kept()) {
+        if drawer == Drawer::Tokens {
+            return Err(Failure::Rule(format!("there are {count} {} already: revoke some", drawer.label())));
+        }
+        connection
+            .prepare_cached(
+                "DELETE FROM card WHERE sequence IN
+                     (SELECT sequence FROM card WHERE drawer = ?1 ORDER BY sequence LIMIT ?2)",
+            )?
+            .execute(params![drawer.label(), count + 1 - bound(drawer.kept())])?;
+    }
+    connection.prepare_cached("INSERT INTO card (drawer, key, body) VALUES (?1, ?2, ?3)")?.execute(params![
+        drawer.label(),
+        card.key,
+        card.body
+    ])?;
+    Ok(None)
+}
+
+pub(super) fn replace_card(connection: &Connection, drawer: Drawer, card: &Card) -> Result<(), Failure> {
+    connection.prepare_cached("UPDATE card SET body = ?3 WHERE drawer = ?1 AND key = ?2")?.execute(params![
+        drawer.label(),
+        card.key,
+        card.body
+    ])?;
+    Ok(())
+}
+
+pub(super) fn load_card(connection: &Connection, drawer: Drawer, key: &str) -> Result<Option<Card>, Failure> {
+    Ok(connection
+        .prepare_cached("SELECT body FROM card WHERE drawer = ?1 AND key = ?2")?
+        .query_row(params![drawer.label(), key], |row| row.get(0))
+        .optional()?
+        .map(|body| Card { key: key.to_owned(), body }))
+}
+
+pub(super) fn list_cards(connection: &Connection, drawer: Drawer) -> Result<Vec<Card>, Failure> {
+    let mut statement =
+        connection.prepare_cached("SELECT key, body FROM card WHERE drawer = ?1 ORDER BY sequence DESC")?;
+    let rows = statement.query_map([drawer.label()], |row| Ok(Card { key: row.get(0)?, body: row.get(1)? }))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn remove_card(connection: &Connection, drawer: Drawer, key: &str) -> Result<bool, Failure> {
+    let removed = connection
+        .prepare_cached("DELETE FROM card WHERE drawer = ?1 AND key = ?2")?
+        .execute(params![drawer.label(), key])?;
+    Ok(removed > 0)
 }
 
 fn operations(connection: &Connection, query: &str, parameters: impl Params) -> Result<Vec<Operation>, Failure> {
@@ -184,4 +292,9 @@ fn to_integer(number: RecordNumber) -> Result<i64, Failure> {
 
 fn bound(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// The upper bound of a page's sequences.
+fn before(page: Page) -> i64 {
+    page.before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX)
 }

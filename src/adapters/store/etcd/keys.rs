@@ -1,6 +1,7 @@
 //! Names of keys. Nothing else knows how they are written.
 
 use crate::domain::ids::{ClusterName, OperationId};
+use crate::ports::store::Drawer;
 
 /// The keys below one prefix. Folders end with a slash, so that no name is the beginning of another.
 #[derive(Debug, Clone)]
@@ -69,6 +70,19 @@ impl Keys {
 
     pub fn audit(&self) -> String {
         format!("{}/audit/", self.prefix)
+    }
+
+    /// One row of the audit log by its number in the chain.
+    pub fn audit_row(&self, number: u64) -> String {
+        format!("{}{number:020}", self.audit())
+    }
+
+    pub fn drawer(&self, drawer: Drawer) -> String {
+        format!("{}/cards/{}/", self.prefix, drawer.label())
+    }
+
+    pub fn card(&self, drawer: Drawer, key: &str) -> String {
+        format!("{}{key}", self.drawer(drawer))
     }
 
     pub fn schema(&self) -> String {

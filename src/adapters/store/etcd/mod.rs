@@ -2,12 +2,14 @@
 //!
 //! Layout below the prefix, all values JSON, so that `etcdctl get --prefix` can be read:
 //! `leaders/LEASE` the candidates, of whom the oldest leads; `record/CLUSTER`; `operations/CLUSTER/ID` with its journal;
-//! `unfinished/CLUSTER/ID` an index; `events/CLUSTER/ID`; `audit/ID`; `barrier/CLUSTER` (see `write.rs`); `schema`.
+//! `unfinished/CLUSTER/ID` an index; `events/CLUSTER/ID`; `audit/NUMBER`; `cards/DRAWER/NAME`; `barrier/CLUSTER` (see `write.rs`);
+//! `schema`.
 //! Order is that of creation in etcd; wall clocks and identities decide nothing.
 //!
 //! Invariant: every write is one transaction that compares the create revision of the writer's own leader key. A deposed leader
 //! can write nothing, however late its requests arrive.
 
+mod cards;
 mod connection;
 mod election;
 mod keys;
@@ -23,8 +25,8 @@ use crate::domain::epoch::RecordNumber;
 use crate::domain::ids::{ClusterName, OperationId};
 use crate::domain::operation::Operation;
 use crate::domain::record::ClusterRecord;
-use crate::domain::trail::{AuditRow, EventRow};
-use crate::ports::store::{Store, StoreError, Swap};
+use crate::domain::trail::{AuditEntry, AuditRow, EventRow};
+use crate::ports::store::{Card, Drawer, Page, Paged, Store, StoreError, Swap};
 
 pub use connection::{EtcdSettings, EtcdTls};
 pub use election::EtcdLeadership;
@@ -90,8 +92,8 @@ impl Store for EtcdStore {
         self.read_operation(id).await
     }
 
-    async fn list_operations(&self, cluster: &ClusterName, limit: usize) -> Result<Vec<Operation>, StoreError> {
-        self.newest_operations(cluster, limit).await
+    async fn page_operations(&self, cluster: &ClusterName, page: Page) -> Result<Paged<Operation>, StoreError> {
+        self.newest_operations(cluster, page).await
     }
 
     async fn unfinished_operations(&self, cluster: &ClusterName) -> Result<Vec<Operation>, StoreError> {
@@ -104,16 +106,36 @@ impl Store for EtcdStore {
         self.append(self.writer(ACTION)?, ACTION, &folder, event, kept::EVENTS).await
     }
 
-    async fn list_events(&self, cluster: &ClusterName, limit: usize) -> Result<Vec<EventRow>, StoreError> {
-        self.newest("list events", "an event", &self.keys.events(cluster), limit).await
+    async fn page_events(&self, cluster: &ClusterName, page: Page) -> Result<Paged<EventRow>, StoreError> {
+        self.newest("list events", "an event", &self.keys.events(cluster), page).await
     }
 
     async fn append_audit(&self, row: &AuditRow) -> Result<(), StoreError> {
-        const ACTION: &str = "append an audit row";
-        self.append(self.writer(ACTION)?, ACTION, &self.keys.audit(), row, kept::AUDIT).await
+        self.append_chained(self.writer("append an audit row")?, row).await
     }
 
-    async fn list_audit(&self, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
-        self.newest("list audit rows", "an audit row", &self.keys.audit(), limit).await
+    /// [`Page::before`] is a create revision here, and not a row's number.
+    async fn page_audit(&self, page: Page) -> Result<Paged<AuditEntry>, StoreError> {
+        self.newest("list audit rows", "an audit row", &self.keys.audit(), page).await
+    }
+
+    async fn insert_card(&self, drawer: Drawer, card: &Card) -> Result<Option<Card>, StoreError> {
+        self.put_card_in(self.writer("put a card in")?, drawer, card).await
+    }
+
+    async fn replace_card(&self, drawer: Drawer, card: &Card) -> Result<(), StoreError> {
+        self.rewrite_card(self.writer("replace a card")?, drawer, card).await
+    }
+
+    async fn load_card(&self, drawer: Drawer, key: &str) -> Result<Option<Card>, StoreError> {
+        Ok(self.read_card(drawer, key).await?.map(|(card, _)| card))
+    }
+
+    async fn list_cards(&self, drawer: Drawer) -> Result<Vec<Card>, StoreError> {
+        self.read_cards(drawer).await
+    }
+
+    async fn remove_card(&self, drawer: Drawer, key: &str) -> Result<bool, StoreError> {
+        self.take_card_out(self.writer("remove a card")?, drawer, key).await
     }
 }

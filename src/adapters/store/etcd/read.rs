@@ -8,7 +8,7 @@ use crate::adapters::store::format;
 use crate::domain::ids::{ClusterName, OperationId};
 use crate::domain::operation::{JOURNAL_FORMAT, Operation};
 use crate::domain::record::{ClusterRecord, RECORD_FORMAT};
-use crate::ports::store::StoreError;
+use crate::ports::store::{Card, Drawer, Page, Paged, StoreError};
 
 /// Operations fetched at once: journals are some kilobytes each, and an answer of more than four megabytes is refused.
 const OPERATIONS_AT_ONCE: usize = 16;
@@ -90,14 +90,35 @@ impl EtcdStore {
     pub(super) async fn newest_operations(
         &self,
         cluster: &ClusterName,
-        limit: usize,
-    ) -> Result<Vec<Operation>, StoreError> {
+        page: Page,
+    ) -> Result<Paged<Operation>, StoreError> {
         const ACTION: &str = "list operations";
-        if limit == 0 {
-            return Ok(Vec::new());
+        let (pairs, next) = self.keys_of(ACTION, &self.keys.operations(cluster), page).await?;
+        Ok(Paged { rows: self.operations_at(ACTION, &pairs).await?, next })
+    }
+
+    /// The keys of one page of a folder, newest first, and where the next page begins.
+    async fn keys_of(
+        &self,
+        action: &'static str,
+        folder: &str,
+        page: Page,
+    ) -> Result<(Vec<String>, Option<u64>), StoreError> {
+        if page.limit == 0 {
+            return Ok((Vec::new(), None));
         }
-        let names = self.names(ACTION, &self.keys.operations(cluster), SortOrder::Descend, limit).await?;
-        self.operations_at(ACTION, &names).await
+        let mut options = GetOptions::new()
+            .with_prefix()
+            .with_keys_only()
+            .with_sort(SortTarget::Create, SortOrder::Descend)
+            .with_limit(i64::try_from(page.limit).unwrap_or(i64::MAX));
+        if let Some(before) = page.before {
+            options = options.with_max_create_revision(i64::try_from(before).unwrap_or(i64::MAX) - 1);
+        }
+        let found = self.get(action, folder, options).await?;
+        let names = found.kvs().iter().map(|pair| String::from_utf8_lossy(pair.key()).into_owned()).collect();
+        let next = found.more().then(|| found.kvs().last().and_then(|pair| u64::try_from(pair.create_revision()).ok()));
+        Ok((names, next.flatten()))
     }
 
     pub(super) async fn open_operations(&self, cluster: &ClusterName) -> Result<Vec<Operation>, StoreError> {
@@ -128,18 +149,19 @@ impl EtcdStore {
         Ok(operations)
     }
 
-    /// The newest `limit` rows of a folder, newest first.
+    /// The rows of one page of a folder, newest first. [`Page::before`] is a create revision.
     pub(super) async fn newest<T: DeserializeOwned>(
         &self,
         action: &'static str,
         what: &str,
         folder: &str,
-        limit: usize,
-    ) -> Result<Vec<T>, StoreError> {
+        page: Page,
+    ) -> Result<Paged<T>, StoreError> {
         let mut rows = Vec::new();
-        let mut older_than = 0;
-        while rows.len() < limit {
-            let wanted = (limit - rows.len()).min(ROWS_AT_ONCE);
+        let mut older_than = page.before.and_then(|before| i64::try_from(before).ok()).unwrap_or(0);
+        let mut more = false;
+        while rows.len() < page.limit {
+            let wanted = (page.limit - rows.len()).min(ROWS_AT_ONCE);
             let mut options = GetOptions::new()
                 .with_prefix()
                 .with_sort(SortTarget::Create, SortOrder::Descend)
@@ -154,10 +176,31 @@ impl EtcdStore {
                 rows.push(row);
                 older_than = pair.create_revision();
             }
+            more = found.more();
             if found.kvs().len() < wanted {
                 break;
             }
         }
-        Ok(rows)
+        let next = u64::try_from(older_than).ok().filter(|_| more && !rows.is_empty());
+        Ok(Paged { rows, next })
+    }
+
+    pub(super) async fn read_card(&self, drawer: Drawer, key: &str) -> Result<Option<(Card, i64)>, StoreError> {
+        let found = self.get("load a card", &self.keys.card(drawer, key), GetOptions::new()).await?;
+        Ok(found.kvs().first().map(|pair| {
+            let body = String::from_utf8_lossy(pair.value()).into_owned();
+            (Card { key: key.to_owned(), body }, pair.mod_revision())
+        }))
+    }
+
+    pub(super) async fn read_cards(&self, drawer: Drawer) -> Result<Vec<Card>, StoreError> {
+        let folder = self.keys.drawer(drawer);
+        let options = GetOptions::new().with_prefix().with_sort(SortTarget::Create, SortOrder::Descend);
+        let found = self.get("list cards", &folder, options).await?;
+        let card = |pair: &KeyValue| Card {
+            key: String::from_utf8_lossy(pair.key()).trim_start_matches(folder.as_str()).to_owned(),
+            body: String::from_utf8_lossy(pair.value()).into_owned(),
+        };
+        Ok(found.kvs().iter().map(card).collect())
     }
 }

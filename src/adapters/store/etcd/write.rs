@@ -17,6 +17,7 @@ use crate::domain::epoch::RecordNumber;
 use crate::domain::ids::ClusterName;
 use crate::domain::operation::{JOURNAL_FORMAT, Operation};
 use crate::domain::record::{ClusterRecord, RECORD_FORMAT};
+use crate::domain::trail::AuditEntry;
 use crate::ports::store::{StoreError, Swap};
 
 /// Version of the layout, in the key `schema`.
@@ -32,6 +33,8 @@ const TRIES: usize = 4;
 pub(super) struct Writer {
     session: Arc<Session>,
     known: Mutex<Known>,
+    /// The last row of the audit log, once this leader knows it.
+    audit_head: tokio::sync::Mutex<Option<AuditEntry>>,
 }
 
 #[derive(Default)]
@@ -49,7 +52,7 @@ struct Known {
 }
 
 /// How a conditional write went.
-enum Written {
+pub(super) enum Written {
     /// At this revision.
     Done(i64),
     /// The key had been changed; this is it now.
@@ -58,7 +61,12 @@ enum Written {
 
 impl Writer {
     pub fn new(session: Arc<Session>) -> Self {
-        Self { session, known: Mutex::default() }
+        Self { session, known: Mutex::default(), audit_head: tokio::sync::Mutex::default() }
+    }
+
+    /// Whoever appends holds it: rows are chained one after another.
+    pub async fn audit_head(&self) -> tokio::sync::MutexGuard<'_, Option<AuditEntry>> {
+        self.audit_head.lock().await
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -68,7 +76,7 @@ impl Writer {
 
 impl EtcdStore {
     /// Carries out `writes` if this leader still leads and `conditions` hold; else looks at `key`.
-    async fn fenced(
+    pub(super) async fn fenced(
         &self,
         writer: &Writer,
         action: &'static str,
@@ -245,7 +253,7 @@ impl EtcdStore {
     }
 
     /// Removes the oldest of a folder, except what is under way. Failing to is no failure of the write before it.
-    async fn trim(&self, writer: &Writer, folder: &str, kept: usize) {
+    pub(super) async fn trim(&self, writer: &Writer, folder: &str, kept: usize) {
         {
             let mut known = writer.known();
             // A term begins with a look: its predecessors may have been short.
@@ -303,13 +311,13 @@ impl EtcdStore {
         }
     }
 
-    fn body<T: Serialize>(&self, action: &'static str, value: &T) -> Result<Vec<u8>, StoreError> {
+    pub(super) fn body<T: Serialize>(&self, action: &'static str, value: &T) -> Result<Vec<u8>, StoreError> {
         serde_json::to_vec(value)
             .map_err(|error| self.connection.failed(action, format!("it has no JSON form: {error}")))
     }
 }
 
 /// The key is as it was at `revision`; 0: it is not there.
-fn unchanged(key: &str, revision: i64) -> Compare {
+pub(super) fn unchanged(key: &str, revision: i64) -> Compare {
     Compare::mod_revision(key, CompareOp::Equal, revision)
 }

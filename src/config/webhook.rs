@@ -1,0 +1,69 @@
+//! Settings of the way in for alerts.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::Violation;
+use crate::domain::alert::{AlertAction, AlertPolicy, AlertRoute};
+
+/// `[webhook]`: what is done about alerts that Alertmanager posts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WebhookSection {
+    /// What began longer ago moves nothing any more.
+    #[serde(with = "super::duration")]
+    pub max_age: Duration,
+    /// `[[webhook.route]]`, in their order.
+    #[serde(rename = "route", skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<AlertRoute>,
+}
+
+impl Default for WebhookSection {
+    fn default() -> Self {
+        Self { max_age: AlertPolicy::default().max_age, routes: Vec::new() }
+    }
+}
+
+impl WebhookSection {
+    /// As the controller needs it.
+    pub fn policy(&self) -> AlertPolicy {
+        AlertPolicy { routes: self.routes.clone(), max_age: self.max_age }
+    }
+
+    /// The first rule that is broken.
+    pub(super) fn violation(&self) -> Result<(), Violation> {
+        if self.max_age.is_zero() {
+            return Err(Violation::at("webhook.max_age", "must be more than 0s"));
+        }
+        for (index, route) in self.routes.iter().enumerate() {
+            let key = |name: &str| format!("webhook.route.{index}.{name}");
+            if !route.action.is_available() {
+                let known: Vec<&str> = AlertAction::ALL
+                    .into_iter()
+                    .filter(|action| action.is_available())
+                    .map(AlertAction::label)
+                    .collect();
+                let problem =
+                    format!("{} cannot be carried out by this version: use {}", route.action, known.join(", "));
+                return Err(Violation::at(&key("action"), problem));
+            }
+            match (route.action, &route.sequence) {
+                (AlertAction::Sequence, None) => {
+                    return Err(Violation::at(&key("sequence"), "missing: name the sequence that is run"));
+                }
+                (action, Some(_)) if action != AlertAction::Sequence => {
+                    return Err(Violation::at(&key("sequence"), format!("{action} takes none: take it out")));
+                }
+                _ => {}
+            }
+            let moves = matches!(route.action, AlertAction::Failover | AlertAction::Switchover);
+            if moves && route.labels.is_empty() {
+                let problem = "missing: a route that moves the primary names the alerts it is for, as in \
+                               { alertname = \"StormglassPrimaryLost\" }";
+                return Err(Violation::at(&key("match"), problem));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,149 @@
+//! From scores to surprise, and from surprise to risk.
+//!
+//! Thresholds on scores do not carry over between hosts, so nothing here looks at a score alone: a score counts by how far it lies above
+//! what the same node showed in nine of ten rows lately ([`surprise`](Calibration::surprise), a difference of logarithms). What a surprise is
+//! worth is one curve for all hosts, monotone, learnt on labelled incidents of machines other than those it is used on.
+//! What never enters: a threshold of a single host.
+
+use serde::{Deserialize, Serialize};
+
+use super::levels::LevelHistory;
+
+/// Kinds of scores that are combined.
+pub const COMPONENTS: usize = 3;
+
+/// Rows that the model's own reference counts for against a node's: about the time that the forecasts need to settle.
+const PRIOR_ROWS: f32 = 300.0;
+
+/// One point of the curve from surprise to risk.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RiskPoint {
+    /// Natural logarithm of the score over the node's reference.
+    pub surprise: f32,
+    /// Share of rows with such a surprise in which there was trouble, or trouble began within the horizon.
+    pub risk: f32,
+}
+
+/// How scores become risk and alarms.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// Natural logarithm of the reference of each component in training, until a node has its own.
+    pub references: [f32; COMPONENTS],
+    /// The reference of a node is this quantile of its scores.
+    pub reference_quantile: f32,
+    /// Time constant with which a node's scores are forgotten.
+    pub memory_seconds: u32,
+    /// An alarm is a surprise of at least this.
+    pub alarm_surprise: f32,
+    /// From surprise to risk, ascending in both; straight between the points, level beyond them.
+    pub risk_curve: Vec<RiskPoint>,
+}
+
+impl Calibration {
+    /// The shipped setting, the same for every host. Chosen on the eight development machines of `training/REPORT.md`.
+    #[must_use]
+    pub fn shipped(references: [f32; COMPONENTS]) -> Self {
+        Self {
+            references,
+            reference_quantile: 0.9,
+            memory_seconds: 7 * 86_400,
+            alarm_surprise: 1.9,
+            risk_curve: SHIPPED_CURVE.iter().map(|&(surprise, risk)| RiskPoint { surprise, risk }).collect(),
+        }
+    }
+
+    /// Why it cannot be used.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn check(&self) -> Result<(), String> {
+        let numbers = self.references.iter().copied().chain([self.reference_quantile, self.alarm_surprise]);
+        if numbers
+            .chain(self.risk_curve.iter().flat_map(|point| [point.surprise, point.risk]))
+            .any(|it| !it.is_finite())
+        {
+            return Err("calibration holds what is no number".to_owned());
+        }
+        if self.risk_curve.is_empty() || self.risk_curve.iter().any(|point| !(0.0..=1.0).contains(&point.risk)) {
+            return Err("the risk curve needs at least one point, with risks between 0 and 1".to_owned());
+        }
+        let is_ascending =
+            self.risk_curve.windows(2).all(|pair| pair[0].surprise < pair[1].surprise && pair[0].risk <= pair[1].risk);
+        if !is_ascending || !(0.0..1.0).contains(&self.reference_quantile) {
+            return Err("the risk curve must ascend, and the reference quantile lie between 0 and 1".to_owned());
+        }
+        Ok(())
+    }
+
+    /// How many times the score lies above what is usual on its node, as a natural logarithm: the mean over the components.
+    pub fn surprise(&self, logarithms: &[f32; COMPONENTS], levels: &mut [LevelHistory; COMPONENTS]) -> f32 {
+        let mut sum = 0.0;
+        for ((logarithm, prior), level) in logarithms.iter().zip(self.references).zip(levels) {
+            let rows = level.rows() as f32;
+            let own = level.reference().unwrap_or(prior);
+            sum += logarithm - (PRIOR_ROWS * prior + rows * own) / (PRIOR_ROWS + rows);
+        }
+        sum / COMPONENTS as f32
+    }
+
+    /// The risk of a surprise, in [0, 1].
+    #[must_use]
+    pub fn risk(&self, surprise: f32) -> f64 {
+        let after = self.risk_curve.partition_point(|point| point.surprise <= surprise);
+        let risk = match (self.risk_curve[..after].last(), self.risk_curve.get(after)) {
+            (Some(low), Some(high)) => {
+                let share = (surprise - low.surprise) / (high.surprise - low.surprise);
+                low.risk + share * (high.risk - low.risk)
+            }
+            (Some(end), None) | (None, Some(end)) => end.risk,
+            (None, None) => 0.0,
+        };
+        f64::from(risk.clamp(0.0, 1.0))
+    }
+}
+
+/// Made by `stormglass-train report`; see `training/REPORT.md`.
+const SHIPPED_CURVE: &[(f32, f32)] = &[(0.0, 0.01), (1.0, 0.1), (2.0, 0.5), (3.0, 0.7)];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn risk_follows_the_curve_and_never_leaves_it() {
+        let mut calibration = Calibration::shipped([0.0; COMPONENTS]);
+        calibration.risk_curve = vec![RiskPoint { surprise: 0.0, risk: 0.1 }, RiskPoint { surprise: 2.0, risk: 0.5 }];
+        for (surprise, risk) in [(-9.0, 0.1), (0.0, 0.1), (1.0, 0.3), (2.0, 0.5), (f32::INFINITY, 0.5)] {
+            assert!((calibration.risk(surprise) - risk).abs() < 1e-6, "{surprise}");
+        }
+    }
+
+    #[test]
+    fn the_shipped_calibration_is_sound() {
+        assert_eq!(Calibration::shipped([0.0; COMPONENTS]).check(), Ok(()));
+    }
+
+    #[test]
+    fn a_curve_that_falls_or_is_no_number_is_refused() {
+        let mut calibration = Calibration::shipped([0.0; COMPONENTS]);
+        calibration.risk_curve.reverse();
+        assert!(calibration.check().is_err());
+        let mut calibration = Calibration::shipped([f32::NAN; COMPONENTS]);
+        assert!(calibration.check().is_err());
+        calibration.references = [0.0; COMPONENTS];
+        calibration.risk_curve.clear();
+        assert!(calibration.check().is_err());
+    }
+
+    #[test]
+    fn a_nodes_own_level_replaces_that_of_training() {
+        let calibration = Calibration::shipped([0.0; COMPONENTS]);
+        let mut levels = std::array::from_fn(|_| LevelHistory::new(0.9, 1e6));
+        assert_eq!(calibration.surprise(&[1.0; COMPONENTS], &mut levels), 1.0);
+        levels.iter_mut().for_each(|level| (0..100_000).for_each(|_| level.add(3.0)));
+        let surprise = calibration.surprise(&[3.0; COMPONENTS], &mut levels);
+        assert!(surprise.abs() < 0.1, "{surprise}: what this node always shows is no surprise");
+    }
+}

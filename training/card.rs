@@ -1,0 +1,88 @@
+//! The model card: what a model's document says, in words, with its limits.
+//!
+//! What never enters: a figure that is not in the document.
+
+use std::fmt::Write as _;
+
+use stormglass::predict::{ModelDocument, NetworkKind};
+
+/// The text of a model's `README.md`.
+pub fn render(document: &ModelDocument) -> String {
+    let mut card = String::new();
+    let mut line = |text: String| {
+        card += &text;
+        card.push('\n');
+    };
+    let training = &document.training;
+    line(format!("# {} {}", document.name, document.version));
+    line(String::new());
+    line("A model of Stormglass's predictor: it says how unusual a node is, and how likely trouble is.".to_owned());
+    line("How it works and what it cannot do is in `docs/predictor.md`.".to_owned());
+    line(String::new());
+    line("| | |".to_owned());
+    line("|---|---|".to_owned());
+    let network = match document.architecture.network {
+        NetworkKind::None => "none (linear twin)".to_owned(),
+        NetworkKind::Lstm { layers, units } => format!("LSTM, {layers} layer(s) of {units} units"),
+    };
+    let span = match (&training.first, &training.last) {
+        (Some(first), Some(last)) => format!("{first} to {last}"),
+        _ => "not known".to_owned(),
+    };
+    for (name, value) in [
+        ("network", network),
+        ("running mean", format!("{} rows", document.architecture.baseline_rows)),
+        ("forecasts", format!("{:?} rows ahead", document.architecture.horizons)),
+        ("step", format!("{} s; at another step it abstains", document.step_seconds)),
+        ("risk looks ahead", format!("{} s", document.horizon_seconds)),
+        ("features", document.features.len().to_string()),
+        ("trained on", training.source.clone()),
+        ("span", span),
+        ("rows, nodes", format!("{}, {}", training.rows, training.nodes)),
+        ("seed", training.seed.to_string()),
+        ("SHA-256 of the samples", document.data_sha256.clone()),
+    ] {
+        line(format!("| {name} | {value} |"));
+    }
+    line(String::new());
+    line("## Figures".to_owned());
+    line(String::new());
+    line("| figure | value |".to_owned());
+    line("|---|---|".to_owned());
+    for (name, value) in &document.metrics {
+        line(format!("| {name} | {value:.4} |"));
+    }
+    line(String::new());
+    line("`held_out_loss_over_linear_twin` below 1 means that the network forecasts better than the running mean alone on the".to_owned());
+    line(
+        "last tenth of the training rows; 1 means that it adds nothing, and its linear twin would do as well."
+            .to_owned(),
+    );
+    line(String::new());
+    line("## Risk".to_owned());
+    line(String::new());
+    line("The curve from surprise (how many times the score is above what is usual on the node, as a logarithm) to risk was learnt on".to_owned());
+    line("labelled incidents of other machines, see `training/REPORT.md`; it was not checked on the machines of this model.".to_owned());
+    line(String::new());
+    line("| surprise | risk |".to_owned());
+    line("|---|---|".to_owned());
+    for point in &document.calibration.risk_curve {
+        line(format!("| {:.2} | {:.3} |", point.surprise, point.risk));
+    }
+    line(String::new());
+    line("## Features".to_owned());
+    line(String::new());
+    line("| feature | unit | bad when | usual | spread |".to_owned());
+    line("|---|---|---|---|---|".to_owned());
+    for (feature, scale) in document.features.iter().zip(&document.scaler) {
+        let direction = format!("{:?}", feature.direction).to_lowercase();
+        let spread =
+            if scale.spread > 0.0 { format!("{:.4}", scale.spread) } else { "never changed: left out".to_owned() };
+        line(format!("| {} | {} | {direction} | {:.4} | {spread} |", feature.name, feature.unit, scale.center));
+    }
+    let _ = writeln!(
+        card,
+        "\nTo switch it off: `predictor.mode = \"observe\"`, or promote another model (`stormglass model list`)."
+    );
+    card
+}

@@ -1,0 +1,50 @@
+//! Names, units and directions of columns from a file like `training/features.toml`.
+//!
+//! What never enters: queries; they are the collector's.
+
+use std::path::Path;
+
+use anyhow::{Context as _, ensure};
+use serde::Deserialize;
+use stormglass::predict::{Direction, FeatureDescription};
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(alias = "features")]
+    feature: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    name: String,
+    #[serde(default)]
+    unit: String,
+    #[serde(default, alias = "bad")]
+    direction: Option<String>,
+}
+
+/// What the file says of these columns, in their order; an error names the file and the feature.
+pub fn read(path: &Path, columns: &[String]) -> anyhow::Result<Vec<FeatureDescription>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let file: File = toml::from_str(&text).with_context(|| path.display().to_string())?;
+    columns
+        .iter()
+        .map(|column| {
+            let entry = file
+                .feature
+                .iter()
+                .find(|entry| entry.name == *column)
+                .with_context(|| format!("{}: there is no feature {column:?}", path.display()))?;
+            let direction = match entry.direction.as_deref() {
+                Some("high" | "up" | "higher") => Direction::High,
+                Some("low" | "down" | "lower") => Direction::Low,
+                Some("both" | "either") | None => Direction::Both,
+                Some(other) => {
+                    ensure!(false, "{}: feature {column:?}: unknown direction {other:?}", path.display());
+                    Direction::Both
+                }
+            };
+            Ok(FeatureDescription { name: column.clone(), unit: entry.unit.clone(), direction })
+        })
+        .collect()
+}
