@@ -151,6 +151,7 @@ async fn start_with(
         Some(leads_for) => Arc::new(Ending { sole, until: clock.now().plus(leads_for) }),
     };
     let parts = ControllerParts {
+        backup: None,
         name: "controller-1".to_owned(),
         cluster: cluster(),
         policy,

@@ -196,6 +196,7 @@ async fn controller(url: &str, timeout: Duration, models: &std::path::Path) -> R
         Arc::new(HttpControl::new([(node("n1"), nowhere.to_owned())].into(), BTreeMap::new(), "token").expect("good"));
     let (shutdown, stopped) = watch::channel(false);
     let parts = ControllerParts {
+        backup: None,
         name: "controller-1".to_owned(),
         cluster: ClusterName::new("main").expect("valid"),
         policy: Policy::for_rto(Duration::from_secs(5)),
@@ -212,6 +213,7 @@ async fn controller(url: &str, timeout: Duration, models: &std::path::Path) -> R
         node_control: control.clone(),
         proxy_control: control,
         primary_probe: Arc::new(TcpPrimaryProbe),
+        name_service: None,
         metrics: Arc::new(ControllerMetrics::new("test")),
         prediction: Some(Prediction {
             source: Arc::new(source),

@@ -10,6 +10,7 @@ pub mod dns;
 pub mod haproxy;
 pub mod models;
 pub mod peer_link;
+pub mod pgbackrest;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod prometheus;

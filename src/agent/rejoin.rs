@@ -165,7 +165,7 @@ impl Agent {
     }
 
     /// A running standby is stopped; whatever else is left is killed.
-    async fn stop_for_rejoin(self: &Arc<Self>) -> Result<(), Trouble> {
+    pub(super) async fn stop_for_rejoin(self: &Arc<Self>) -> Result<(), Trouble> {
         if self.postgres.presence().await == Presence::NoData {
             return Ok(());
         }

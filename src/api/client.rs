@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::risk::{ModelList, RiskDocument};
-use super::wire::{ClusterStatus, Explanation, MutationReply, Problem};
+use super::wire::{BackupList, ClusterStatus, Explanation, MutationReply, Problem};
 use crate::domain::clock::WallTime;
 use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
@@ -151,6 +151,11 @@ impl Client {
         self.document(&format!("/api/v1/clusters/{cluster}/explain")).await
     }
 
+    /// What is in the backup repository.
+    pub async fn backups(&self, cluster: &str) -> Result<Document<BackupList>, ClientError> {
+        self.document(&format!("/api/v1/clusters/{cluster}/backups")).await
+    }
+
     /// Would it survive the next fault?
     pub async fn doctor(&self, cluster: &str) -> Result<Document<Readiness>, ClientError> {
         self.document(&format!("/api/v1/clusters/{cluster}/doctor")).await
@@ -216,7 +221,7 @@ impl Client {
         self.send(Method::POST, &path, Some(&serde_json::json!({}))).await
     }
 
-    /// `POST …/{verb}`: switchover, failover, pause, resume, fence, unfence, rejoin.
+    /// `POST …/{verb}`: switchover, failover, pause, resume, fence, unfence, rejoin, backup, drill, restore.
     pub async fn mutate(
         &self,
         cluster: &str,

@@ -8,7 +8,8 @@ use super::authentication::Caller;
 use super::risk::{ModelList, PromoteRequest, RiskDocument};
 use super::webhook::AlertsReply;
 use super::wire::{
-    ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, SwitchoverRequest,
+    BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
+    PauseRequest, Problem, RestoreRequest, SwitchoverRequest,
 };
 use crate::domain::alert::Alert;
 use crate::domain::clock::WallTime;
@@ -84,6 +85,14 @@ pub trait ControllerHandler: Send + Sync + 'static {
     async fn unfence(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem>;
     /// Brings a node back as a standby.
     async fn rejoin(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem>;
+    /// What is in the backup repository.
+    async fn backups(&self, cluster: &str) -> Result<BackupList, Problem>;
+    /// Takes a backup.
+    async fn backup(&self, cluster: &str, request: BackupRequest, caller: &Caller) -> Result<MutationReply, Problem>;
+    /// Restores a backup where nobody uses it, checks it and removes it.
+    async fn drill(&self, cluster: &str, request: DrillRequest, caller: &Caller) -> Result<MutationReply, Problem>;
+    /// Begins the cluster anew from the repository, or makes a copy beside it.
+    async fn restore(&self, cluster: &str, request: RestoreRequest, caller: &Caller) -> Result<MutationReply, Problem>;
     /// Stops automatic operations for a while.
     async fn pause(&self, cluster: &str, request: PauseRequest, caller: &Caller) -> Result<MutationReply, Problem>;
     /// Lets automatic operations go on.

@@ -95,6 +95,11 @@ impl Mutation {
                 takes!(headers, body, |it, request| it.handler.unfence(&it.target, request, &it.caller))
             }
             Endpoint::Rejoin => takes!(headers, body, |it, request| it.handler.rejoin(&it.target, request, &it.caller)),
+            Endpoint::Backup => takes!(headers, body, |it, request| it.handler.backup(&it.target, request, &it.caller)),
+            Endpoint::Drill => takes!(headers, body, |it, request| it.handler.drill(&it.target, request, &it.caller)),
+            Endpoint::Restore => {
+                takes!(headers, body, |it, request| it.handler.restore(&it.target, request, &it.caller))
+            }
             Endpoint::Pause => takes!(headers, body, |it, request| it.handler.pause(&it.target, request, &it.caller)),
             Endpoint::Cancel => asks!(headers, body, |it| it.handler.cancel(&it.target, &it.caller)),
             Endpoint::Resume => asks!(headers, body, |it| it.handler.resume(&it.target, &it.caller)),

@@ -234,6 +234,7 @@ impl Api {
             Endpoint::ClusterOperations => Json(handler.operations(Some(target), limit).await?).into_response(),
             Endpoint::Operations => Json(handler.operations(None, limit).await?).into_response(),
             Endpoint::Operation => Json(handler.operation(target).await?).into_response(),
+            Endpoint::Backups => Json(handler.backups(target).await?).into_response(),
             Endpoint::Report => Json(handler.report(target).await?).into_response(),
             Endpoint::Audit => Json(handler.audit(limit).await?).into_response(),
             _ => return Err(Problem::internal(format!("{} is no question", question.route.verb))),

@@ -15,7 +15,8 @@ use super::body::BODY_LENGTH_MAX;
 use super::risk::{ModelList, PromoteRequest, RiskDocument};
 use super::webhook::{AlertmanagerPost, AlertsReply, POST_LENGTH_MAX};
 use super::wire::{
-    ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, SwitchoverRequest, Word,
+    BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
+    PauseRequest, RestoreRequest, SwitchoverRequest, Word,
 };
 use crate::domain::access::Role;
 use crate::domain::incident::IncidentReport;
@@ -87,6 +88,14 @@ pub enum Endpoint {
     Unfence,
     /// Brings a node back.
     Rejoin,
+    /// What is in the backup repository.
+    Backups,
+    /// Takes a backup.
+    Backup,
+    /// Restores one on trial.
+    Drill,
+    /// Begins anew from the repository.
+    Restore,
     /// Automation off.
     Pause,
     /// Automation on.
@@ -310,6 +319,7 @@ const fn report(path: &'static str, endpoint: Endpoint, verb: &'static str, says
 
 const OPEN: Access = Access::Open;
 const VIEWER: Access = Access::AtLeast(Role::Viewer);
+const BACKUP: Access = Access::AtLeast(Role::Backup);
 const OPERATOR: Access = Access::AtLeast(Role::Operator);
 const ADMIN: Access = Access::AtLeast(Role::Admin);
 
@@ -343,6 +353,10 @@ pub static ROUTES: &[Route] = &[
     post("/api/v1/clusters/{cluster}/fence", OPERATOR, Endpoint::Fence, "fence", "Keeps a node unable to accept writes.").takes::<NodeRequest>(),
     post("/api/v1/clusters/{cluster}/unfence", OPERATOR, Endpoint::Unfence, "unfence", "Lifts an operator's fence.").takes::<NodeRequest>(),
     post("/api/v1/clusters/{cluster}/rejoin", OPERATOR, Endpoint::Rejoin, "rejoin", "Brings a node back as a standby.").takes::<NodeRequest>(),
+    get("/api/v1/clusters/{cluster}/backups", VIEWER, Endpoint::Backups, "backups", "What is in the backup repository.").gives::<BackupList>(),
+    post("/api/v1/clusters/{cluster}/backup", BACKUP, Endpoint::Backup, "backup", "Takes a backup and reads it back.").takes::<BackupRequest>(),
+    post("/api/v1/clusters/{cluster}/drill", BACKUP, Endpoint::Drill, "drill", "Restores the newest backup where nobody uses it, checks it and removes it.").takes::<DrillRequest>(),
+    post("/api/v1/clusters/{cluster}/restore", OPERATOR, Endpoint::Restore, "restore", "Begins the cluster anew from the repository, or makes a copy beside it.").takes::<RestoreRequest>(),
     post("/api/v1/clusters/{cluster}/pause", OPERATOR, Endpoint::Pause, "pause", "Stops automatic operations for a while.").takes::<PauseRequest>(),
     post("/api/v1/clusters/{cluster}/resume", OPERATOR, Endpoint::Resume, "resume", "Lets automatic operations go on."),
 

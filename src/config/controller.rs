@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::backup::ControllerBackupSection;
 use super::dns::DnsSection;
 pub use super::predictor::{PredictorSection, PrometheusSection};
 use super::secret::SecretReference;
@@ -53,6 +54,9 @@ pub struct ControllerConfig {
     /// The name that clients connect to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<DnsSection>,
+    /// When backups and drills are made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<ControllerBackupSection>,
     /// What scores them. Without it nothing is predicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predictor: Option<PredictorSection>,

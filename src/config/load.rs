@@ -9,9 +9,19 @@ use super::document::{Document, Source};
 use super::error::{ConfigError, Violation};
 use super::{AgentConfig, ControllerConfig, SecretReference};
 
-const CONTROLLER_SECTIONS: &[&str] =
-    &["controller", "cluster", "store", "failover", "authentication", "prometheus", "webhook", "predictor", "dns"];
-const AGENT_SECTIONS: &[&str] = &["agent", "postgresql", "proxy", "tags"];
+const CONTROLLER_SECTIONS: &[&str] = &[
+    "controller",
+    "cluster",
+    "store",
+    "failover",
+    "authentication",
+    "prometheus",
+    "webhook",
+    "predictor",
+    "backup",
+    "dns",
+];
+const AGENT_SECTIONS: &[&str] = &["agent", "postgresql", "proxy", "tags", "backup"];
 
 /// What both kinds of settings can do.
 trait Settings: DeserializeOwned + Serialize {
@@ -58,6 +68,7 @@ impl Settings for AgentConfig {
         {
             secrets.push(("proxy.verify.password".to_owned(), password));
         }
+        secrets.extend(self.backup.iter().flat_map(|backup| backup.secrets()));
         secrets
     }
 }

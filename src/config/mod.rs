@@ -3,6 +3,7 @@
 //! No default here hides a missing secret, and no secret is ever held in a configuration file itself.
 
 pub mod agent;
+pub mod backup;
 pub mod controller;
 pub mod dns;
 mod document;

@@ -334,7 +334,7 @@ impl Controller {
                         self.state.wishes.push_back((Wish::Unfence(node.clone()), None));
                         None
                     }
-                    Request::Switchover { .. } | Request::Failover { .. } | Request::Rejoin { .. } => None,
+                    _ => None,
                 }
             }
         };

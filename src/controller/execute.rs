@@ -69,6 +69,7 @@ pub(super) async fn step(outside: &Outside, operation: &Operation, step: &Step) 
     }
     match &step.effect {
         Effect::Command { node, command } => run_command(outside, operation, step, node, command.clone()).await,
+        Effect::Each { nodes, command } => each(outside, operation, step, nodes, command).await,
         Effect::Swap { expected, record } => swap(outside, *expected, record, step.timeout).await,
         Effect::Freeze { candidate, others, fence_confirmed } => {
             freeze(outside, operation, step, candidate, others, *fence_confirmed).await
@@ -157,6 +158,21 @@ async fn run_command(outside: &Outside, operation: &Operation, step: &Step, node
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }
+}
+
+/// The same command for several nodes at the same time; the first that did not do it says how the step ended.
+async fn each(outside: &Outside, operation: &Operation, step: &Step, nodes: &[NodeName], command: &Command) -> Done {
+    let done = join_all(nodes.iter().map(|node| run_command(outside, operation, step, node, command.clone()))).await;
+    let (mut reports, mut notes, mut trouble) = (Vec::new(), Vec::new(), None);
+    for (node, done) in nodes.iter().zip(done) {
+        reports.extend(done.reports);
+        match done.state {
+            StepState::Succeeded { output } => notes.extend(output.note.map(|note| format!("{node}: {note}"))),
+            state => trouble = trouble.or(Some(state)),
+        }
+    }
+    let state = trouble.unwrap_or_else(|| succeeded((!notes.is_empty()).then(|| notes.join("; "))));
+    Done { state, reports, record: None }
 }
 
 /// Raises the epoch. Only what is found in the store afterwards counts as an outcome.

@@ -8,19 +8,20 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::event_loop::{Event, Glance};
 use super::prediction::{self, Prediction};
-use super::status;
 use super::{ControllerParts, WaysIn};
+use super::{backup, status};
 use crate::api::authentication::Caller;
 use crate::api::controller::{ControllerHandler, no_predictor};
 use crate::api::risk::{ModelEntry, ModelList, PromoteRequest, RiskDocument};
 use crate::api::webhook::AlertsReply;
 use crate::api::wire::{
-    ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, SCHEMA_VERSION,
-    SwitchoverRequest,
+    BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
+    PauseRequest, Problem, RestoreRequest, SCHEMA_VERSION, SwitchoverRequest,
 };
 use crate::decide::doctor::{self, Patient};
 use crate::decide::request::Request;
 use crate::domain::alert::{AcceptedAlert, Alert};
+use crate::domain::backup::RecoveryTarget;
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
 use crate::domain::ids::{ClusterName, OperationId, SiteName};
@@ -34,7 +35,7 @@ use crate::domain::report::{ProxyReport, Report};
 use crate::domain::trail::{AuditRow, EventRow};
 use crate::domain::view::Fact;
 use crate::ports::metrics::ModelStoreError;
-use crate::ports::{Clock, Store, StoreError};
+use crate::ports::{Clock, NodeControl, Store, StoreError};
 use crate::telemetry::metrics::ControllerMetrics;
 
 /// A pause ends by itself after this, unless it was asked to last otherwise.
@@ -59,6 +60,8 @@ pub struct ControllerHandle {
     clock: Arc<dyn Clock>,
     store: Arc<dyn Store>,
     metrics: Arc<ControllerMetrics>,
+    nodes: Arc<dyn NodeControl>,
+    backups_from_standby: bool,
     ways: Arc<WaysIn>,
     alerts: mpsc::Sender<AcceptedAlert>,
     prediction: Option<Prediction>,
@@ -81,6 +84,8 @@ impl ControllerHandle {
             clock: parts.clock.clone(),
             store,
             metrics: parts.metrics.clone(),
+            nodes: parts.node_control.clone(),
+            backups_from_standby: parts.backup.as_ref().is_some_and(|section| section.from_standby),
             ways: parts.ways.clone(),
             alerts,
             prediction: parts.prediction.clone(),
@@ -199,6 +204,7 @@ fn reply(plan: Plan, operation: Option<Operation>, dry_run: bool) -> MutationRep
             }],
         ),
         Intent::Start { operation: OperationKind::Fence { node } } => (format!("fence of {node}"), Vec::new()),
+        Intent::Start { operation } => backup::words(operation),
         Intent::UpdateRecord { .. } => ("the change is being stored".to_owned(), Vec::new()),
         Intent::Hold => ("nothing to do".to_owned(), Vec::new()),
     };
@@ -401,6 +407,48 @@ impl ControllerHandler for ControllerHandle {
 
     async fn rejoin(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem> {
         let wanted = Request::Rejoin { node: request.node, reclone: request.reclone };
+        self.request(cluster, wanted, caller, request.dry_run).await
+    }
+
+    async fn backups(&self, cluster: &str) -> Result<BackupList, Problem> {
+        let glance = self.look(cluster).await?;
+        let seen = backup::list(self.nodes.as_ref(), &glance.view, backup::LIST_TIMEOUT_FOR_PEOPLE).await;
+        let (seen_by, repository) = seen.map_err(|problems| {
+            let words: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            let nobody = "no agent is heard: see stormglass status".to_owned();
+            Problem::unavailable(if words.is_empty() { nobody } else { words.join("; ") })
+        })?;
+        let operations = stored(self.store.list_operations(&self.cluster, backup::LOOKED_THROUGH).await)?;
+        let cluster = cluster.to_owned();
+        let verified = backup::verified(&operations);
+        Ok(BackupList { schema_version: SCHEMA_VERSION, cluster, seen_by, repository, verified })
+    }
+
+    async fn backup(&self, cluster: &str, request: BackupRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        let wanted = Request::Backup {
+            backup_type: request.backup_type.unwrap_or(backup::TYPE_DEFAULT),
+            from_standby: self.backups_from_standby,
+        };
+        self.request(cluster, wanted, caller, request.dry_run).await
+    }
+
+    async fn drill(&self, cluster: &str, request: DrillRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.request(cluster, Request::Drill, caller, request.dry_run).await
+    }
+
+    async fn restore(&self, cluster: &str, request: RestoreRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        let target = match (request.to_time, request.to_lsn) {
+            (None, None) => RecoveryTarget::Latest,
+            (Some(at), None) => RecoveryTarget::Time { at },
+            (None, Some(lsn)) => RecoveryTarget::Lsn { lsn },
+            (Some(_), Some(_)) => {
+                return Err(Problem::bad_request("give to_time or to_lsn, not both"));
+            }
+        };
+        if request.into.as_ref().is_some_and(|directory| !directory.starts_with('/') || directory.contains('\n')) {
+            return Err(Problem::bad_request("into must be an absolute path on the node's host"));
+        }
+        let wanted = Request::Restore { target, site: site(request.site)?, into: request.into };
         self.request(cluster, wanted, caller, request.dry_run).await
     }
 

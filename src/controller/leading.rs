@@ -16,8 +16,8 @@ use crate::api::controller::ControllerHandler;
 use crate::api::risk::{ModelList, PromoteRequest, RiskDocument};
 use crate::api::webhook::AlertsReply;
 use crate::api::wire::{
-    ClusterStatus, Explanation, FailoverRequest, LeaderAddress, MutationReply, NodeRequest, PauseRequest, Problem,
-    SwitchoverRequest,
+    BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, LeaderAddress, MutationReply,
+    NodeRequest, PauseRequest, Problem, RestoreRequest, SwitchoverRequest,
 };
 use crate::domain::alert::Alert;
 use crate::domain::clock::WallTime;
@@ -303,6 +303,22 @@ impl ControllerHandler for Seat {
 
     async fn rejoin(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem> {
         self.leader()?.rejoin(cluster, request, caller).await
+    }
+
+    async fn backups(&self, cluster: &str) -> Result<BackupList, Problem> {
+        self.leader()?.backups(cluster).await
+    }
+
+    async fn backup(&self, cluster: &str, request: BackupRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.backup(cluster, request, caller).await
+    }
+
+    async fn drill(&self, cluster: &str, request: DrillRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.drill(cluster, request, caller).await
+    }
+
+    async fn restore(&self, cluster: &str, request: RestoreRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.restore(cluster, request, caller).await
     }
 
     async fn pause(&self, cluster: &str, request: PauseRequest, caller: &Caller) -> Result<MutationReply, Problem> {

@@ -4,6 +4,7 @@
 //! an event. Decisions are made on every event. No rule about *what* to do lives here.
 
 mod alerts;
+mod backup;
 mod drive;
 mod event_loop;
 mod execute;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::config::backup::ControllerBackupSection;
 use crate::domain::alert::AlertPolicy;
 use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::operation::Operation;
@@ -93,6 +95,8 @@ pub struct ControllerParts {
     pub name_service: Option<KeptName>,
     /// Counters.
     pub metrics: Arc<ControllerMetrics>,
+    /// When backups and drills are made; `None`: only when somebody asks.
+    pub backup: Option<ControllerBackupSection>,
     /// The ways in beside the API itself.
     pub ways: Arc<WaysIn>,
     /// What predicts; `None`: nothing does.
@@ -120,6 +124,9 @@ pub async fn start(parts: ControllerParts, shutdown: watch::Receiver<bool>) -> R
     }
     for operation in operations.iter().filter(|operation| !operation.status.is_final()) {
         tracing::info!(operation = %operation.id, kind = operation.kind.label(), "operation resumed from its journal");
+    }
+    if let Some(keeper) = backup::Keeper::new(&parts, events.clone()) {
+        tokio::spawn(keeper.run(store.clone()));
     }
     let (alerts, accepted) = mpsc::channel(alerts::WAITING_MAX);
     let handle = ControllerHandle::new(events.clone(), &parts, store, alerts);

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod alert;
+pub mod backup;
 pub mod clock;
 pub mod command;
 pub mod epoch;

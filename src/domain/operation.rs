@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::backup::{BackupType, RecoveryTarget};
 use super::clock::{Moment, WallTime};
 use super::command::CommandOutput;
 use super::epoch::Epoch;
@@ -53,6 +54,29 @@ pub enum OperationKind {
         /// Which.
         node: NodeName,
     },
+    /// A backup is taken and read back.
+    Backup {
+        /// From whom.
+        node: NodeName,
+        /// How much it holds.
+        backup_type: BackupType,
+    },
+    /// A backup is restored where nobody uses it, checked and removed.
+    Drill {
+        /// On whose host.
+        node: NodeName,
+    },
+    /// The cluster begins anew from the repository; or, with `into`, a copy is made beside it that nobody uses.
+    Restore {
+        /// The primary before.
+        from: NodeName,
+        /// The primary afterwards.
+        node: NodeName,
+        /// Up to where.
+        target: RecoveryTarget,
+        /// Only a copy, in this directory of the node's host.
+        into: Option<String>,
+    },
 }
 
 impl OperationKind {
@@ -63,19 +87,31 @@ impl OperationKind {
             OperationKind::Switchover { .. } => "switchover",
             OperationKind::Rejoin { .. } => "rejoin",
             OperationKind::Fence { .. } => "fence",
+            OperationKind::Backup { .. } => "backup",
+            OperationKind::Drill { .. } => "drill",
+            OperationKind::Restore { .. } => "restore",
         }
     }
 
     /// True for the operations that move the primary: one at a time in a cluster.
     pub fn moves_primary(&self) -> bool {
-        matches!(self, OperationKind::Failover { .. } | OperationKind::Switchover { .. })
+        matches!(
+            self,
+            OperationKind::Failover { .. }
+                | OperationKind::Switchover { .. }
+                | OperationKind::Restore { into: None, .. }
+        )
     }
 
     /// The node that the operation works on: the next primary, or the node that comes back.
     pub fn subject(&self) -> &NodeName {
         match self {
             OperationKind::Failover { to, .. } | OperationKind::Switchover { to, .. } => to,
-            OperationKind::Rejoin { node, .. } | OperationKind::Fence { node } => node,
+            OperationKind::Rejoin { node, .. }
+            | OperationKind::Fence { node }
+            | OperationKind::Backup { node, .. }
+            | OperationKind::Drill { node }
+            | OperationKind::Restore { node, .. } => node,
         }
     }
 }
@@ -114,6 +150,28 @@ pub enum StepName {
     Reinstate,
     /// Undo of a drain: the write ports lead to the old primary again.
     Release,
+    /// The repository is ready, and WAL arrives in it.
+    CheckRepository,
+    /// A backup is taken.
+    Backup,
+    /// The backup is read back.
+    VerifyBackup,
+    /// What a restore needs is there.
+    Preflight,
+    /// What the live cluster holds is noted, and archived.
+    MarkLedger,
+    /// A backup is restored to a place of its own.
+    RestoreCopy,
+    /// WAL is replayed there.
+    RecoverCopy,
+    /// Its data are checked.
+    CheckData,
+    /// It is removed.
+    RemoveCopy,
+    /// The data of the other nodes are put aside.
+    SetAside,
+    /// The restored data take the place of the node's own, which are put aside.
+    AdoptCopy,
 }
 
 impl StepName {
@@ -135,6 +193,17 @@ impl StepName {
             StepName::StartStandby => "start_standby",
             StepName::Reinstate => "reinstate",
             StepName::Release => "release",
+            StepName::CheckRepository => "check_repository",
+            StepName::Backup => "backup",
+            StepName::VerifyBackup => "verify_backup",
+            StepName::Preflight => "preflight",
+            StepName::MarkLedger => "mark_ledger",
+            StepName::RestoreCopy => "restore_copy",
+            StepName::RecoverCopy => "recover_copy",
+            StepName::CheckData => "check_data",
+            StepName::RemoveCopy => "remove_copy",
+            StepName::SetAside => "set_aside",
+            StepName::AdoptCopy => "adopt_copy",
         }
     }
 }
@@ -311,7 +380,17 @@ impl Operation {
             OperationKind::Failover { from, to, .. } | OperationKind::Switchover { from, to } => (from, to),
             OperationKind::Fence { node } => return Some(format!("the fence of {node} is stored")),
             // A data directory that is half rejoined is never started, and the next rejoin begins anew.
-            OperationKind::Rejoin { .. } => return None,
+            OperationKind::Rejoin { .. } | OperationKind::Backup { .. } | OperationKind::Drill { .. } => return None,
+            OperationKind::Restore { into: Some(directory), node, .. } => {
+                let began = self.attempts(StepName::RestoreCopy) > 0;
+                return began.then(|| format!("{directory} on {node} may hold a part of the copy"));
+            }
+            OperationKind::Restore { from, node, into: None, .. } => {
+                if self.attempts(StepName::SetAside) + self.attempts(StepName::AdoptCopy) > 0 {
+                    return Some("data directories were put aside, as the journal says".to_owned());
+                }
+                (from, node)
+            }
         };
         if self.succeeded(StepName::Reinstate) {
             return None;

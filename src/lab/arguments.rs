@@ -219,6 +219,8 @@ pub enum Scenario {
     /// All of the primary's site is gone at once, databases, proxy and agents; clients follow the name to the other one. Then it is
     /// back
     LoseSite,
+    /// The data of all nodes are destroyed; the cluster is restored from the repository to a point in time
+    Restore,
 }
 
 impl RunArguments {
@@ -257,6 +259,7 @@ impl Scenario {
             Scenario::DiskFull => "disk-full",
             Scenario::HostLost => "host-lost",
             Scenario::LoseSite => "lose-site",
+            Scenario::Restore => "restore",
         }
     }
 }
@@ -342,6 +345,7 @@ mod tests {
             "disk-full",
             "host-lost",
             "lose-site",
+            "restore",
         ] {
             let LabCommand::Run(run) = parse(&["run", name]).expect("parsed") else { panic!("not a run") };
             assert_eq!(run.scenario.label(), name);

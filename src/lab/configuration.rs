@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::client::TABLE;
 use super::layout::{
     ANY_DATABASE_CLIENT, APPLICATION_ROLE, CONTROLLER_HOST, DATABASE, Layout, NodeLayout, ProxyLayout, socket, url,
 };
@@ -16,6 +17,9 @@ use super::naming;
 use super::pooling;
 use super::programs::Programs;
 use crate::config::agent::{AgentSection, PostgresqlSection, ProxyNode, ProxySection, VerifySection};
+use crate::config::backup::{
+    AgentBackupSection, CheckSection, ControllerBackupSection, DrillSection, LedgerSection, PeerSection,
+};
 use crate::config::controller::{
     AuthenticationSection, ClusterSection, ControllerSection, FailoverSection, NodeSection, PrometheusSection,
     ProxyHostSection, ReadsSection, Role, TokenSection,
@@ -100,6 +104,12 @@ pub fn controller(
         prometheus: Some(PrometheusSection::at(url(&layout.prometheus))),
         predictor: None,
         dns: Some(naming::settings(layout)?),
+        // Nothing by itself: a backup that nobody asked for would disturb what is measured.
+        backup: Some(ControllerBackupSection {
+            from_standby: true,
+            after_failover: false,
+            ..ControllerBackupSection::default()
+        }),
     })
 }
 
@@ -160,7 +170,48 @@ pub fn node_agent(layout: &Layout, node: &NodeLayout, programs: &Programs) -> an
         }),
         proxy: None,
         tags: Tags::default(),
+        backup: Some(backup(layout, node, programs)),
     })
+}
+
+/// One repository for all: a directory that every host of the lab sees.
+fn backup(layout: &Layout, node: &NodeLayout, programs: &Programs) -> AgentBackupSection {
+    AgentBackupSection {
+        stanza: None,
+        path: Some(layout.repository_directory()),
+        cipher_passphrase: None,
+        retention_full: 2,
+        retention_diff: None,
+        processes: 1,
+        archive_timeout: Duration::from_secs(60),
+        program: programs.pgbackrest.clone(),
+        options: BTreeMap::new(),
+        s3: None,
+        peers: layout
+            .nodes
+            .iter()
+            .filter(|peer| peer.name != node.name)
+            .map(|peer| PeerSection {
+                node: peer.name.clone(),
+                // The hosts of a lab share one filesystem.
+                host: None,
+                data_directory: peer.data_directory(),
+                port: peer.postgres.port,
+                socket_directory: Some(peer.directory.join("state/socket")),
+            })
+            .collect(),
+        drill: DrillSection {
+            directory: None,
+            ledgers: vec![LedgerSection { database: DATABASE.to_owned(), table: format!("public.{TABLE}") }],
+            checks: vec![CheckSection {
+                name: "no write is there twice".to_owned(),
+                database: DATABASE.to_owned(),
+                sql: format!(
+                    "SELECT NOT EXISTS (SELECT FROM public.{TABLE} GROUP BY run, writer, sequence HAVING count(*) > 1)"
+                ),
+            }],
+        },
+    }
 }
 
 /// Settings of a proxy host's agent.
@@ -206,6 +257,7 @@ pub fn proxy_agent(layout: &Layout, proxy: &ProxyLayout) -> anyhow::Result<Agent
             pgbouncer: pooling::section(layout, proxy),
         }),
         tags: Tags::default(),
+        backup: None,
     })
 }
 
@@ -298,6 +350,7 @@ pub fn write_all(layout: &Layout, programs: &Programs, rto: Option<Duration>) ->
         layout.controller_directory(),
         layout.prometheus_directory(),
         layout.name_server_directory(),
+        layout.repository_directory(),
         layout.alertmanager_directory(),
     ];
     folders.extend(layout.etcd.iter().map(|member| member.directory.clone()));
@@ -361,6 +414,7 @@ mod tests {
             alertmanager: "/usr/bin/prometheus-alertmanager".into(),
             exporter: "/usr/bin/prometheus-postgres-exporter".into(),
             name_server: "/usr/sbin/knotd".into(),
+            pgbackrest: "/usr/bin/pgbackrest".into(),
         }
     }
 

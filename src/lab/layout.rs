@@ -367,6 +367,11 @@ impl Layout {
         there.map(|(_, name, directory)| (name, directory.clone())).collect()
     }
 
+    /// The backup repository.
+    pub fn repository_directory(&self) -> PathBuf {
+        self.directory.join("repository")
+    }
+
     /// Alertmanager's directory.
     pub fn alertmanager_directory(&self) -> PathBuf {
         self.directory.join("alertmanager")

@@ -27,6 +27,8 @@ pub struct Programs {
     pub exporter: PathBuf,
     /// Knot, the name server.
     pub name_server: PathBuf,
+    /// Backups.
+    pub pgbackrest: PathBuf,
 }
 
 impl Programs {
@@ -55,6 +57,7 @@ impl Programs {
                 "prometheus-postgres-exporter",
             ),
             name_server: need(on_path("knotd"), "knotd", "knot"),
+            pgbackrest: need(on_path("pgbackrest"), "pgbackrest", "pgbackrest"),
         };
         if !missing.is_empty() {
             let list: Vec<String> =

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::held::HeldTally;
 use super::phases::{Phases, StepTime};
+use crate::domain::clock::WallTime;
 use crate::domain::ids::NodeName;
 
 /// Version of the document.
@@ -67,6 +68,9 @@ pub struct Report {
     pub faults: Vec<FaultReport>,
     /// Errors that the writers behind HAProxy saw.
     pub client_errors: BTreeMap<String, u64>,
+    /// Scenario `restore` only.
+    #[serde(default)]
+    pub restore: Option<RestoreReport>,
     /// `switchover --held`: the longest statement that a client of PgBouncer waited for.
     pub longest_statement_seconds: Option<f64>,
     /// `switchover --held`: newcomers, each with a connection of its own through HAProxy, who were not let in.
@@ -77,6 +81,19 @@ pub struct Report {
     pub held: Option<HeldTally>,
     /// At the end, the site that serves the application at each proxy; `null` from one that does not answer.
     pub application_served_from: BTreeMap<String, Option<String>>,
+}
+
+/// What was restored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RestoreReport {
+    /// Up to where.
+    pub target: WallTime,
+    /// From the request until the restored primary accepted writes through HAProxy.
+    pub rto_seconds: Option<f64>,
+    /// Acknowledged before the target: all of them must be there.
+    pub commits_before_target: u64,
+    /// Acknowledged between the target and the end of the data: gone, as it was wished.
+    pub commits_after_target: u64,
 }
 
 /// One fault.

@@ -98,6 +98,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
     let prediction = prediction(config)?;
     let proxies: Vec<ProxyName> = config.proxies.iter().map(|proxy| proxy.name.clone()).collect();
     let name_service = config.dns.as_ref().map(|dns| kept_name(dns, clock.clone())).transpose()?;
+    let backup = config.backup.clone();
     let traffic = config.traffic();
     let ways = Arc::new(WaysIn { alerts: config.webhook.policy() });
     let circumstances = Circumstances { has_election: config.has_election(), ..Circumstances::default() };
@@ -116,6 +117,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         primary_probe: Arc::new(TcpPrimaryProbe),
         name_service: name_service.clone(),
         metrics: metrics(),
+        backup: backup.clone(),
         ways: ways.clone(),
         prediction: prediction.clone(),
     }))

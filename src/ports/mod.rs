@@ -4,6 +4,7 @@
 //! No implementation enters here.
 
 pub mod agent;
+pub mod backup;
 pub mod clock;
 pub mod control;
 pub mod leadership;
@@ -14,6 +15,7 @@ pub mod store;
 pub mod traffic;
 
 pub use agent::{AgentMemory, ControllerLink, GuardLink, KillFamily, Memory, PeerLink};
+pub use backup::BackupRepository;
 pub use clock::Clock;
 pub use control::{ControlError, NodeControl, PrimaryProbe, ProxyControl};
 pub use leadership::{Leader, Leadership, Sole, Term};

@@ -261,6 +261,39 @@ pub enum Event {
         /// What it was.
         code: ReasonCode,
     },
+    /// A backup did not end well.
+    BackupFailed {
+        /// From whom.
+        node: NodeName,
+        /// Which step failed, why, what to do.
+        problem: String,
+    },
+    /// A drill did not end well: what the repository holds may not be enough.
+    DrillFailed {
+        /// On whose host.
+        node: NodeName,
+        /// Which step failed, why, what to do.
+        problem: String,
+    },
+    /// A drill ended well.
+    DrillPassed {
+        /// On whose host.
+        node: NodeName,
+        /// From the beginning of the restore until the data were checked.
+        rto: Duration,
+        /// Age of the newest WAL in the repository when it began.
+        rpo: Duration,
+    },
+    /// A total loss would cost more than the cluster is promised.
+    RpoViolated {
+        /// What is known of the newest WAL and backup in the repository.
+        problem: String,
+    },
+    /// It would not any more.
+    RpoKept {
+        /// For how long it would have.
+        lasted: Duration,
+    },
     /// An alert was stored, and is carried out next.
     AlertAccepted {
         /// Its fingerprint.
@@ -350,6 +383,11 @@ impl Event {
             Event::ProxyFailed { .. } => "proxy_failed",
             Event::NameFollows { .. } => "name_follows",
             Event::NameUndone { .. } => "name_undone",
+            Event::BackupFailed { .. } => "backup_failed",
+            Event::DrillFailed { .. } => "drill_failed",
+            Event::DrillPassed { .. } => "drill_passed",
+            Event::RpoViolated { .. } => "rpo_violated",
+            Event::RpoKept { .. } => "rpo_kept",
             Event::AlertAccepted { .. } => "alert_accepted",
             Event::AlertHandled { .. } => "alert_handled",
             Event::StoreFailed { .. } => "store_failed",
@@ -367,7 +405,7 @@ impl Event {
     /// How loud.
     pub fn severity(&self) -> Severity {
         match self {
-            Event::NodeRefused { .. } | Event::StoreFailed { .. } => Severity::Error,
+            Event::NodeRefused { .. } | Event::StoreFailed { .. } | Event::DrillFailed { .. } => Severity::Error,
             Event::OperationEnded { outcome: OperationStatus::Stuck, .. } => Severity::Error,
             Event::OperationEnded { outcome: OperationStatus::Failed | OperationStatus::Refused, .. }
             | Event::PrimaryLost { .. }
@@ -376,6 +414,8 @@ impl Event {
             | Event::LeaseNotRenewed { .. }
             | Event::StrainBegan { .. }
             | Event::NameUndone { .. }
+            | Event::BackupFailed { .. }
+            | Event::RpoViolated { .. }
             | Event::RiskBegan { .. }
             | Event::ModelRefused { .. }
             | Event::PredictorAbstains { .. }
@@ -402,6 +442,9 @@ impl Event {
             | Event::OperatorFenced { node, .. }
             | Event::OperatorUnfenced { node, .. }
             | Event::FenceConfirmed { node, .. }
+            | Event::BackupFailed { node, .. }
+            | Event::DrillFailed { node, .. }
+            | Event::DrillPassed { node, .. }
             | Event::LeaseNotRenewed { node, .. } => Some(node),
             Event::StrainBegan { reason } | Event::RiskBegan { reason } => reason.node.as_ref(),
             Event::RiskEnded { node } => Some(node),

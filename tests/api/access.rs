@@ -67,6 +67,7 @@ fn the_table_of_access_is_as_meant() {
             Endpoint::Health | Endpoint::Ready | Endpoint::Metrics | Endpoint::OpenApi => Access::Open,
             Endpoint::Heartbeat | Endpoint::ProxyHeartbeat => Access::Agents,
             Endpoint::Audit => Access::AtLeast(Role::Admin),
+            Endpoint::Backup | Endpoint::Drill => Access::AtLeast(Role::Backup),
             _ if route.is_mutation() => Access::AtLeast(Role::Operator),
             _ => Access::AtLeast(Role::Viewer),
         };

@@ -10,8 +10,9 @@ use stormglass::api::risk::{ModelList, PromoteRequest, RiskDocument};
 use stormglass::api::routes::Endpoint;
 use stormglass::api::webhook::AlertsReply;
 use stormglass::api::wire::{
-    ClusterStatus, Explanation, FailoverPreview, FailoverRequest, Health, LeaderAddress, MutationReply, NodeRequest,
-    PauseRequest, Problem, SCHEMA_VERSION, SwitchoverRequest, TimerStatus,
+    BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverPreview, FailoverRequest, Health,
+    LeaderAddress, MutationReply, NodeRequest, PauseRequest, Problem, RestoreRequest, SCHEMA_VERSION,
+    SwitchoverRequest, TimerStatus,
 };
 use stormglass::domain::alert::Alert;
 use stormglass::domain::clock::{BootId, Moment, WallTime};
@@ -357,6 +358,25 @@ impl ControllerHandler for Script {
 
     async fn rejoin(&self, cluster: &str, _: NodeRequest, _: &Caller) -> Result<MutationReply, Problem> {
         known(cluster).map(|()| reply("rejoin begun"))
+    }
+
+    async fn backups(&self, cluster: &str) -> Result<BackupList, Problem> {
+        known(cluster)?;
+        let seen_by = NodeName::new("n1").expect("valid");
+        let (repository, verified) = (Default::default(), Default::default());
+        Ok(BackupList { schema_version: SCHEMA_VERSION, cluster: cluster.to_owned(), seen_by, repository, verified })
+    }
+
+    async fn backup(&self, cluster: &str, _: BackupRequest, _: &Caller) -> Result<MutationReply, Problem> {
+        known(cluster).map(|()| reply("backup begun"))
+    }
+
+    async fn drill(&self, cluster: &str, _: DrillRequest, _: &Caller) -> Result<MutationReply, Problem> {
+        known(cluster).map(|()| reply("drill begun"))
+    }
+
+    async fn restore(&self, cluster: &str, _: RestoreRequest, _: &Caller) -> Result<MutationReply, Problem> {
+        known(cluster).map(|()| reply("restore begun"))
     }
 
     async fn pause(&self, cluster: &str, _: PauseRequest, _: &Caller) -> Result<MutationReply, Problem> {

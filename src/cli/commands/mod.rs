@@ -49,7 +49,11 @@ pub(super) async fn run(console: &mut Console, global: Global, command: Command)
         | Command::Resume { .. }
         | Command::Fence(_)
         | Command::Unfence(_)
+        | Command::Backup { .. }
+        | Command::Drill { .. }
+        | Command::Restore(_)
         | Command::Rejoin { .. } => session.mutate(command).await,
+        Command::Backups { cluster } => session.backups(cluster.as_deref()).await,
         Command::Controller { .. } | Command::Agent { .. } | Command::Config(_) => {
             Err(Failure::new(Exit::Usage, "this command is no client of the controller"))
         }

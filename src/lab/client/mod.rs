@@ -101,11 +101,11 @@ impl Client {
     /// more keeps its answer for as long as resolvers do.
     pub async fn start(layout: &Layout, primary: &Address, run: &str, by_name: bool) -> anyhow::Result<Self> {
         let setup = Session::open(primary, "lab-setup").await.map_err(|error| anyhow!("{error}"))?;
-        let statement = format!(
-            "CREATE TABLE IF NOT EXISTS {TABLE} (run text NOT NULL, writer int NOT NULL, sequence bigint NOT NULL, \
-             at timestamptz NOT NULL DEFAULT clock_timestamp())"
-        );
-        setup.execute(&statement).await.map_err(|error| anyhow!("{error}")).context("make the client's table")?;
+        setup
+            .execute(&table_statement())
+            .await
+            .map_err(|error| anyhow!("{error}"))
+            .context("make the client's table")?;
         drop(setup);
 
         let shared = Arc::new(Shared::default());
@@ -222,6 +222,14 @@ impl Drop for Client {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
     }
+}
+
+/// Makes the table, in one line.
+pub fn table_statement() -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {TABLE} (run text NOT NULL, writer int NOT NULL, sequence bigint NOT NULL, at timestamptz NOT NULL \
+         DEFAULT clock_timestamp())"
+    )
 }
 
 /// Reads how often each write of `run` is on `primary`.

@@ -5,6 +5,7 @@
 mod controller;
 mod faults;
 mod recovery;
+mod restore;
 mod several;
 mod site;
 
@@ -67,6 +68,9 @@ struct Injected {
 
 /// Runs `arguments.scenario` with `seed`.
 pub async fn run(lab: &mut Lab, arguments: &RunArguments, seed: u64, progress: Progress) -> anyhow::Result<Report> {
+    if arguments.scenario == Scenario::Restore {
+        return restore::run(lab, seed, progress).await;
+    }
     let mut random = Random::new(seed);
     let mut failures = Vec::new();
     let first = recovery::wait_until_redundant(lab, clock::now().plus(STEADY_TIMEOUT)).await?;
@@ -196,6 +200,8 @@ fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {
         Scenario::DiskFull => vec![Fault::FillDisk],
         Scenario::HostLost => vec![Fault::LoseHost],
         Scenario::LoseSite => vec![Fault::LoseSite],
+        // It has a way of its own.
+        Scenario::Restore => Vec::new(),
     }
 }
 
