@@ -156,6 +156,7 @@ async fn start_with(
         cluster: cluster(),
         policy,
         circumstances: Default::default(),
+        sequences: Default::default(),
         nodes: vec![configured("n1"), configured("n2")],
         traffic: Default::default(),
         proxies: vec![proxy],

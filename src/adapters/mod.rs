@@ -14,5 +14,6 @@ pub mod pgbackrest;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod prometheus;
+pub mod steps;
 pub mod store;
 pub mod system;

@@ -19,6 +19,7 @@ use crate::domain::clock::WallTime;
 use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
 use crate::domain::readiness::Readiness;
+use crate::domain::sequence::Sequence;
 
 /// A controller on the same host answers a connect at once; across sites this is many round trips.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -189,6 +190,11 @@ impl Client {
     async fn change_model(&self, path: &str, body: &Value) -> Result<Document<MutationReply>, ClientError> {
         let raw = self.send(Method::POST, path, Some(body)).await?;
         Ok(Document { value: read(path, &raw)?, raw })
+    }
+
+    /// The configured sequences.
+    pub async fn sequences(&self, cluster: &str) -> Result<Document<Vec<Sequence>>, ClientError> {
+        self.list(&format!("/api/v1/clusters/{cluster}/sequences")).await
     }
 
     /// The newest events, newest first.

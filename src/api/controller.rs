@@ -9,7 +9,7 @@ use super::risk::{ModelList, PromoteRequest, RiskDocument};
 use super::webhook::AlertsReply;
 use super::wire::{
     BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
-    PauseRequest, Problem, RestoreRequest, SwitchoverRequest,
+    PauseRequest, Problem, RestoreRequest, SequenceRequest, SwitchoverRequest,
 };
 use crate::domain::alert::Alert;
 use crate::domain::clock::WallTime;
@@ -18,6 +18,7 @@ use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
 use crate::domain::readiness::Readiness;
 use crate::domain::report::{ProxyReport, Report};
+use crate::domain::sequence::Sequence;
 use crate::domain::trail::{AuditRow, EventRow};
 
 /// The controller as its API sees it. A cluster that it does not keep is [`Problem::not_found`].
@@ -85,6 +86,16 @@ pub trait ControllerHandler: Send + Sync + 'static {
     async fn unfence(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem>;
     /// Brings a node back as a standby.
     async fn rejoin(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem>;
+    /// Sequences that there are.
+    async fn sequences(&self, cluster: &str) -> Result<Vec<Sequence>, Problem>;
+    /// Begins one by name.
+    async fn begin_sequence(
+        &self,
+        cluster: &str,
+        name: &str,
+        request: SequenceRequest,
+        caller: &Caller,
+    ) -> Result<MutationReply, Problem>;
     /// What is in the backup repository.
     async fn backups(&self, cluster: &str) -> Result<BackupList, Problem>;
     /// Takes a backup.

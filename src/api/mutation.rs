@@ -45,6 +45,8 @@ pub(super) struct Wish {
     /// The first parameter of the path: the cluster, or the operation.
     pub target: String,
     pub caller: Caller,
+    /// The second parameter of the path; empty where there is none.
+    pub name: String,
 }
 
 type Outcome = Result<Done, Problem>;
@@ -95,6 +97,11 @@ impl Mutation {
                 takes!(headers, body, |it, request| it.handler.unfence(&it.target, request, &it.caller))
             }
             Endpoint::Rejoin => takes!(headers, body, |it, request| it.handler.rejoin(&it.target, request, &it.caller)),
+            Endpoint::SequenceBegin => {
+                takes!(headers, body, |it, request| it
+                    .handler
+                    .begin_sequence(&it.target, &it.name, request, &it.caller))
+            }
             Endpoint::Backup => takes!(headers, body, |it, request| it.handler.backup(&it.target, request, &it.caller)),
             Endpoint::Drill => takes!(headers, body, |it, request| it.handler.drill(&it.target, request, &it.caller)),
             Endpoint::Restore => {

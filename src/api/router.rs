@@ -224,6 +224,7 @@ impl Api {
             Endpoint::Doctor => Json(handler.doctor(target).await?).into_response(),
             Endpoint::Risk => Json(handler.risk(target).await?).into_response(),
             Endpoint::Models => Json(handler.models().await?).into_response(),
+            Endpoint::Sequences => Json(handler.sequences(target).await?).into_response(),
             Endpoint::Events => Json(handler.events(target, limit).await?).into_response(),
             Endpoint::History => {
                 let mut operations = handler.operations(Some(target), limit + UNDER_WAY_MAX).await?;
@@ -251,7 +252,8 @@ impl Api {
                 Ok(mutation) => {
                     let request = mutation.line.clone();
                     let target = question.target().to_owned();
-                    (request, mutation.run(Wish { handler: self.handler.clone(), target, caller }).await)
+                    let name = question.second().to_owned();
+                    (request, mutation.run(Wish { handler: self.handler.clone(), target, caller, name }).await)
                 }
                 Err(problem) => (String::new(), Err(problem)),
             };
@@ -283,7 +285,7 @@ impl Api {
                 format!("{word} ({}): {}", problem.status, problem.detail)
             }
         };
-        let target = printable(question.target());
+        let target = printable(&question.subject());
         let words = [question.route.verb, target.as_str(), request];
         let what = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
         self.handler
@@ -302,6 +304,16 @@ impl Question {
     /// The first parameter of the path: the cluster, the operation; empty where there is none.
     fn target(&self) -> &str {
         self.parameters.first().map(|(_, value)| value.as_str()).unwrap_or_default()
+    }
+
+    /// What is asked about, for the audit log.
+    fn subject(&self) -> String {
+        self.parameters.iter().map(|(_, value)| value.as_str()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The second parameter of the path; empty where there is none.
+    fn second(&self) -> &str {
+        self.parameters.get(1).map(|(_, value)| value.as_str()).unwrap_or_default()
     }
 
     fn limit(&self) -> Result<usize, Problem> {

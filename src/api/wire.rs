@@ -328,6 +328,14 @@ pub struct NodeRequest {
     pub reclone: bool,
 }
 
+/// Body of `POST …/sequences/{name}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SequenceRequest {
+    /// Only plan: `expect` says what each step would do.
+    pub dry_run: bool,
+}
+
 /// Body of `POST …/pause`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]

@@ -207,6 +207,9 @@ pub enum Command {
         #[arg(long)]
         reclone: bool,
     },
+    /// Sequences: what is done after a failover, on an alert or by name.
+    #[command(subcommand)]
+    Sequence(SequenceCommand),
     /// Take a backup and read it back.
     #[command(after_help = "Examples:\n  stormglass backup orders\n  stormglass backup orders --type full --no-wait")]
     Backup {
@@ -294,6 +297,26 @@ pub struct ListArguments {
     /// How many of the newest.
     #[arg(long, default_value_t = 50, value_name = "N")]
     pub limit: usize,
+}
+
+/// `stormglass sequence …`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum SequenceCommand {
+    /// The configured sequences, with their steps.
+    List {
+        /// The cluster; may be left out where the controller keeps one.
+        cluster: Option<String>,
+    },
+    /// Begin a sequence by its name.
+    #[command(
+        after_help = "Examples:\n  stormglass sequence run restore --dry-run\n  stormglass sequence run restore orders --yes"
+    )]
+    Run {
+        /// Which.
+        name: String,
+        /// The cluster; may be left out where the controller keeps one.
+        cluster: Option<String>,
+    },
 }
 
 /// `stormglass restore …`.

@@ -15,6 +15,7 @@ pub mod features;
 pub mod load;
 pub mod predictor;
 pub mod secret;
+pub mod sequence;
 pub mod store;
 pub mod traffic;
 mod validate;

@@ -123,6 +123,7 @@ impl ControllerConfig {
                 return Err(Violation::at(&format!("proxy.{index}.agent"), problem));
             }
         }
+        super::sequence::sequences(&self.sequences)?;
         unique("authentication.token", "name", self.authentication.tokens.iter().map(|token| token.name.clone()))?;
         self.webhook.violation()?;
         if let Some(prometheus) = &self.prometheus {

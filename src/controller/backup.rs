@@ -22,7 +22,7 @@ use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepNa
 use crate::domain::view::View;
 use crate::ports::{Clock, ControlError, NodeControl, Store};
 use crate::telemetry::backup_metrics::DrillFigures;
-use crate::telemetry::event::Event as Told;
+use crate::telemetry::event as telling;
 use crate::telemetry::metrics::ControllerMetrics;
 
 /// Between two looks at the schedule.
@@ -100,15 +100,17 @@ pub(super) fn figures(operation: &Operation) -> Option<DrillFigures> {
 }
 
 /// What is told of an operation of these kinds when it has ended.
-pub(super) fn told(operation: &Operation) -> Option<Told> {
+pub(super) fn told(operation: &Operation) -> Option<telling::Event> {
     let problem = || operation.message.clone().unwrap_or_else(|| operation.status.label().to_owned());
     let is_bad = !matches!(operation.status, OperationStatus::Succeeded | OperationStatus::Cancelled);
     match &operation.kind {
         OperationKind::Backup { node, .. } if is_bad => {
-            Some(Told::BackupFailed { node: node.clone(), problem: problem() })
+            Some(telling::Event::BackupFailed { node: node.clone(), problem: problem() })
         }
-        OperationKind::Drill { node } if is_bad => Some(Told::DrillFailed { node: node.clone(), problem: problem() }),
-        OperationKind::Drill { node } => figures(operation).map(|figures| Told::DrillPassed {
+        OperationKind::Drill { node } if is_bad => {
+            Some(telling::Event::DrillFailed { node: node.clone(), problem: problem() })
+        }
+        OperationKind::Drill { node } => figures(operation).map(|figures| telling::Event::DrillPassed {
             node: node.clone(),
             rto: Duration::from_secs_f64(figures.rto_seconds),
             rpo: Duration::from_secs_f64(figures.rpo_seconds),
@@ -303,11 +305,11 @@ impl Keeper {
         let told = match (problem, self.violated_since) {
             (Some(problem), None) => {
                 self.violated_since = Some(now);
-                Told::RpoViolated { problem }
+                telling::Event::RpoViolated { problem }
             }
             (None, Some(since)) => {
                 self.violated_since = None;
-                Told::RpoKept { lasted: now.since(since) }
+                telling::Event::RpoKept { lasted: now.since(since) }
             }
             _ => return,
         };

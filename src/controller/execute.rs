@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::event_loop::Event;
 use super::journal::Journal;
 use super::name::NameSight;
 use crate::domain::clock::Moment;
@@ -18,7 +19,10 @@ use crate::domain::name;
 use crate::domain::operation::{Operation, StepState};
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::{ProxyReport, Report};
+use crate::domain::sequence::StepRun;
+use crate::operate::sequence::{Awaited, is_met};
 use crate::operate::{Effect, Step};
+use crate::ports::steps::{StepError, StepRunner};
 use crate::ports::{Clock, ControlError, NodeControl, ProxyControl, Store, Swap};
 
 /// How long one question to an agent may take; a long command answers `Running` before that. A host that lost its power answers
@@ -26,6 +30,8 @@ use crate::ports::{Clock, ControlError, NodeControl, ProxyControl, Store, Swap};
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// For how long an agent that does not answer at all is asked again within one attempt.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// Between two looks at what a step waits for.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Between two questions about the same command.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// The others only report; the candidate is what is waited for.
@@ -45,6 +51,8 @@ pub(super) struct Outside {
     pub proxies_there: Vec<ProxyName>,
     /// What was last found of the name.
     pub sights: watch::Receiver<Option<NameSight>>,
+    pub steps: Arc<dyn StepRunner>,
+    pub events: mpsc::Sender<Event>,
 }
 
 /// What came of it.
@@ -98,6 +106,44 @@ pub(super) async fn step(outside: &Outside, operation: &Operation, step: &Step) 
         Effect::VerifyName { site: _, expect } => {
             let command = Command::VerifyWrite { expect: expect.clone() };
             verify_name(outside, operation, step, command).await
+        }
+        Effect::RunStep { run } => run_step(outside, step, run).await,
+        Effect::Await { what } => wait_until(outside, step, what).await,
+    }
+}
+
+/// A step of a sequence; its processes end with this controller's term.
+async fn run_step(outside: &Outside, step: &Step, run: &StepRun) -> Done {
+    let ran = tokio::select! {
+        ran = tokio::time::timeout(step.timeout, outside.steps.run(run)) => ran,
+        () = outside.events.closed() => {
+            return Done::plain(StepState::Unknown { error: "this controller's term ended".to_owned() });
+        }
+    };
+    Done::plain(match ran {
+        Ok(Ok(text)) => succeeded((!text.is_empty()).then_some(text)),
+        Ok(Err(StepError::Failed(error))) => StepState::Failed { error },
+        Ok(Err(StepError::Unknown(error))) => StepState::Unknown { error },
+        Err(_) => StepState::Unknown { error: format!("no outcome within {:?}", step.timeout) },
+    })
+}
+
+/// Looks again and again.
+async fn wait_until(outside: &Outside, step: &Step, what: &Awaited) -> Done {
+    let deadline = outside.clock.now().plus(step.timeout);
+    loop {
+        let (reply, answer) = oneshot::channel();
+        let asked = outside.events.send(Event::Look { reply }).await;
+        let (Ok(()), Ok(glance)) = (asked, answer.await) else {
+            return Done::plain(StepState::Unknown { error: "this controller's term ended".to_owned() });
+        };
+        match is_met(what, &glance.view) {
+            Ok(words) => return Done::plain(succeeded(Some(words))),
+            Err(missing) if outside.clock.now() >= deadline => {
+                let seconds = step.timeout.as_secs();
+                return Done::plain(StepState::Failed { error: format!("{missing}, after {seconds} s") });
+            }
+            Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::event_loop::{Event, Glance};
 use super::prediction::{self, Prediction};
+use super::sequences::{self, SequenceAsked, Sequences};
 use super::{ControllerParts, WaysIn};
 use super::{backup, status};
 use crate::api::authentication::Caller;
@@ -16,7 +17,7 @@ use crate::api::risk::{ModelEntry, ModelList, PromoteRequest, RiskDocument};
 use crate::api::webhook::AlertsReply;
 use crate::api::wire::{
     BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
-    PauseRequest, Problem, RestoreRequest, SCHEMA_VERSION, SwitchoverRequest,
+    PauseRequest, Problem, RestoreRequest, SCHEMA_VERSION, SequenceRequest, SwitchoverRequest,
 };
 use crate::decide::doctor::{self, Patient};
 use crate::decide::request::Request;
@@ -32,6 +33,7 @@ use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::Policy;
 use crate::domain::readiness::{Circumstances, Readiness};
 use crate::domain::report::{ProxyReport, Report};
+use crate::domain::sequence::Sequence;
 use crate::domain::trail::{AuditRow, EventRow};
 use crate::domain::view::Fact;
 use crate::ports::metrics::ModelStoreError;
@@ -57,6 +59,7 @@ pub struct ControllerHandle {
     policy: Policy,
     rule: Option<NameRule>,
     circumstances: Circumstances,
+    sequences: Sequences,
     clock: Arc<dyn Clock>,
     store: Arc<dyn Store>,
     metrics: Arc<ControllerMetrics>,
@@ -81,6 +84,7 @@ impl ControllerHandle {
             policy: parts.policy.clone(),
             rule: parts.name_service.as_ref().map(|kept| kept.rule.clone()),
             circumstances: parts.circumstances.clone(),
+            sequences: parts.sequences.clone(),
             clock: parts.clock.clone(),
             store,
             metrics: parts.metrics.clone(),
@@ -204,6 +208,7 @@ fn reply(plan: Plan, operation: Option<Operation>, dry_run: bool) -> MutationRep
             }],
         ),
         Intent::Start { operation: OperationKind::Fence { node } } => (format!("fence of {node}"), Vec::new()),
+        Intent::Start { operation: OperationKind::Sequence { name, .. } } => (format!("sequence {name}"), Vec::new()),
         Intent::Start { operation } => backup::words(operation),
         Intent::UpdateRecord { .. } => ("the change is being stored".to_owned(), Vec::new()),
         Intent::Hold => ("nothing to do".to_owned(), Vec::new()),
@@ -408,6 +413,40 @@ impl ControllerHandler for ControllerHandle {
     async fn rejoin(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem> {
         let wanted = Request::Rejoin { node: request.node, reclone: request.reclone };
         self.request(cluster, wanted, caller, request.dry_run).await
+    }
+
+    async fn sequences(&self, cluster: &str) -> Result<Vec<Sequence>, Problem> {
+        self.check(cluster)?;
+        Ok(self.sequences.all.to_vec())
+    }
+
+    async fn begin_sequence(
+        &self,
+        cluster: &str,
+        name: &str,
+        request: SequenceRequest,
+        caller: &Caller,
+    ) -> Result<MutationReply, Problem> {
+        self.check(cluster)?;
+        let asked = SequenceAsked { name: name.to_owned(), origin: caller.name.clone(), dry_run: request.dry_run };
+        let answer = self.ask(|reply| Event::Sequence { asked, reply }).await?;
+        let (plan, operation) = answer.map_err(|names| {
+            let known = if names.is_empty() { "none is configured".to_owned() } else { names.join(", ") };
+            Problem::not_found(format!("there is no sequence {name:?}: {known}"))
+        })?;
+        if !plan.blocked_by.is_empty() {
+            let why: Vec<String> = plan.blocked_by.iter().map(ToString::to_string).collect();
+            return Err(Problem::refused(why.join("; "), plan.blocked_by));
+        }
+        let expect = operation.as_ref().map(|one| sequences::preview(one, self.sequences.runner.as_ref()));
+        let message = if request.dry_run { "would begin: sequence" } else { "sequence" };
+        Ok(MutationReply {
+            schema_version: SCHEMA_VERSION,
+            operation: operation.filter(|_| !request.dry_run),
+            plan: Some(plan),
+            expect: expect.unwrap_or_default(),
+            message: format!("{message} {name}"),
+        })
     }
 
     async fn backups(&self, cluster: &str) -> Result<BackupList, Problem> {

@@ -17,7 +17,7 @@ use crate::api::risk::{ModelList, PromoteRequest, RiskDocument};
 use crate::api::webhook::AlertsReply;
 use crate::api::wire::{
     BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, LeaderAddress, MutationReply,
-    NodeRequest, PauseRequest, Problem, RestoreRequest, SwitchoverRequest,
+    NodeRequest, PauseRequest, Problem, RestoreRequest, SequenceRequest, SwitchoverRequest,
 };
 use crate::domain::alert::Alert;
 use crate::domain::clock::WallTime;
@@ -26,6 +26,7 @@ use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
 use crate::domain::readiness::Readiness;
 use crate::domain::report::{ProxyReport, Report};
+use crate::domain::sequence::Sequence;
 use crate::domain::trail::{AuditRow, EventRow};
 use crate::ports::{Clock, Leader, Leadership, Term};
 use crate::telemetry::metrics::ControllerMetrics;
@@ -303,6 +304,20 @@ impl ControllerHandler for Seat {
 
     async fn rejoin(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem> {
         self.leader()?.rejoin(cluster, request, caller).await
+    }
+
+    async fn sequences(&self, cluster: &str) -> Result<Vec<Sequence>, Problem> {
+        self.leader()?.sequences(cluster).await
+    }
+
+    async fn begin_sequence(
+        &self,
+        cluster: &str,
+        name: &str,
+        request: SequenceRequest,
+        caller: &Caller,
+    ) -> Result<MutationReply, Problem> {
+        self.leader()?.begin_sequence(cluster, name, request, caller).await
     }
 
     async fn backups(&self, cluster: &str) -> Result<BackupList, Problem> {

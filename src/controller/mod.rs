@@ -14,6 +14,7 @@ pub mod leading;
 mod name;
 mod notes;
 pub mod prediction;
+mod sequences;
 mod state;
 mod status;
 mod told;
@@ -38,6 +39,7 @@ use crate::telemetry::metrics::ControllerMetrics;
 pub use handler::ControllerHandle;
 pub use name::KeptName;
 pub use prediction::Prediction;
+pub use sequences::Sequences;
 use watched::StoreWatch;
 
 /// How many events may wait for the loop; a sender beyond that waits.
@@ -95,6 +97,8 @@ pub struct ControllerParts {
     pub name_service: Option<KeptName>,
     /// Counters.
     pub metrics: Arc<ControllerMetrics>,
+    /// What is done after a failover, on an alert or by name.
+    pub sequences: Sequences,
     /// When backups and drills are made; `None`: only when somebody asks.
     pub backup: Option<ControllerBackupSection>,
     /// The ways in beside the API itself.

@@ -17,6 +17,7 @@ pub mod primary;
 pub mod rejoin;
 mod repository;
 pub mod request;
+pub mod sequence;
 pub mod strain;
 pub mod trend;
 pub mod witnesses;

@@ -65,7 +65,8 @@ impl Hearing<'_> {
             OperationKind::Rejoin { .. }
             | OperationKind::Fence { .. }
             | OperationKind::Backup { .. }
-            | OperationKind::Drill { .. } => self.view.record.as_ref().map(|record| record.holder.clone()),
+            | OperationKind::Drill { .. }
+            | OperationKind::Sequence { .. } => self.view.record.as_ref().map(|record| record.holder.clone()),
         }
     }
 

@@ -25,6 +25,8 @@ pub mod readiness;
 pub mod record;
 pub mod report;
 pub mod risk;
+pub mod sequence;
+pub mod sequence_step;
 pub mod timing;
 pub mod traffic;
 pub mod trail;

@@ -1,5 +1,6 @@
 //! An operation: a plan under way, with its journal. The journal is the only memory of what was done.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,8 @@ use super::epoch::Epoch;
 use super::evidence::Observation;
 use super::ids::{ClusterName, NodeName, OperationId};
 use super::plan::Reason;
+use super::sequence::SequenceStep;
+use super::sequence_step::SequenceIndex;
 
 /// Format of the journal. A changed list of steps is a new format: running operations are finished or refused,
 /// never reinterpreted.
@@ -54,6 +57,19 @@ pub enum OperationKind {
         /// Which.
         node: NodeName,
     },
+    /// A list of steps that users wrote: after a failover, on an alert, by name.
+    Sequence {
+        /// Which.
+        name: String,
+        /// The operation that it follows.
+        cause: Option<OperationId>,
+        /// The primary when it began.
+        primary: NodeName,
+        /// As they were configured then; references to secrets, never secrets.
+        steps: Vec<SequenceStep>,
+        /// What their templates may name.
+        variables: BTreeMap<String, String>,
+    },
     /// A backup is taken and read back.
     Backup {
         /// From whom.
@@ -87,6 +103,7 @@ impl OperationKind {
             OperationKind::Switchover { .. } => "switchover",
             OperationKind::Rejoin { .. } => "rejoin",
             OperationKind::Fence { .. } => "fence",
+            OperationKind::Sequence { .. } => "sequence",
             OperationKind::Backup { .. } => "backup",
             OperationKind::Drill { .. } => "drill",
             OperationKind::Restore { .. } => "restore",
@@ -112,6 +129,7 @@ impl OperationKind {
             | OperationKind::Backup { node, .. }
             | OperationKind::Drill { node }
             | OperationKind::Restore { node, .. } => node,
+            OperationKind::Sequence { primary, .. } => primary,
         }
     }
 }
@@ -172,6 +190,9 @@ pub enum StepName {
     SetAside,
     /// The restored data take the place of the node's own, which are put aside.
     AdoptCopy,
+    /// A step of a sequence, by its place: `step_1`.
+    #[serde(untagged)]
+    Sequence(SequenceIndex),
 }
 
 impl StepName {
@@ -193,6 +214,7 @@ impl StepName {
             StepName::StartStandby => "start_standby",
             StepName::Reinstate => "reinstate",
             StepName::Release => "release",
+            StepName::Sequence(place) => place.label(),
             StepName::CheckRepository => "check_repository",
             StepName::Backup => "backup",
             StepName::VerifyBackup => "verify_backup",
@@ -343,6 +365,16 @@ impl Operation {
         self.journal.iter().rev().find(|event| event.step == step)
     }
 
+    /// What people call a step: in a sequence, the name that they gave it.
+    pub fn step_label(&self, step: StepName) -> &str {
+        match (&self.kind, step) {
+            (OperationKind::Sequence { steps, .. }, StepName::Sequence(place)) => {
+                steps.get(place.index()).map_or(step.label(), |step| step.name.as_str())
+            }
+            _ => step.label(),
+        }
+    }
+
     /// Output of `step`, if it succeeded.
     pub fn output(&self, step: StepName) -> Option<&CommandOutput> {
         self.journal.iter().rev().find_map(|event| match &event.state {
@@ -380,6 +412,8 @@ impl Operation {
             OperationKind::Failover { from, to, .. } | OperationKind::Switchover { from, to } => (from, to),
             OperationKind::Fence { node } => return Some(format!("the fence of {node} is stored")),
             // A data directory that is half rejoined is never started, and the next rejoin begins anew.
+            // What its steps did outside is theirs to undo.
+            OperationKind::Sequence { .. } => return None,
             OperationKind::Rejoin { .. } | OperationKind::Backup { .. } | OperationKind::Drill { .. } => return None,
             OperationKind::Restore { into: Some(directory), node, .. } => {
                 let began = self.attempts(StepName::RestoreCopy) > 0;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::namespaces;
 use super::random::Random;
 use crate::domain::ids::{Address, ClusterName, NodeName, ProxyName, SiteName};
-use crate::domain::policy::{DurabilityMode, SyncScope};
+use crate::domain::policy::{DurabilityMode, PredictionMode, SyncScope};
 
 /// The lab's only cluster.
 pub const CLUSTER: &str = "main";
@@ -65,12 +65,18 @@ pub struct Layout {
     /// Who confirms commits.
     #[serde(default)]
     pub sync_scope: SyncScope,
+    /// True where a restore sequence follows each failover.
+    #[serde(default)]
+    pub has_ladder: bool,
     /// Controllers besides the first one.
     #[serde(default)]
     pub more_controllers: Vec<Address>,
     /// Members of etcd; none where there is one controller.
     #[serde(default)]
     pub etcd: Vec<EtcdLayout>,
+    /// What predictions may do; `None`: there is no predictor.
+    #[serde(default)]
+    pub prediction: Option<PredictionMode>,
     /// Port of the application on every proxy.
     #[serde(default)]
     pub application_port: Option<u16>,
@@ -132,6 +138,8 @@ pub struct NodeLayout {
     pub agent: Address,
     /// Its exporter.
     pub exporter: Address,
+    /// The exporter of the host.
+    pub host_exporter: Address,
 }
 
 /// A proxy host.
@@ -214,6 +222,7 @@ impl Layout {
                 postgres: ports.free(address)?,
                 agent: ports.free(address)?,
                 exporter: ports.free(address)?,
+                host_exporter: ports.free(address)?,
             });
         }
         let mut proxies = Vec::new();
@@ -255,8 +264,10 @@ impl Layout {
             has_namespaces: false,
             durability: None,
             sync_scope: SyncScope::Local,
+            has_ladder: false,
             more_controllers: Vec::new(),
             etcd: Vec::new(),
+            prediction: None,
             application_port: Some(application_port),
             applications,
         })
@@ -347,6 +358,11 @@ impl Layout {
     /// The controller's directory.
     pub fn controller_directory(&self) -> PathBuf {
         self.directory.join("controller")
+    }
+
+    /// Models of the predictor.
+    pub fn model_directory(&self) -> PathBuf {
+        self.directory.join("models")
     }
 
     /// Prometheus' directory.
@@ -458,7 +474,8 @@ mod tests {
             layout.alertmanager.clone(),
             layout.name_server.clone(),
         ]);
-        let nodes = layout.nodes.iter().flat_map(|node| [&node.postgres, &node.agent, &node.exporter]);
+        let nodes =
+            layout.nodes.iter().flat_map(|node| [&node.postgres, &node.agent, &node.exporter, &node.host_exporter]);
         let proxies = layout
             .proxies
             .iter()

@@ -78,6 +78,15 @@ pub fn etcd() -> anyhow::Result<PathBuf> {
     })
 }
 
+/// The exporter of hosts; only labs with a predictor need it.
+pub fn host_exporter() -> anyhow::Result<PathBuf> {
+    on_path("prometheus-node-exporter").or_else(|| on_path("node_exporter")).ok_or_else(|| {
+        anyhow::anyhow!(
+            "a predictor needs metrics of hosts (package prometheus-node-exporter); scripts/setup installs it"
+        )
+    })
+}
+
 /// The newest supported version below `root`; else the directory in which PATH has `initdb`.
 fn postgres_directory(root: &Path) -> Option<PathBuf> {
     let newest = std::fs::read_dir(root)

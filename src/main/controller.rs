@@ -14,6 +14,7 @@ use stormglass::adapters::control::{HttpControl, TcpPrimaryProbe};
 use stormglass::adapters::dns::{Rfc2136, Rfc2136Settings, Route53, Route53Settings, TsigKey};
 use stormglass::adapters::models::ModelFolder;
 use stormglass::adapters::prometheus::{Credentials, PrometheusSettings, PrometheusSource};
+use stormglass::adapters::steps::HostSteps;
 use stormglass::adapters::store::etcd::{EtcdLeadership, EtcdSettings, EtcdStore, EtcdTls};
 use stormglass::adapters::store::{SqliteStore, migration};
 use stormglass::adapters::system::{SystemClock, priority};
@@ -25,10 +26,11 @@ use stormglass::config::features::load_features;
 use stormglass::config::store::{StoreKind, StoreSection};
 use stormglass::config::{ControllerConfig, SecretReference, load_controller};
 use stormglass::controller::leading::{self, Candidacy};
-use stormglass::controller::{self, ConfiguredNode, ControllerParts, KeptName, Prediction, WaysIn};
+use stormglass::controller::{self, ConfiguredNode, ControllerParts, KeptName, Prediction, Sequences, WaysIn};
 use stormglass::domain::ids::ProxyName;
 use stormglass::domain::policy::Policy;
 use stormglass::domain::readiness::Circumstances;
+use stormglass::domain::sequence::{Sequence, Trigger};
 use stormglass::ports::{Clock, Leader, Leadership as _, NameService, Sole, Term};
 use stormglass::telemetry::metrics::ControllerMetrics;
 
@@ -98,15 +100,22 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
     let prediction = prediction(config)?;
     let proxies: Vec<ProxyName> = config.proxies.iter().map(|proxy| proxy.name.clone()).collect();
     let name_service = config.dns.as_ref().map(|dns| kept_name(dns, clock.clone())).transpose()?;
+    let sequences = sequences(config)?;
+    let follows = |sequence: &&Sequence| sequence.when.contains(&Trigger::AfterFailover);
+    let circumstances = Circumstances {
+        has_election: config.has_election(),
+        sequences_after_failover: sequences.all.iter().filter(follows).map(|one| one.name.clone()).collect(),
+        ..Circumstances::default()
+    };
     let backup = config.backup.clone();
     let traffic = config.traffic();
     let ways = Arc::new(WaysIn { alerts: config.webhook.policy() });
-    let circumstances = Circumstances { has_election: config.has_election(), ..Circumstances::default() };
     Ok(Box::new(move |term| ControllerParts {
         name: name.clone(),
         cluster: cluster.clone(),
         policy: policy.clone(),
         circumstances: circumstances.clone(),
+        sequences: sequences.clone(),
         nodes: nodes.clone(),
         proxies: proxies.clone(),
         traffic: traffic.clone(),
@@ -121,6 +130,21 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         ways: ways.clone(),
         prediction: prediction.clone(),
     }))
+}
+
+/// The configured sequences, and who carries their steps out on this host.
+fn sequences(config: &ControllerConfig) -> anyhow::Result<Sequences> {
+    let resolve = |reference: &str| {
+        let reference = SecretReference::try_from(reference.to_owned()).map_err(|error| error.to_string())?;
+        reference.resolve().map_err(|error| error.to_string())
+    };
+    // Never the whole environment: it may hold the tokens of this controller.
+    let inherited = ["PATH", "HOME", "USER", "LANG", "TMPDIR", "SSH_AUTH_SOCK"].into_iter().filter_map(|name| {
+        let value = std::env::var_os(name)?.into_string().ok()?;
+        Some((name.to_owned(), value))
+    });
+    let runner = HostSteps::new(Arc::new(resolve), inherited.collect());
+    Ok(Sequences { all: config.sequences()?.into(), runner: Arc::new(runner) })
 }
 
 /// What predicts, where both `[predictor]` and `[prometheus]` are configured.

@@ -10,6 +10,7 @@ pub mod fence;
 mod moving;
 pub mod rejoin;
 pub mod restore;
+pub mod sequence;
 pub mod switchover;
 
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::domain::operation::{
 };
 use crate::domain::policy::Policy;
 use crate::domain::record::ClusterRecord;
+use crate::domain::sequence::StepRun;
 use crate::domain::view::View;
 
 /// What to do with an operation now.
@@ -124,6 +126,16 @@ pub enum Effect {
         /// Where it listens.
         expect: Address,
     },
+    /// A step of a sequence that reaches outside.
+    RunStep {
+        /// Which, with all that it needs.
+        run: Box<StepRun>,
+    },
+    /// Nothing but waiting until it is so.
+    Await {
+        /// What.
+        what: sequence::Awaited,
+    },
 }
 
 /// What to do with `operation` now.
@@ -143,6 +155,7 @@ pub fn next(operation: &Operation, view: &View, policy: &Policy) -> Next {
         OperationKind::Switchover { .. } => switchover::next(operation, view, policy),
         OperationKind::Rejoin { node, reclone } => rejoin::next(operation, node, *reclone, view, policy),
         OperationKind::Fence { node } => fence::next(operation, node, view),
+        OperationKind::Sequence { steps, .. } => sequence::next(operation, steps, view),
         OperationKind::Backup { node, backup_type } => backup::next(operation, node, *backup_type, view),
         OperationKind::Drill { node } => drill::next(operation, node, view),
         OperationKind::Restore { .. } => restore::next(operation, view, policy),
@@ -181,7 +194,9 @@ pub fn cancel_refusal(operation: &Operation) -> Option<&'static str> {
         | OperationKind::Rejoin { .. }
         | OperationKind::Backup { .. }
         | OperationKind::Drill { .. }
-        | OperationKind::Restore { .. } => None,
+        | OperationKind::Restore { .. }
+        // It ends before its next step.
+        | OperationKind::Sequence { .. } => None,
     }
 }
 

@@ -11,6 +11,7 @@ pub mod leadership;
 pub mod metrics;
 pub mod name;
 pub mod postgres;
+pub mod steps;
 pub mod store;
 pub mod traffic;
 

@@ -104,6 +104,9 @@ pub enum RewindOutcome {
 pub trait DataChange: Send + Sync {
     /// It begins; on an error it does not. Whoever remembers it must have it on disk when this returns.
     async fn begins(&self) -> Result<(), PostgresError>;
+
+    /// WAL that the primary's history does not contain was kept aside: where, and which transactions it held. For people.
+    fn kept(&self, _words: &str) {}
 }
 
 /// The local PostgreSQL.

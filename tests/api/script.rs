@@ -11,7 +11,7 @@ use stormglass::api::routes::Endpoint;
 use stormglass::api::webhook::AlertsReply;
 use stormglass::api::wire::{
     BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverPreview, FailoverRequest, Health,
-    LeaderAddress, MutationReply, NodeRequest, PauseRequest, Problem, RestoreRequest, SCHEMA_VERSION,
+    LeaderAddress, MutationReply, NodeRequest, PauseRequest, Problem, RestoreRequest, SCHEMA_VERSION, SequenceRequest,
     SwitchoverRequest, TimerStatus,
 };
 use stormglass::domain::alert::Alert;
@@ -25,6 +25,7 @@ use stormglass::domain::operation::{JOURNAL_FORMAT, Operation, OperationKind, Op
 use stormglass::domain::plan::{Intent, Loss, Plan, Reason, ReasonCode};
 use stormglass::domain::readiness::{Check, Readiness, Verdict};
 use stormglass::domain::report::{PostgresReport, PostgresState, Probes, ProxyReport, Report, Standing, Tags};
+use stormglass::domain::sequence::Sequence;
 use stormglass::domain::trail::{AuditRow, EventRow};
 use tokio::sync::Notify;
 
@@ -358,6 +359,20 @@ impl ControllerHandler for Script {
 
     async fn rejoin(&self, cluster: &str, _: NodeRequest, _: &Caller) -> Result<MutationReply, Problem> {
         known(cluster).map(|()| reply("rejoin begun"))
+    }
+
+    async fn sequences(&self, cluster: &str) -> Result<Vec<Sequence>, Problem> {
+        known(cluster).map(|()| Vec::new())
+    }
+
+    async fn begin_sequence(
+        &self,
+        cluster: &str,
+        name: &str,
+        _: SequenceRequest,
+        _: &Caller,
+    ) -> Result<MutationReply, Problem> {
+        known(cluster).map(|()| reply(&format!("sequence {name} begun")))
     }
 
     async fn backups(&self, cluster: &str) -> Result<BackupList, Problem> {

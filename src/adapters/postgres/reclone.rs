@@ -62,7 +62,7 @@ pub(super) async fn reclone(
     }
 
     match &control {
-        Some(control) => keep_divergent(setup, upstream, control, &primary).await?,
+        Some(control) => keep_divergent(setup, upstream, control, &primary, change).await?,
         None if setup.has_data() => tracing::warn!("pg_control cannot be read: no WAL is kept aside"),
         None => {}
     }

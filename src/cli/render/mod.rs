@@ -10,6 +10,7 @@ pub mod model;
 pub mod operation;
 pub mod plan;
 pub mod risk;
+pub mod sequence;
 pub mod status;
 pub mod words;
 

@@ -233,7 +233,7 @@ impl Chaos<'_> {
         let mut step = self.progress.step(fault.name);
         step.note("steady writes");
         let began = clock::now();
-        let client = Client::start(lab.layout(), &scene.primary.postgres, &name, false).await?;
+        let client = Client::start(lab.layout(), &scene.primary.postgres, &name).await?;
         client.steady(STEADY, STEADY_PAUSE, clock::now().plus(STEADY_TIMEOUT)).await?;
         tokio::time::sleep(Duration::from_millis(self.random.below(FAULT_WINDOW_MILLISECONDS))).await;
 

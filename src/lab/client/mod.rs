@@ -23,7 +23,7 @@ use super::ledger::{Acknowledgement, Rows};
 use super::naming::Naming;
 use crate::domain::clock::Moment;
 use crate::domain::ids::Address;
-use writer::{Part, Way, Writer};
+use writer::{Way, Writer};
 
 /// The table that every writer writes to.
 pub const TABLE: &str = "stormglass_ledger";
@@ -45,6 +45,9 @@ const KEEPING: u32 = 200;
 
 /// Writers that bypass HAProxy are numbered from here.
 const BYPASS_FIRST: u32 = 100;
+
+/// A commit that takes longer is trouble.
+pub const SLOW: Duration = Duration::from_secs(1);
 
 /// Deadline of a connection attempt.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -69,6 +72,17 @@ pub struct Record {
     pub unanswered_connections: u64,
     /// Errors by their first words.
     pub errors: BTreeMap<String, u64>,
+    /// When a writer behind HAProxy was in trouble: a write or a connection failed, or a commit took more than [`SLOW`].
+    pub troubles: Vec<Moment>,
+}
+
+/// How writers behave.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Habits {
+    /// A new connection after so many acknowledged writes; else one for ever.
+    pub reconnect_after: Option<u64>,
+    /// The name is resolved at each connection, and one writer more keeps its answer for as long as resolvers do.
+    pub by_name: bool,
 }
 
 impl Record {
@@ -85,6 +99,8 @@ struct Shared {
     last_acknowledgement: AtomicU64,
     acknowledgements: AtomicU64,
     last_kept_acknowledgement: AtomicU64,
+    /// When a writer behind HAProxy was in trouble last.
+    last_trouble: AtomicU64,
     /// Filled when a writer ends.
     record: Mutex<Record>,
 }
@@ -97,9 +113,13 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes the table on `primary` and starts every writer. `by_name`: the name is resolved at each connection, and one writer
-    /// more keeps its answer for as long as resolvers do.
-    pub async fn start(layout: &Layout, primary: &Address, run: &str, by_name: bool) -> anyhow::Result<Self> {
+    /// Makes the table on `primary` and starts every writer.
+    pub async fn start(layout: &Layout, primary: &Address, run: &str) -> anyhow::Result<Self> {
+        Self::start_with(layout, primary, run, Habits::default()).await
+    }
+
+    /// The same, for writers with habits.
+    pub async fn start_with(layout: &Layout, primary: &Address, run: &str, habits: Habits) -> anyhow::Result<Self> {
         let setup = Session::open(primary, "lab-setup").await.map_err(|error| anyhow!("{error}"))?;
         setup
             .execute(&table_statement())
@@ -115,14 +135,16 @@ impl Client {
             // Each has a proxy of its own and takes the others only while that one does not serve.
             let own = number as usize % ports.len();
             let endpoints = ports[own..].iter().chain(&ports[..own]).cloned().collect();
-            let way = if by_name { Way::Named(Naming::of(layout, false)?) } else { Way::Fixed(endpoints) };
+            let way = if habits.by_name { Way::Named(Naming::of(layout, false)?) } else { Way::Fixed(endpoints) };
             writers.push(Writer {
                 number,
                 run: run.to_owned(),
                 way,
                 interval: WRITE_INTERVAL,
                 first_delay: WRITE_INTERVAL * number / WRITERS,
-                part: Part::Proxied,
+                bypasses: false,
+                keeps: false,
+                habits,
             });
         }
         for (number, node) in (BYPASS_FIRST..).zip(&layout.nodes) {
@@ -132,17 +154,21 @@ impl Client {
                 way: Way::Fixed(vec![node.postgres.clone()]),
                 interval: BYPASS_INTERVAL,
                 first_delay: Duration::ZERO,
-                part: Part::Bypassing,
+                bypasses: true,
+                keeps: false,
+                habits: Habits::default(),
             });
         }
-        if by_name {
+        if habits.by_name {
             writers.push(Writer {
                 number: KEEPING,
                 run: run.to_owned(),
                 way: Way::Named(Naming::of(layout, true)?),
                 interval: WRITE_INTERVAL,
                 first_delay: Duration::ZERO,
-                part: Part::Keeping,
+                bypasses: false,
+                keeps: true,
+                habits: Habits::default(),
             });
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the client")?;
@@ -175,6 +201,14 @@ impl Client {
     /// When the last commit of the writer that keeps the name's answer was acknowledged; `None` before the first.
     pub fn last_kept_acknowledgement(&self) -> Option<Moment> {
         match self.shared.last_kept_acknowledgement.load(Ordering::Acquire) {
+            0 => None,
+            at => Some(Moment(at)),
+        }
+    }
+
+    /// When a writer behind HAProxy was in trouble last; `None` if none ever was.
+    pub fn last_trouble(&self) -> Option<Moment> {
+        match self.shared.last_trouble.load(Ordering::Acquire) {
             0 => None,
             at => Some(Moment(at)),
         }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::session::{Session, WriteError};
-use super::{BACKOFF, Record, Shared, TABLE};
+use super::{BACKOFF, Habits, Record, SLOW, Shared, TABLE};
+use crate::domain::clock::Moment;
 use crate::domain::ids::Address;
 use crate::lab::clock;
 use crate::lab::ledger::Acknowledgement;
@@ -26,8 +27,12 @@ pub(super) struct Writer {
     pub interval: Duration,
     /// So that the writers do not all write at once.
     pub first_delay: Duration,
-    /// What its acknowledgements say.
-    pub part: Part,
+    /// It is connected to a node itself, and stays so while that node is read-only.
+    pub bypasses: bool,
+    /// It keeps what the name led to for its time to live.
+    pub keeps: bool,
+    /// How it behaves.
+    pub habits: Habits,
 }
 
 /// How a writer finds a server.
@@ -38,17 +43,6 @@ pub(super) enum Way {
     Named(Naming),
 }
 
-/// What a writer is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
-    /// The clients of the product.
-    Proxied,
-    /// It is connected to a node itself, and stays so while that node is read-only.
-    Bypassing,
-    /// Like the clients, and it keeps the name's answer for its time to live.
-    Keeping,
-}
-
 impl Writer {
     /// Writes until told to stop; then hands its record over.
     pub(super) async fn work(self, shared: Arc<Shared>) {
@@ -56,35 +50,43 @@ impl Writer {
         let mut acknowledgements = Vec::new();
         let mut session: Option<Session> = None;
         let mut sequence = 0;
+        let mut written = 0;
         let mut next = Instant::now() + self.first_delay;
         while !shared.stop.load(Ordering::Acquire) {
             let Some(open) = &session else {
                 session = self.connect(&mut record).await;
+                written = 0;
                 if session.is_none() {
-                    sleep(if self.part == Part::Bypassing { self.interval } else { BACKOFF }).await;
+                    self.trouble(&mut record, &shared, clock::now());
+                    sleep(if self.bypasses { self.interval } else { BACKOFF }).await;
                 }
                 continue;
             };
             sleep_until(next).await;
             // After an outage the rhythm goes on from now; missed writes are not made up for.
             next = (next + self.interval).max(Instant::now() + self.interval / 2);
+            let began = clock::now();
             match self.write(open, sequence).await {
                 Ok(acknowledgement) => {
-                    match self.part {
-                        Part::Proxied => {
-                            shared.last_acknowledgement.store(acknowledgement.at.0, Ordering::Release);
-                            shared.acknowledgements.fetch_add(1, Ordering::AcqRel);
-                        }
-                        Part::Keeping => {
-                            shared.last_kept_acknowledgement.store(acknowledgement.at.0, Ordering::Release);
-                        }
-                        Part::Bypassing => {}
+                    if acknowledgement.at.since(began) > SLOW {
+                        self.trouble(&mut record, &shared, began.plus(SLOW));
+                    }
+                    written += 1;
+                    if self.keeps {
+                        shared.last_kept_acknowledgement.store(acknowledgement.at.0, Ordering::Release);
+                    } else if !self.bypasses {
+                        shared.last_acknowledgement.store(acknowledgement.at.0, Ordering::Release);
+                        shared.acknowledgements.fetch_add(1, Ordering::AcqRel);
                     }
                     acknowledgements.push(acknowledgement);
+                    if self.habits.reconnect_after.is_some_and(|after| written >= after) {
+                        session = None;
+                    }
                 }
-                Err(error) if self.part == Part::Bypassing && error.is_read_only() => {}
+                Err(error) if self.bypasses && error.is_read_only() => {}
                 Err(error) => {
                     note(&mut record, "write", &error);
+                    self.trouble(&mut record, &shared, clock::now());
                     record.failed += 1;
                     session = None;
                     sleep(BACKOFF).await;
@@ -93,20 +95,28 @@ impl Writer {
             sequence += 1;
         }
         let mut whole = shared.record.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.part {
+        if self.bypasses {
             // Its errors are expected: most of the time its node is a standby, or down.
-            Part::Bypassing => whole.bypassing.extend(acknowledgements),
-            // As are these: it goes where nobody is any more until its answer has run out.
-            Part::Keeping => whole.keeping.extend(acknowledgements),
-            Part::Proxied => {
-                whole.proxied.extend(acknowledgements);
-                whole.failed += record.failed;
-                whole.refused_connections += record.refused_connections;
-                whole.unanswered_connections += record.unanswered_connections;
-                for (error, count) in record.errors {
-                    *whole.errors.entry(error).or_default() += count;
-                }
+            whole.bypassing.extend(acknowledgements);
+        } else if self.keeps {
+            // It goes where nobody is any more until its answer has run out.
+            whole.keeping.extend(acknowledgements);
+        } else {
+            whole.proxied.extend(acknowledgements);
+            whole.failed += record.failed;
+            whole.refused_connections += record.refused_connections;
+            whole.unanswered_connections += record.unanswered_connections;
+            whole.troubles.extend(record.troubles);
+            for (error, count) in record.errors {
+                *whole.errors.entry(error).or_default() += count;
             }
+        }
+    }
+
+    fn trouble(&self, record: &mut Record, shared: &Shared, at: Moment) {
+        if !self.bypasses && !self.keeps {
+            record.troubles.push(at);
+            shared.last_trouble.fetch_max(at.0, Ordering::AcqRel);
         }
     }
 

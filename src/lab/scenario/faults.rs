@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use rustix::process::Signal;
 
+use super::ladder::{LadderFault, REPLACEMENT_TIMEOUT as REPLACEMENT_PATIENCE};
 use super::recovery::{wait_until_moved, wait_until_promoted, wait_until_redundant};
 use super::several::ControlFault;
 use super::{Injected, controller, site};
@@ -62,6 +63,7 @@ pub(super) enum Fault {
     LoseSite,
     SwitchSite,
     Control(ControlFault),
+    Ladder(LadderFault),
 }
 
 impl Fault {
@@ -87,6 +89,7 @@ impl Fault {
             Fault::LoseSite => "lose-site",
             Fault::SwitchSite => "switchover-site",
             Fault::Control(fault) => fault.label(),
+            Fault::Ladder(fault) => fault.label(),
         }
     }
 
@@ -112,6 +115,7 @@ impl Fault {
             Fault::LoseSite => "all of the primary's site loses its lines and its power",
             Fault::SwitchSite => "switchover to the other site",
             Fault::Control(fault) => fault.words(),
+            Fault::Ladder(fault) => fault.words(),
         }
     }
 
@@ -172,13 +176,15 @@ pub(super) async fn inject(
         Fault::LoseSite => site::lose(lab, &node.site, &before, client, &mut at).await,
         Fault::SwitchSite => site::switch(lab, &node.site, &before, &mut at).await,
         Fault::Control(fault) => fault.inject(lab, &node, &mut at).await,
+        Fault::Ladder(fault) => fault.inject(lab, &node, &mut at).await,
     };
     let mut injected = Injected { fault, at, healed: None, before, after: None, renewals };
     if let Err(error) = outcome {
         return Ok((injected, Some(format!("{}: {error:#}", fault.label()))));
     }
     step.note("waiting until the cluster is redundant again");
-    let deadline = clock::now().plus(RECOVERY_TIMEOUT);
+    let patience = if matches!(fault, Fault::Ladder(_)) { REPLACEMENT_PATIENCE } else { RECOVERY_TIMEOUT };
+    let deadline = clock::now().plus(patience);
     let well = if fault.moves_primary() {
         wait_until_moved(lab, injected.before.epoch, deadline).await
     } else {
@@ -188,6 +194,11 @@ pub(super) async fn inject(
         Ok(status) => {
             injected.healed = Some(clock::now());
             injected.after = Some(status);
+            if let Fault::Ladder(ladder) = fault
+                && let Err(error) = ladder.inspect(lab, &node, at).await
+            {
+                return Ok((injected, Some(format!("{}: {error:#}", fault.label()))));
+            }
             Ok((injected, None))
         }
         Err(error) => {

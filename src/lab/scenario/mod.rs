@@ -3,7 +3,9 @@
 //! A scenario that does not end well still ends with a report: what was seen is worth most then.
 
 mod controller;
+pub(in crate::lab) mod degrade;
 mod faults;
+mod ladder;
 mod recovery;
 mod restore;
 mod several;
@@ -14,9 +16,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::application;
-use super::arguments::{HangFault, RunArguments, Scenario};
+use super::arguments::{NamedFault, RunArguments, Scenario};
 use super::client::held::{HeldClients, HeldTally};
-use super::client::{self, Client, Record};
+use super::client::{self, Client, Habits, Record};
 use super::clock;
 use super::ledger::{self, Rows};
 use super::naming;
@@ -68,6 +70,9 @@ struct Injected {
 
 /// Runs `arguments.scenario` with `seed`.
 pub async fn run(lab: &mut Lab, arguments: &RunArguments, seed: u64, progress: Progress) -> anyhow::Result<Report> {
+    if matches!(arguments.scenario, Scenario::DegradePrimary | Scenario::HealthyLoad) {
+        return degrade::run(lab, arguments, seed, progress).await;
+    }
     if arguments.scenario == Scenario::Restore {
         return restore::run(lab, seed, progress).await;
     }
@@ -80,7 +85,13 @@ pub async fn run(lab: &mut Lab, arguments: &RunArguments, seed: u64, progress: P
 
     let step = progress.step("steady writes through HAProxy");
     let began = clock::now();
-    let client = Client::start(lab.layout(), &address, &name, arguments.is_by_name()).await?;
+    let client = Client::start_with(
+        lab.layout(),
+        &address,
+        &name,
+        Habits { by_name: arguments.is_by_name(), ..Habits::default() },
+    )
+    .await?;
     client.steady(STEADY, STEADY_PAUSE, clock::now().plus(STEADY_TIMEOUT)).await?;
     step.done_as(&format!("steady writes through HAProxy: {} commits", client.acknowledgements()));
 
@@ -181,10 +192,10 @@ fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {
     match arguments.scenario {
         Scenario::KillPrimary => vec![Fault::KillPrimary],
         Scenario::HangPrimary => match arguments.fault {
-            Some(HangFault::All) => vec![Fault::HangAll],
-            Some(HangFault::Postmaster) => vec![Fault::HangPostmaster],
-            Some(HangFault::Agent) => vec![Fault::HangAgent],
-            None => vec![Fault::HangAll, Fault::HangPostmaster],
+            Some(NamedFault::All) => vec![Fault::HangAll],
+            Some(NamedFault::Postmaster) => vec![Fault::HangPostmaster],
+            Some(NamedFault::Agent) => vec![Fault::HangAgent],
+            _ => vec![Fault::HangAll, Fault::HangPostmaster],
         },
         Scenario::Switchover if arguments.to_site => vec![Fault::SwitchSite, Fault::SwitchSite],
         Scenario::Switchover => vec![Fault::Switchover { held: arguments.held }],
@@ -200,6 +211,9 @@ fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {
         Scenario::DiskFull => vec![Fault::FillDisk],
         Scenario::HostLost => vec![Fault::LoseHost],
         Scenario::LoseSite => vec![Fault::LoseSite],
+        // These have a course of their own.
+        Scenario::DegradePrimary | Scenario::HealthyLoad => Vec::new(),
+        Scenario::RejoinLadder => ladder::ALL.map(Fault::Ladder).to_vec(),
         // It has a way of its own.
         Scenario::Restore => Vec::new(),
     }
@@ -273,15 +287,20 @@ fn describe(one: &Injected, record: &Record, history: &[Operation], stopped_at: 
         new_primary: one.after.as_ref().and_then(|status| status.primary.clone()),
         epoch: one.after.as_ref().map(|status| status.epoch),
         lease_renewals_by_standbys: one.renewals,
+        prediction: None,
     }
 }
 
-/// Steps of every operation after the fault that brought a former primary back.
+/// Steps of every operation after the fault that brought a former primary back, and of the sequences that followed a failover.
 fn restore_steps(history: &[Operation], fault_at: Moment, former: &[&NodeName]) -> Vec<phases::StepTime> {
     let mut operations: Vec<&Operation> = history
         .iter()
         .filter(|operation| operation.decided_at >= fault_at)
-        .filter(|operation| matches!(&operation.kind, OperationKind::Rejoin { node, .. } if former.contains(&node)))
+        .filter(|operation| match &operation.kind {
+            OperationKind::Rejoin { node, .. } => former.contains(&node),
+            OperationKind::Sequence { .. } => true,
+            _ => false,
+        })
         .collect();
     operations.sort_by_key(|operation| operation.decided_at);
     operations.into_iter().flat_map(phases::steps).collect()

@@ -53,7 +53,7 @@ pub(super) async fn run(lab: &mut Lab, seed: u64, progress: Progress) -> anyhow:
     let name = format!("restore-{:x}", uuid::Uuid::now_v7().as_u128());
     let address = lab.layout().node(&primary)?.postgres.clone();
     let began = clock::now();
-    let client = Client::start(lab.layout(), &address, &name, false).await?;
+    let client = Client::start(lab.layout(), &address, &name).await?;
     client.steady(STEADY, STEADY_PAUSE, clock::now().plus(STEADY_TIMEOUT)).await?;
 
     let step = progress.step("full backup while the client writes");
@@ -106,6 +106,7 @@ pub(super) async fn run(lab: &mut Lab, seed: u64, progress: Progress) -> anyhow:
         new_primary: after.and_then(|status| status.primary.clone()),
         epoch: after.map(|status| status.epoch),
         lease_renewals_by_standbys: None,
+        prediction: None,
     };
     let names: Vec<_> = lab.layout().nodes.iter().map(|node| node.name.clone()).collect();
     let mut sequence = phases::steps(&operation);
