@@ -1,5 +1,7 @@
 //! Configuration files: the examples load, and every mistake gives one clear error with its place.
 
+#[path = "config/dns.rs"]
+mod dns;
 #[path = "config/store.rs"]
 mod store;
 
@@ -441,7 +443,8 @@ fn the_reference_names_every_key_of_the_examples() {
     fn keys(table: &toml::Table, found: &mut Vec<String>) {
         for (key, value) in table {
             // The user's own names, not ours.
-            if key == "parameters" {
+            // What is in them is named by the user.
+            if ["parameters", "sites"].contains(&key.as_str()) {
                 continue;
             }
             found.push(key.clone());

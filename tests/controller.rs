@@ -165,6 +165,7 @@ async fn start_with(
         node_control: control.clone(),
         proxy_control: control,
         primary_probe: Arc::new(TcpPrimaryProbe),
+        name_service: None,
         metrics: Arc::new(ControllerMetrics::new("test")),
         ways: Arc::new(ways),
         prediction: None,

@@ -219,6 +219,7 @@ fn rendered() -> String {
         },
     );
     metrics.show_proxy(&cluster, &proxy, true);
+    metrics.show_name(&cluster, "db.example.test", true);
     metrics.show_readiness(&cluster, 1.0);
     metrics.show_risk(&cluster, &node, Some(0.5), true);
     metrics.show_model(Some(&ModelName { name: "lab".to_owned(), version: "1".to_owned() }));

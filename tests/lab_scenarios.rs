@@ -274,3 +274,20 @@ fn an_option_of_another_scenario_is_a_usage_error() {
     let output = stormglass(&["lab", "run", "kill-primary", "--held"]);
     assert_eq!(output.status.code(), Some(2), "{}", words(&output));
 }
+
+#[test]
+fn lose_site() {
+    let report = run(&["lose-site"]);
+    assert_ne!(report["old_primary"], report["new_primary"]);
+    assert!(report["dns_answer"].is_string(), "{report:#}");
+    assert!(report["dns_ttl_wait_seconds"].is_number(), "{report:#}");
+    let steps = report["faults"][0]["steps"].as_array().expect("steps").clone();
+    assert!(steps.iter().any(|step| step["step"] == "verify_name" && step["outcome"] == "succeeded"), "{report:#}");
+}
+
+#[test]
+fn switchover_to_the_other_site_and_back() {
+    let report = run(&["switchover", "--to-site"]);
+    assert_eq!(report["faults"].as_array().map(Vec::len), Some(2), "{report:#}");
+    assert!(report["dns_answer"].is_string(), "{report:#}");
+}

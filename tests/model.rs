@@ -26,7 +26,7 @@ use lease::Lease;
 use ledger::{Begins, Ledger};
 use renewal::{Begins as Start, Removed, Renewal};
 use search::{Model, explore};
-use stormglass::domain::DurabilityMode;
+use stormglass::domain::{DurabilityMode, SyncScope};
 
 /// States that one search may reach in an ordinary run.
 const STATES_MAX: usize = 100_000;
@@ -159,8 +159,9 @@ const LEDGER: ledger::Bounds =
     ledger::Bounds { commits: 1, numbers: 4, failovers: 1, leader_changes: 0, breaks: 1, reclones: 0 };
 
 fn ledgers(trace: &str, removed: ledger::Removed, begins: Begins, bounds: ledger::Bounds) {
-    let whole = Ledger { removed: ledger::Removed::Nothing, begins, bounds };
-    let weakened = Ledger { removed, begins, bounds };
+    let scope = SyncScope::Local;
+    let whole = Ledger { removed: ledger::Removed::Nothing, begins, bounds, scope };
+    let weakened = Ledger { removed, begins, bounds, scope };
     check(trace, "7", STATES_MAX, &whole, (removed != ledger::Removed::Nothing).then_some(&weakened));
 }
 
@@ -168,6 +169,16 @@ fn ledgers(trace: &str, removed: ledger::Removed, begins: Begins, bounds: ledger
 fn ledger_holds() {
     let bounds = ledger::Bounds { commits: 2, numbers: 9, failovers: 2, leader_changes: 1, breaks: 2, reclones: 1 };
     ledgers("ledger_holds", ledger::Removed::Nothing, Begins::Healthy, bounds);
+}
+
+/// Two names, of two sites, that both confirm.
+#[test]
+fn ledger_holds_across_sites() {
+    let bounds = ledger::Bounds { commits: 2, numbers: 9, failovers: 1, leader_changes: 1, breaks: 1, reclones: 0 };
+    for scope in [SyncScope::OtherSite, SyncScope::EachSite] {
+        let whole = Ledger { removed: ledger::Removed::Nothing, begins: Begins::Healthy, bounds, scope };
+        check("ledger_holds_across_sites", "7", STATES_MAX, &whole, None);
+    }
 }
 
 #[test]

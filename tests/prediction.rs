@@ -214,6 +214,7 @@ async fn controller(url: &str, timeout: Duration, models: &std::path::Path) -> R
         node_control: control.clone(),
         proxy_control: control,
         primary_probe: Arc::new(TcpPrimaryProbe),
+        name_service: None,
         metrics: Arc::new(ControllerMetrics::new("test")),
         prediction: Some(Prediction {
             source: Arc::new(source),

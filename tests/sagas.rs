@@ -147,6 +147,23 @@ const SAGAS: &[Saga] = &[
         prepare: || (healthy(), OperationKind::Switchover { from: node("n1"), to: node("n3") }),
     },
     Saga {
+        name: "failover with a name",
+        prepare: || {
+            let mut world = healthy();
+            world.policy.keeps_name = true;
+            kill(&mut world, "n1");
+            (world, failover("n1", "n2"))
+        },
+    },
+    Saga {
+        name: "switchover with a name",
+        prepare: || {
+            let mut world = healthy();
+            world.policy.keeps_name = true;
+            (world, OperationKind::Switchover { from: node("n1"), to: node("n2") })
+        },
+    },
+    Saga {
         name: "rejoin of a diverged node",
         prepare: || {
             let mut world = healthy();
@@ -360,12 +377,13 @@ proptest! {
     #[test]
     fn several_faults_in_one_operation(
         saga in 0..SAGAS.len(),
-        faults in prop::collection::vec((0..14_usize, 0..FAULTS.len()), 1..5),
+        faults in prop::collection::vec((0..15_usize, 0..FAULTS.len()), 1..5),
     ) {
-        const STEPS: [StepName; 14] = [
+        const STEPS: [StepName; 15] = [
             StepName::Fence, StepName::Checkpoint, StepName::Drain, StepName::Demote, StepName::AdvanceEpoch,
             StepName::Freeze, StepName::Promote, StepName::Redirect, StepName::Verify, StepName::Rewind,
             StepName::Reclone, StepName::StartStandby, StepName::Reinstate, StepName::Release,
+            StepName::VerifyName,
         ];
         let faults: Vec<_> = faults.into_iter().map(|(step, fault)| (STEPS[step], FAULTS[fault])).collect();
         // A swap in doubt is asked for until the store answers (rule 4b): with a store that refuses for ever it never ends.

@@ -94,6 +94,9 @@ pub struct ClusterStatus {
     pub nodes: Vec<NodeStatus>,
     /// Every proxy.
     pub proxies: Vec<ProxyStatus>,
+    /// The name that clients connect to; `null` where none is kept, or none was looked at yet.
+    #[serde(default)]
+    pub name: Option<NameStatus>,
     /// What would be promoted if the primary were lost now.
     pub failover_now: FailoverPreview,
     /// Operations under way.
@@ -112,6 +115,38 @@ pub struct ClusterStatus {
     pub leader: Option<LeaderAddress>,
     /// When the answer was made.
     pub at: WallTime,
+}
+
+/// The name that clients connect to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NameStatus {
+    /// The name.
+    pub name: String,
+    /// Where it shall lead.
+    pub wanted: Vec<String>,
+    /// The site that this stands for.
+    pub site: String,
+    /// For how long resolvers may keep an answer, in seconds.
+    pub ttl_seconds: u64,
+    /// Every authoritative server that was asked leads there.
+    pub agrees: bool,
+    /// What is undone, and what to do.
+    pub error: Option<String>,
+    /// What each authoritative server answers.
+    pub servers: Vec<NameServerStatus>,
+}
+
+/// What one authoritative server answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NameServerStatus {
+    /// `host:port`.
+    pub server: String,
+    /// Where it leads the name; empty where there is no such record, or no answer.
+    pub values: Vec<String>,
+    /// Epoch in which that was written; `null` if unknown.
+    pub epoch: Option<u64>,
+    /// What is wrong with it.
+    pub error: Option<String>,
 }
 
 /// A warning with the next command.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::backup::ControllerBackupSection;
+use super::dns::DnsSection;
 use super::error::ConfigError;
 pub use super::predictor::{PredictorSection, PrometheusSection};
 use super::secret::SecretReference;
@@ -16,7 +17,7 @@ pub use super::traffic::{ApplicationSection, ApplicationServerSection, ReadsSect
 use super::webhook::WebhookSection;
 pub use crate::domain::access::Role;
 use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
-use crate::domain::policy::DurabilityMode;
+use crate::domain::policy::{DurabilityMode, SyncScope};
 use crate::domain::sequence::Sequence;
 
 /// The whole file.
@@ -53,6 +54,9 @@ pub struct ControllerConfig {
     /// Where the time series are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prometheus: Option<PrometheusSection>,
+    /// The name that clients connect to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsSection>,
     /// `[[sequence]]`: what is done after a failover, on an alert or by name.
     #[serde(rename = "sequence", default, skip_serializing_if = "Vec::is_empty")]
     pub sequences: Vec<SequenceSection>,
@@ -109,6 +113,9 @@ pub struct ClusterSection {
     /// `sync`, `sync_strict` or `async`; `sync` where there are two nodes or more, else `async`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<DurabilityMode>,
+    /// `local`, `other_site` or `each_site`: which standbys confirm a commit.
+    #[serde(default)]
+    pub sync_scope: SyncScope,
     /// How long commits wait for a synchronous standby that is gone, where no other streams; then, in `sync`, the primary goes on
     /// alone. Three renewal intervals if not given.
     #[serde(default, with = "super::duration::optional", skip_serializing_if = "Option::is_none")]

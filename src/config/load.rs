@@ -9,8 +9,18 @@ use super::document::{Document, Source};
 use super::error::{ConfigError, Violation};
 use super::{AgentConfig, ControllerConfig, SecretReference};
 
-const CONTROLLER_SECTIONS: &[&str] =
-    &["controller", "cluster", "store", "failover", "authentication", "prometheus", "webhook", "predictor", "backup"];
+const CONTROLLER_SECTIONS: &[&str] = &[
+    "controller",
+    "cluster",
+    "store",
+    "failover",
+    "authentication",
+    "prometheus",
+    "webhook",
+    "predictor",
+    "backup",
+    "dns",
+];
 const AGENT_SECTIONS: &[&str] = &["agent", "postgresql", "proxy", "tags", "backup"];
 
 /// What both kinds of settings can do.
@@ -31,6 +41,7 @@ impl Settings for ControllerConfig {
         for (index, token) in self.authentication.tokens.iter().enumerate() {
             secrets.push((format!("authentication.token.{index}.secret"), &token.secret));
         }
+        secrets.extend(self.dns.iter().flat_map(|dns| dns.secrets()));
         secrets.extend(self.prometheus.iter().flat_map(|prometheus| prometheus.secrets()));
         secrets.extend(self.store.password.as_ref().map(|password| ("store.password".to_owned(), password)));
         secrets

@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod backup;
 pub mod controller;
+pub mod dns;
 mod document;
 pub mod duration;
 pub mod effective;

@@ -2,7 +2,7 @@
 //!
 //! Opens nothing but the names of directories: whether PostgreSQL or an address answers is for the process to find out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 
@@ -12,7 +12,7 @@ use super::predictor::PredictorSection;
 use super::{AgentConfig, ControllerConfig};
 use crate::domain::ids::Address;
 use crate::domain::lease::{LeaseTimers, RTO_MIN};
-use crate::domain::policy::{DurabilityMode, Policy};
+use crate::domain::policy::{DurabilityMode, Policy, SyncScope};
 
 /// Parameters that the agent sets itself; another value would lead standbys or clients past it.
 const AGENT_PARAMETERS: &[&str] = &[
@@ -73,6 +73,7 @@ impl ControllerConfig {
         let fallback = if self.nodes.len() > 1 { DurabilityMode::Sync } else { DurabilityMode::Async };
         Ok(Policy {
             durability: self.cluster.durability.unwrap_or(fallback),
+            sync_scope: self.cluster.sync_scope,
             timers,
             sync_standby_patience: self.cluster.sync_standby_patience.unwrap_or(timers.renewal_interval * 3),
             leadership_ttl: self.store.leadership_ttl(&timers),
@@ -80,6 +81,7 @@ impl ControllerConfig {
             gray_after: failover.gray_after.unwrap_or(derived.gray_after),
             report_stale_after: timers.renewal_interval * 3,
             rejoin_automatically: self.cluster.rejoin_automatically,
+            keeps_name: self.dns.is_some(),
             prediction: self.predictor.as_ref().map(PredictorSection::policy).unwrap_or_default(),
             ..derived
         })
@@ -133,6 +135,16 @@ impl ControllerConfig {
                 return Err(Violation::at("predictor", "needs [prometheus] with a url: the samples come from there"));
             }
         }
+        let sites: BTreeSet<_> = self.nodes.iter().map(|node| &node.site).collect();
+        if self.cluster.sync_scope != SyncScope::Local && sites.len() < 2 {
+            let problem = "every [[node]] stands in one site: add a node elsewhere, or choose \"local\"";
+            return Err(Violation::at("cluster.sync_scope", problem));
+        }
+        if self.cluster.sync_scope != SyncScope::Local && self.cluster.durability == Some(DurabilityMode::Async) {
+            let problem =
+                "with durability = \"async\" no standby confirms a commit: take it out, or choose another mode";
+            return Err(Violation::at("cluster.sync_scope", problem));
+        }
         if let Some(backup) = &self.backup {
             backup.violation()?;
         }
@@ -142,6 +154,9 @@ impl ControllerConfig {
                 "cluster.durability",
                 "there is one [[node]], and no standby that could confirm a commit: add a node or choose \"async\"",
             ));
+        }
+        if let Some(dns) = &self.dns {
+            dns.violation(&sites)?;
         }
         self.traffic_violation()?;
         self.derive_policy().map(drop)

@@ -60,6 +60,7 @@ impl Controller {
         }
         self.begin_due_sequences();
         self.show_door(&self.view());
+        self.show_name();
         self.note_strains();
         self.note_risks();
         self.show_gauges();
@@ -258,6 +259,11 @@ impl Controller {
             nodes: self.parts.node_control.clone(),
             proxies: self.parts.proxy_control.clone(),
             proxy_names: self.state.proxies.keys().cloned().collect(),
+            proxies_there: match &step.effect {
+                operate::Effect::VerifyName { site, .. } => self.state.proxies_in(site),
+                _ => Vec::new(),
+            },
+            sights: self.sights.clone(),
             proxy_assignment: assignment,
             steps: self.parts.sequences.runner.clone(),
             events: self.events.clone(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::journal::Journal;
+use super::name::{self, NameSight, Wanted};
 use super::prediction::{self, Word};
 use super::sequences::{SequenceAnswer, SequenceAsked};
 use super::state::{NodeState, PredictorState, ProxyState, State, Wish};
@@ -53,6 +54,8 @@ pub(super) enum Event {
         /// Whether it is the one that was to be stored.
         stored: bool,
     },
+    /// The name was looked at.
+    NameSeen(Box<NameSight>),
     /// Somebody knocked at the primary's door.
     Knocked(Knock),
     /// The scoring task says something.
@@ -77,6 +80,7 @@ pub(super) enum Event {
 pub(super) struct Glance {
     pub view: View,
     pub operations: Vec<Operation>,
+    pub name: Option<NameSight>,
     pub predictor: Option<PredictorState>,
 }
 
@@ -88,6 +92,8 @@ pub(super) struct Controller {
     pub watch: StoreWatch,
     pub told: Told,
     pub doors: watch::Sender<Option<Door>>,
+    pub names: watch::Sender<Option<Wanted>>,
+    pub sights: watch::Receiver<Option<NameSight>>,
     pub journal: Arc<Journal>,
     /// The epoch, for the scoring task.
     pub epochs: watch::Sender<Epoch>,
@@ -146,6 +152,7 @@ pub(super) async fn run(
         sighting: None,
         examined_at: None,
         strains: Default::default(),
+        name: None,
         outlooks: BTreeMap::new(),
         told_risks: Default::default(),
         predictor: parts.prediction.as_ref().map(|_| PredictorState::default()),
@@ -159,6 +166,11 @@ pub(super) async fn run(
         shown,
         events.clone(),
     ));
+    let (names, wished) = watch::channel(None);
+    let (seen, sights) = watch::channel(None);
+    if let Some(name) = &parts.name_service {
+        tokio::spawn(name::keep(name.clone(), parts.cluster.clone(), wished, seen, events.clone()));
+    }
     let epoch = state.record.as_ref().map_or(Epoch(0), |record| record.epoch);
     let (epochs, shown_epochs) = watch::channel(epoch);
     if let Some(prediction) = parts.prediction.clone() {
@@ -170,7 +182,8 @@ pub(super) async fn run(
             epochs: shown_epochs,
         }));
     }
-    let mut controller = Controller { parts, state, events, watch, told: Told::default(), doors, journal, epochs };
+    let mut controller =
+        Controller { parts, state, events, watch, told: Told::default(), doors, names, sights, journal, epochs };
     controller.note_started();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -237,12 +250,13 @@ impl Controller {
                 }
                 self.wish_stored(stored);
             }
+            Event::NameSeen(sight) => self.name_seen(*sight),
             Event::Knocked(knock) => self.knocked(knock),
             Event::Predicted(word) => self.predicted(word),
             Event::Look { reply } => {
                 let view = self.view();
-                let operations = self.state.operations.clone();
-                let glance = Glance { view, operations, predictor: self.state.predictor.clone() };
+                let (operations, name) = (self.state.operations.clone(), self.state.name.clone());
+                let glance = Glance { view, operations, name, predictor: self.state.predictor.clone() };
                 let _ = reply.send(Box::new(glance));
             }
             Event::Ask { request, origin, dry_run, reply } => {

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event_loop::Event;
 use super::journal::Journal;
+use super::name::NameSight;
 use crate::domain::clock::Moment;
 use crate::domain::command::{Command, CommandEnvelope, CommandOutput, CommandReply, CommandState, ProxyAssignment};
 use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::ids::{ClusterName, NodeName, ProxyName};
+use crate::domain::name;
 use crate::domain::operation::{Operation, StepState};
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::{ProxyReport, Report};
@@ -45,6 +47,10 @@ pub(super) struct Outside {
     pub proxies: Arc<dyn ProxyControl>,
     pub proxy_names: Vec<ProxyName>,
     pub proxy_assignment: ProxyAssignment,
+    /// Proxies of the site that the name is to lead to.
+    pub proxies_there: Vec<ProxyName>,
+    /// What was last found of the name.
+    pub sights: watch::Receiver<Option<NameSight>>,
     pub steps: Arc<dyn StepRunner>,
     pub events: mpsc::Sender<Event>,
 }
@@ -95,7 +101,11 @@ pub(super) async fn step(outside: &Outside, operation: &Operation, step: &Step) 
         }
         Effect::VerifyWrites { expect } => {
             let command = Command::VerifyWrite { expect: expect.clone() };
-            verify(outside, operation, step, command).await
+            verify(outside, operation, step, command, &outside.proxy_names).await
+        }
+        Effect::VerifyName { site: _, expect } => {
+            let command = Command::VerifyWrite { expect: expect.clone() };
+            verify_name(outside, operation, step, command).await
         }
         Effect::RunStep { run } => run_step(outside, step, run).await,
         Effect::Await { what } => wait_until(outside, step, what).await,
@@ -281,12 +291,18 @@ async fn tell_proxies(outside: &Outside, assignment: &ProxyAssignment, timeout: 
 }
 
 /// A write through any proxy proves the client path.
-async fn verify(outside: &Outside, operation: &Operation, step: &Step, command: Command) -> Done {
-    if outside.proxy_names.is_empty() {
+async fn verify(
+    outside: &Outside,
+    operation: &Operation,
+    step: &Step,
+    command: Command,
+    proxies: &[ProxyName],
+) -> Done {
+    if proxies.is_empty() {
         return Done::plain(succeeded(Some("no proxy is configured: the node's own write probe vouches".to_owned())));
     }
     let envelope = envelope(outside, operation, step, command);
-    let tried = join_all(outside.proxy_names.iter().map(|proxy| {
+    let tried = join_all(proxies.iter().map(|proxy| {
         let envelope = &envelope;
         async move {
             match outside.proxies.command(proxy, envelope, step.timeout).await {
@@ -304,4 +320,42 @@ async fn verify(outside: &Outside, operation: &Operation, step: &Step, command: 
     }
     let through: Vec<String> = good.into_iter().flatten().collect();
     Done::plain(succeeded(Some(format!("written through {}", through.join(" and ")))))
+}
+
+/// Clients that follow the name arrive: every authoritative server leads to the primary's site, and a write through a proxy there is
+/// read back from the primary.
+async fn verify_name(outside: &Outside, operation: &Operation, step: &Step, command: Command) -> Done {
+    let mut sights = outside.sights.clone();
+    let is_of_now = |sight: &Option<NameSight>| {
+        sight.as_ref().is_some_and(|sight| sight.wanted.epoch >= step.epoch && sight.problem.is_none())
+    };
+    let found = match tokio::time::timeout(step.timeout, sights.wait_for(is_of_now)).await {
+        Ok(Ok(sight)) => sight.clone(),
+        Ok(Err(_)) => None,
+        Err(_) => {
+            let last = outside.sights.borrow().clone();
+            let problem =
+                last.and_then(|sight| sight.problem).unwrap_or_else(|| "no server has answered yet".to_owned());
+            return Done::plain(StepState::Failed { error: problem });
+        }
+    };
+    let Some(sight) = found else {
+        return Done::plain(StepState::Failed { error: "nobody keeps the name".to_owned() });
+    };
+    let servers: Vec<&str> = sight.answers.iter().map(|answer| answer.server.as_str()).collect();
+    let at =
+        if servers.is_empty() { "by the provider's word".to_owned() } else { format!("at {}", servers.join(", ")) };
+    let leads = format!("the name leads to {} {at}", name::words(&sight.record.values));
+    let mut done = verify(outside, operation, step, command, &outside.proxies_there).await;
+    match &mut done.state {
+        StepState::Succeeded { output } => {
+            output.note = Some(match output.note.take() {
+                Some(note) => format!("{leads}; {note}"),
+                None => leads,
+            });
+        }
+        StepState::Failed { error } => *error = format!("{leads}; {error}"),
+        _ => {}
+    }
+    done
 }

@@ -27,6 +27,7 @@ use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
 use crate::domain::ids::{ClusterName, OperationId, SiteName};
 use crate::domain::incident::IncidentReport;
+use crate::domain::name::NameRule;
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::Policy;
@@ -56,6 +57,7 @@ pub struct ControllerHandle {
     name: String,
     cluster: ClusterName,
     policy: Policy,
+    rule: Option<NameRule>,
     circumstances: Circumstances,
     sequences: Sequences,
     clock: Arc<dyn Clock>,
@@ -80,6 +82,7 @@ impl ControllerHandle {
             name: parts.name.clone(),
             cluster: parts.cluster.clone(),
             policy: parts.policy.clone(),
+            rule: parts.name_service.as_ref().map(|kept| kept.rule.clone()),
             circumstances: parts.circumstances.clone(),
             sequences: parts.sequences.clone(),
             clock: parts.clock.clone(),
@@ -253,7 +256,7 @@ impl ControllerHandler for ControllerHandle {
 
     async fn status(&self, cluster: &str) -> Result<ClusterStatus, Problem> {
         let glance = self.look(cluster).await?;
-        Ok(status::document(&glance, cluster, &self.policy, &self.name))
+        Ok(status::document(&glance, cluster, &self.policy, &self.name, self.rule.as_ref()))
     }
 
     async fn explain(&self, cluster: &str) -> Result<Explanation, Problem> {

@@ -11,6 +11,7 @@ mod execute;
 mod handler;
 mod journal;
 pub mod leading;
+mod name;
 mod notes;
 pub mod prediction;
 mod sequences;
@@ -36,6 +37,7 @@ use crate::ports::{Clock, NodeControl, PrimaryProbe, ProxyControl, StoreError, T
 use crate::telemetry::metrics::ControllerMetrics;
 
 pub use handler::ControllerHandle;
+pub use name::KeptName;
 pub use prediction::Prediction;
 pub use sequences::Sequences;
 use watched::StoreWatch;
@@ -91,6 +93,8 @@ pub struct ControllerParts {
     pub proxy_control: Arc<dyn ProxyControl>,
     /// The way to the primary's PostgreSQL itself.
     pub primary_probe: Arc<dyn PrimaryProbe>,
+    /// The name that clients connect to, if one is kept.
+    pub name_service: Option<KeptName>,
     /// Counters.
     pub metrics: Arc<ControllerMetrics>,
     /// What is done after a failover, on an alert or by name.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::event_loop::Controller;
+use super::name::NameSight;
 use super::{backup, status};
 use crate::decide;
 use crate::decide::doctor::{self, Patient};
@@ -219,6 +220,37 @@ impl Controller {
         for (code, node) in ended {
             self.parts.metrics.show_strain(&self.state.cluster, node.as_ref(), code, false);
             self.tell(&Event::StrainEnded { node, code });
+        }
+    }
+
+    /// Tells whoever keeps the name where it shall lead.
+    pub(super) fn show_name(&self) {
+        let wanted = self.state.name_wanted();
+        self.names.send_if_modified(|shown| {
+            let changed = wanted.is_some() && *shown != wanted;
+            if changed {
+                shown.clone_from(&wanted);
+            }
+            changed
+        });
+    }
+
+    /// Takes in what was found of the name, and tells what changed.
+    pub(super) fn name_seen(&mut self, sight: NameSight) {
+        let Some(name) = self.parts.name_service.as_ref().map(|kept| kept.rule.name.clone()) else { return };
+        let before = self.state.name.replace(sight.clone());
+        let problem_before = before.as_ref().and_then(|before| before.problem.as_ref());
+        self.parts.metrics.show_name(&self.state.cluster, &name, sight.problem.is_none());
+        match &sight.problem {
+            Some(problem) if problem_before != Some(problem) => {
+                self.tell(&Event::NameUndone { name, problem: problem.clone() });
+            }
+            None if sight.written || problem_before.is_some() => self.tell(&Event::NameFollows {
+                name,
+                values: sight.record.values.iter().map(ToString::to_string).collect(),
+                site: sight.wanted.site.clone(),
+            }),
+            _ => {}
         }
     }
 

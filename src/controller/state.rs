@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::name::{NameSight, Wanted};
 use crate::decide;
 use crate::decide::early_warning::{self, Alarm};
 use crate::decide::trend::Trend;
@@ -139,6 +140,8 @@ pub(super) struct State {
     pub examined_at: Option<Moment>,
     /// What strains the cluster, with when it was last seen.
     pub strains: BTreeMap<(ReasonCode, Option<NodeName>), Moment>,
+    /// What was last found of the name that clients connect to.
+    pub name: Option<NameSight>,
     /// What is expected of each node.
     pub outlooks: BTreeMap<NodeName, OutlookState>,
     /// The predictor; `None` where none is configured.
@@ -367,6 +370,19 @@ impl State {
             reads: self.traffic.reads,
             applications: self.traffic.applications.clone(),
         }
+    }
+
+    /// Where the name shall lead: to the site of a primary that accepts writes.
+    pub fn name_wanted(&self) -> Option<Wanted> {
+        let record = self.record.as_ref().filter(|record| record.holder_confirmed)?;
+        let site = self.nodes.get(&record.holder)?.site.clone();
+        Some(Wanted { epoch: record.epoch, site })
+    }
+
+    /// Proxies whose agents say that they stand in `site`.
+    pub fn proxies_in(&self, site: &SiteName) -> Vec<ProxyName> {
+        let stands_there = |proxy: &ProxyState| proxy.report.as_ref().is_some_and(|(report, _)| report.site == *site);
+        self.proxies.iter().filter(|(_, proxy)| stands_there(proxy)).map(|(name, _)| name.clone()).collect()
     }
 
     /// New write connections wait while a switchover drains, and while the holder of the epoch does not accept writes yet.

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use super::event_loop::Glance;
+use super::name::NameSight;
 use super::state::PredictorState;
 use crate::api::risk::{NodeRisk, PredictorStatus, RiskDocument, SlowProbe, TimeLeft};
 use crate::api::wire;
 use crate::decide;
 use crate::decide::candidate::{self, Demand};
 use crate::domain::ids::NodeName;
+use crate::domain::name::{NameRecord, NameRule, NameValue};
 use crate::domain::plan::{Reason, ReasonCode};
 use crate::domain::policy::Policy;
 use crate::domain::record::ClusterRecord;
@@ -19,7 +21,13 @@ use crate::domain::view::{Fact, NodeView, View};
 use crate::domain::witness;
 
 /// The status document.
-pub(super) fn document(glance: &Glance, cluster: &str, policy: &Policy, controller: &str) -> wire::ClusterStatus {
+pub(super) fn document(
+    glance: &Glance,
+    cluster: &str,
+    policy: &Policy,
+    controller: &str,
+    rule: Option<&NameRule>,
+) -> wire::ClusterStatus {
     let view = &glance.view;
     let record = view.record.as_ref();
     let (health, wrong) = decide::health::health(view, policy);
@@ -66,6 +74,7 @@ pub(super) fn document(glance: &Glance, cluster: &str, policy: &Policy, controll
                 }
             })
             .collect(),
+        name: rule.zip(glance.name.as_ref()).map(|(rule, sight)| name_document(rule, sight)),
         failover_now: preview,
         operations: glance.operations.iter().filter(|operation| !operation.status.is_final()).cloned().collect(),
         warnings: wrong
@@ -73,6 +82,7 @@ pub(super) fn document(glance: &Glance, cluster: &str, policy: &Policy, controll
             .chain(&decide::strain::strains(view, policy))
             .chain(&alarms(view, policy))
             .map(|reason| warning(reason, cluster))
+            .chain(rule.zip(glance.name.as_ref()).and_then(|(rule, sight)| name_warning(rule, sight, cluster)))
             .chain(glance.predictor.iter().flat_map(predictor_warnings))
             .collect(),
         timers: timers(policy),
@@ -81,6 +91,34 @@ pub(super) fn document(glance: &Glance, cluster: &str, policy: &Policy, controll
         leader: None,
         at: view.wall,
     }
+}
+
+fn name_document(rule: &NameRule, sight: &NameSight) -> wire::NameStatus {
+    let texts = |values: &std::collections::BTreeSet<NameValue>| values.iter().map(ToString::to_string).collect();
+    wire::NameStatus {
+        name: rule.name.clone(),
+        wanted: texts(&sight.record.values),
+        site: sight.wanted.site.to_string(),
+        ttl_seconds: rule.ttl.as_secs(),
+        agrees: sight.problem.is_none(),
+        error: sight.problem.clone(),
+        servers: sight
+            .answers
+            .iter()
+            .map(|answer| wire::NameServerStatus {
+                server: answer.server.clone(),
+                values: answer.answer.as_ref().map(|record| texts(&record.values)).unwrap_or_default(),
+                epoch: answer.answer.as_ref().ok().and_then(NameRecord::epoch).map(|epoch| epoch.0),
+                error: answer.answer.as_ref().err().map(ToString::to_string),
+            })
+            .collect(),
+    }
+}
+
+fn name_warning(rule: &NameRule, sight: &NameSight, cluster: &str) -> Option<wire::Warning> {
+    let problem = sight.problem.as_ref()?;
+    let message = format!("the name {} does not follow the primary yet, and is tried again: {problem}", rule.name);
+    Some(wire::Warning { message, next: Some(format!("stormglass events {cluster}")) })
 }
 
 /// The timers, what they prove and what they cost.

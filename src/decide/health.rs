@@ -1,5 +1,6 @@
 //! One word for the cluster, and what an operator should look at.
 
+use super::membership;
 use super::primary::{self, Condition};
 use crate::domain::plan::{Reason, ReasonCode};
 use crate::domain::policy::{DurabilityMode, Policy};
@@ -46,6 +47,8 @@ pub fn health(view: &View, policy: &Policy) -> (Health, Vec<Reason>) {
     let mut wrong = Vec::new();
     if policy.durability != DurabilityMode::Async && record.eligible.is_empty() {
         wrong.push(Reason::new(ReasonCode::NotRedundant, "no standby holds every confirmed commit"));
+    } else {
+        wrong.extend(membership::scope_gap(view, record, policy));
     }
     let primary = view.report(&record.holder).and_then(|report| report.postgres.live.as_ref());
     for node in view.nodes.values().filter(|node| node.node != record.holder) {

@@ -8,9 +8,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::domain::ids::NodeName;
+use crate::domain::ids::{NodeName, SiteName};
 use crate::domain::plan::{Reason, ReasonCode};
-use crate::domain::policy::{DurabilityMode, Policy};
+use crate::domain::policy::{DurabilityMode, Policy, SyncScope};
 use crate::domain::record::{ClusterRecord, Member};
 use crate::domain::report::{LiveReport, PostgresState, Report};
 use crate::domain::view::View;
@@ -146,42 +146,105 @@ fn has_acknowledged(view: &View, record: &ClusterRecord) -> bool {
     })
 }
 
-/// Who shall confirm commits: one standby, the present one as long as it can.
+/// Who shall confirm commits: one standby, or one of each site, the present one as long as it can.
 ///
-/// One name, not a quorum of many: every further name would be one more node whose word an automatic promotion needs.
+/// Every name confirms every commit. One for each place that the scope asks for, and not a quorum of many: every further name would
+/// be one more node whose word an automatic promotion needs.
 fn wanted(view: &View, record: &ClusterRecord, policy: &Policy) -> BTreeSet<NodeName> {
     if policy.durability == DurabilityMode::Async {
         return BTreeSet::new();
     }
+    let is_strict = policy.durability == DurabilityMode::SyncStrict;
+    let own = site(view, &record.holder);
+    match policy.sync_scope {
+        SyncScope::Local => confirming(view, record, policy, |_| true),
+        SyncScope::OtherSite => {
+            let elsewhere = confirming(view, record, policy, |node| site(view, node) != own);
+            // Better one of the own site than none; a strict cluster waits instead.
+            if elsewhere.is_empty() && !is_strict { confirming(view, record, policy, |_| true) } else { elsewhere }
+        }
+        SyncScope::EachSite => {
+            let mut all = BTreeSet::new();
+            for place in other_places(view, record) {
+                let there = confirming(view, record, policy, |node| site(view, node) == Some(place));
+                // A site that cannot confirm yet: a strict cluster waits for it.
+                if there.is_empty() && is_strict {
+                    return BTreeSet::new();
+                }
+                all.extend(there);
+            }
+            all
+        }
+    }
+}
+
+/// Every site in which a node other than the holder stands.
+fn other_places<'view>(view: &'view View, record: &ClusterRecord) -> BTreeSet<&'view SiteName> {
+    view.nodes.values().filter(|node| node.node != record.holder).map(|node| &node.site).collect()
+}
+
+fn site<'view>(view: &'view View, node: &NodeName) -> Option<&'view SiteName> {
+    view.nodes.get(node).map(|node| &node.site)
+}
+
+/// What the scope asks for and the ledger does not give: losing the primary's site, or its neighbour's, may lose commits.
+pub fn scope_gap(view: &View, record: &ClusterRecord, policy: &Policy) -> Option<Reason> {
+    if policy.durability == DurabilityMode::Async || policy.sync_scope == SyncScope::Local {
+        return None;
+    }
+    let own = site(view, &record.holder)?;
+    let held: BTreeSet<&SiteName> = record.eligible.iter().filter_map(|node| site(view, node)).collect();
+    let scope = policy.sync_scope.label();
+    let detail = match policy.sync_scope {
+        SyncScope::Local => return None,
+        SyncScope::OtherSite if held.iter().any(|place| *place != own) => return None,
+        SyncScope::OtherSite => {
+            format!("sync_scope is {scope}, and no standby outside site {own} holds every confirmed commit")
+        }
+        SyncScope::EachSite => {
+            let missing = other_places(view, record).into_iter().find(|place| !held.contains(place))?;
+            format!("sync_scope is {scope}, and no standby of site {missing} holds every confirmed commit")
+        }
+    };
+    Some(Reason::new(ReasonCode::NotRedundant, detail))
+}
+
+/// One standby among those that `belongs` names, as a set; empty if there is none, and none is waited for.
+fn confirming(
+    view: &View,
+    record: &ClusterRecord,
+    policy: &Policy,
+    belongs: impl Fn(&NodeName) -> bool,
+) -> BTreeSet<NodeName> {
     let streams = |node: &NodeName| is_streaming(view, record, node);
-    if let Some(present) = record.synchronous.iter().find(|node| streams(node) && !is_barred(view, record, node)) {
-        return BTreeSet::from([present.clone()]);
+    let present: BTreeSet<NodeName> = record.synchronous.iter().filter(|node| belongs(node)).cloned().collect();
+    if let Some(able) = present.iter().find(|node| streams(node) && !is_barred(view, record, node)) {
+        return BTreeSet::from([able.clone()]);
     }
     let mut others: Vec<&NodeName> = view
         .nodes
         .keys()
-        .filter(|node| **node != record.holder && streams(node) && !is_barred(view, record, node))
+        .filter(|node| **node != record.holder && belongs(node) && streams(node) && !is_barred(view, record, node))
         .collect();
     // Somebody promotable first: a synchronous standby that may not be promoted protects data and not writers.
     others.sort_by_key(|node| {
         let report = view.report(node);
         let promotable = report.is_some_and(|report| !report.tags.no_failover && report.tags.failover_priority > 0);
-        let same_site =
-            view.nodes.get(*node).map(|node| &node.site) == view.nodes.get(&record.holder).map(|node| &node.site);
+        let same_site = site(view, node) == site(view, &record.holder);
         (!promotable, !same_site, report.map_or(0, |report| -report.tags.failover_priority), (*node).clone())
     });
     if let Some(best) = others.first() {
         return BTreeSet::from([(*best).clone()]);
     }
     // Nobody streams. Writers wait for the present one for a moment: it may only be reconnecting.
-    let gone_for = record.synchronous.iter().map(|node| gone_for(view, record, node)).min();
+    let gone_for = present.iter().map(|node| gone_for(view, record, node)).min();
     let patience = policy.sync_standby_patience;
     match gone_for {
         // One that lost its data is dropped in strict mode too: while the ledger names it, it cannot be copied anew.
         Some(gone_for)
             if gone_for < patience || policy.durability == DurabilityMode::SyncStrict && gone_for < Duration::MAX =>
         {
-            record.synchronous.clone()
+            present
         }
         _ => BTreeSet::new(),
     }

@@ -24,7 +24,7 @@ pub mod witnesses;
 
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan, Reason, ReasonCode};
-use crate::domain::policy::Policy;
+use crate::domain::policy::{DurabilityMode, Policy, SyncScope};
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::Report;
 use crate::domain::view::View;
@@ -136,6 +136,7 @@ fn failover(
             } else {
                 refused
                     .insert(0, Reason::new(ReasonCode::NoCandidate, "nobody may be promoted without losing commits"));
+                refused.extend(left_to_a_human(view, record, policy));
                 return (Intent::Hold, Vec::new(), refused);
             }
         }
@@ -161,6 +162,21 @@ fn failover(
     let operation =
         OperationKind::Failover { from: record.holder.clone(), to, accept_data_loss: false, old_primary_is_off: false };
     (Intent::Start { operation }, reasons, Vec::new())
+}
+
+/// Why a lost site is not left by itself, where that is what keeps the cluster without a primary.
+fn left_to_a_human(view: &View, record: &ClusterRecord, policy: &Policy) -> Option<Reason> {
+    let own = &view.nodes.get(&record.holder)?.site;
+    let elsewhere = view.nodes.values().find(|node| node.site != *own && node.report.known().is_some())?;
+    let applies = policy.durability != DurabilityMode::Async && policy.sync_scope == SyncScope::Local;
+    (applies && !record.eligible.contains(&elsewhere.node)).then(|| {
+        let detail = format!(
+            "sync_scope is local: no standby outside site {own} confirms commits, so leaving that site is a human's decision; see \
+             stormglass failover --site {} --accept-data-loss --dry-run",
+            elsewhere.site
+        );
+        Reason::new(ReasonCode::NotEligible, detail)
+    })
 }
 
 /// Standbys that a controller which has only just begun has never heard of: for a moment, the best one may be among them.

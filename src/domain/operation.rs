@@ -18,7 +18,7 @@ use super::sequence_step::SequenceIndex;
 
 /// Format of the journal. A changed list of steps is a new format: running operations are finished or refused,
 /// never reinterpreted.
-pub const JOURNAL_FORMAT: u32 = 1;
+pub const JOURNAL_FORMAT: u32 = 2;
 
 /// The oldest format that this version goes on with. One that is older, or newer than [`JOURNAL_FORMAT`], ends as stuck.
 pub const JOURNAL_FORMAT_OLDEST: u32 = 1;
@@ -156,6 +156,8 @@ pub enum StepName {
     Redirect,
     /// A real write through the client path.
     Verify,
+    /// The name leads to the new primary's site, and a write through a proxy there arrives. Only where a name is kept.
+    VerifyName,
     /// pg_rewind, if the node diverged.
     Rewind,
     /// New base backup.
@@ -206,6 +208,7 @@ impl StepName {
             StepName::Promote => "promote",
             StepName::Redirect => "redirect",
             StepName::Verify => "verify",
+            StepName::VerifyName => "verify_name",
             StepName::Rewind => "rewind",
             StepName::Reclone => "reclone",
             StepName::StartStandby => "start_standby",

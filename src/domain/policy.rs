@@ -29,11 +29,41 @@ impl DurabilityMode {
     }
 }
 
+/// Who confirms commits, in the synchronous modes (design, rule 7): whether a lost site can be left without loss, by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyncScope {
+    /// One standby, of the primary's own site if there is one: quick, and a lost site is a human's decision.
+    #[default]
+    Local,
+    /// One standby of another site; in `sync` one of the own site while no other can, which is told.
+    OtherSite,
+    /// One standby of each site, the own one among them where the primary has a neighbour.
+    EachSite,
+}
+
+impl SyncScope {
+    /// Every one.
+    pub const ALL: [SyncScope; 3] = [SyncScope::Local, SyncScope::OtherSite, SyncScope::EachSite];
+
+    /// As it is written in the configuration.
+    pub fn label(self) -> &'static str {
+        match self {
+            SyncScope::Local => "local",
+            SyncScope::OtherSite => "other_site",
+            SyncScope::EachSite => "each_site",
+        }
+    }
+}
+
 /// Rules that every decision obeys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// When a commit counts as confirmed.
     pub durability: DurabilityMode,
+    /// Who confirms it, in the synchronous modes.
+    #[serde(default)]
+    pub sync_scope: SyncScope,
     /// Target for the time without writes after an unplanned loss.
     pub rto: Duration,
     /// The timers that follow from `rto`, after overrides.
@@ -59,6 +89,9 @@ pub struct Policy {
     pub rejoin_automatically: bool,
     /// Rewind or reclone that failed is tried again after this.
     pub rejoin_retry_after: Duration,
+    /// A name in DNS follows the primary from site to site.
+    #[serde(default)]
+    pub keeps_name: bool,
     /// What predictions may do.
     #[serde(default)]
     pub prediction: PredictionPolicy,
@@ -152,6 +185,7 @@ impl Policy {
         let timers = LeaseTimers::for_rto(rto);
         Self {
             durability: DurabilityMode::Sync,
+            sync_scope: SyncScope::Local,
             rto,
             timers,
             leadership_ttl: Duration::ZERO,
@@ -163,6 +197,7 @@ impl Policy {
             switchover_max_lag_bytes: 16 * 1024 * 1024,
             rejoin_automatically: true,
             rejoin_retry_after: Duration::from_secs(10),
+            keeps_name: false,
             prediction: PredictionPolicy::default(),
         }
     }

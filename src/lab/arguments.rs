@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::network::Direction;
 use crate::domain::ids::{Address, SiteName};
-use crate::domain::policy::{DurabilityMode, PredictionMode};
+use crate::domain::policy::{DurabilityMode, PredictionMode, SyncScope};
 
 /// `stormglass lab …`.
 #[derive(Debug, Clone, Subcommand)]
@@ -150,6 +150,12 @@ pub struct RunArguments {
     /// switchover: a client holds a transaction open, others come through PgBouncer and anew, and must notice nothing
     #[arg(long)]
     pub held: bool,
+    /// switchover: to the other site and back, while clients follow the name
+    #[arg(long, conflicts_with = "held")]
+    pub to_site: bool,
+    /// Who confirms commits [default: local; each_site for lose-site and switchover --to-site]
+    #[arg(long, value_parser = sync_scope, value_name = "local|other_site|each_site")]
+    pub sync_scope: Option<SyncScope>,
     /// controller-crash: together with the primary, then in the middle of a failover
     #[arg(long)]
     pub during_failover: bool,
@@ -189,6 +195,14 @@ fn durability_mode(text: &str) -> Result<DurabilityMode, String> {
         .ok_or_else(|| format!("one of {}", known.map(DurabilityMode::label).join(", ")))
 }
 
+fn sync_scope(text: &str) -> Result<SyncScope, String> {
+    let known = SyncScope::ALL;
+    known
+        .into_iter()
+        .find(|scope| scope.label() == text)
+        .ok_or_else(|| format!("one of {}", known.map(SyncScope::label).join(", ")))
+}
+
 /// What `lab run` can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
@@ -211,6 +225,9 @@ pub enum Scenario {
     DiskFull,
     /// The primary's host loses its line and its power at once; then it is switched on again
     HostLost,
+    /// All of the primary's site is gone at once, databases, proxy and agents; clients follow the name to the other one. Then it is
+    /// back
+    LoseSite,
     /// A fault grows until commits fail; and once more with the predictor in mode `act`: how long before is the primary moved away?
     DegradePrimary,
     /// Varied load without a fault: what alarms all the same?
@@ -231,10 +248,23 @@ pub enum Part {
 }
 
 impl RunArguments {
+    /// Whether clients resolve the name at each connection.
+    pub fn is_by_name(&self) -> bool {
+        self.scenario == Scenario::LoseSite || self.to_site
+    }
+
+    /// Who confirms commits: a site can only be left by itself where another one has them all.
+    pub fn sync_scope(&self) -> SyncScope {
+        let fallback = if self.is_by_name() { SyncScope::EachSite } else { SyncScope::Local };
+        self.sync_scope.unwrap_or(fallback)
+    }
+
     /// Whether a link is cut or slowed down, or may be by hand.
     pub fn needs_links(&self) -> bool {
-        let cuts =
-            matches!(self.scenario, Scenario::PartitionPrimary | Scenario::PartitionController | Scenario::HostLost);
+        let cuts = matches!(
+            self.scenario,
+            Scenario::PartitionPrimary | Scenario::PartitionController | Scenario::HostLost | Scenario::LoseSite
+        );
         cuts || self.during_failover || self.keep
     }
 }
@@ -268,6 +298,7 @@ impl Scenario {
             Scenario::PartitionPrimary => "partition-primary",
             Scenario::DiskFull => "disk-full",
             Scenario::HostLost => "host-lost",
+            Scenario::LoseSite => "lose-site",
             Scenario::DegradePrimary => "degrade-primary",
             Scenario::HealthyLoad => "healthy-load",
             Scenario::RejoinLadder => "rejoin-ladder",
@@ -400,6 +431,7 @@ impl LabCommand {
         }
         let misplaced = [
             (run.held, Scenario::Switchover, "--held"),
+            (run.to_site, Scenario::Switchover, "--to-site"),
             (run.during_failover, Scenario::ControllerCrash, "--during-failover"),
             (run.duration.is_some(), Scenario::HealthyLoad, "--duration"),
         ];
@@ -438,6 +470,7 @@ mod tests {
             "partition-primary",
             "disk-full",
             "host-lost",
+            "lose-site",
             "degrade-primary",
             "healthy-load",
             "rejoin-ladder",

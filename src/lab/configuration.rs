@@ -14,6 +14,7 @@ use super::ladder;
 use super::layout::{
     ANY_DATABASE_CLIENT, APPLICATION_ROLE, CONTROLLER_HOST, DATABASE, Layout, NodeLayout, ProxyLayout, socket, url,
 };
+use super::naming;
 use super::pooling;
 use super::programs::Programs;
 use crate::config::agent::{AgentSection, PostgresqlSection, ProxyNode, ProxySection, VerifySection};
@@ -42,8 +43,8 @@ pub const TOKENS: [(&str, Role); 4] =
     [("viewer", Role::Viewer), ("backup", Role::Backup), ("operator", Role::Operator), ("admin", Role::Admin)];
 
 /// Every secret's file.
-pub const SECRETS: [&str; 8] =
-    ["agent", "viewer", "backup", "operator", "admin", "replicator", "exporter", "pgbouncer"];
+pub const SECRETS: [&str; 9] =
+    ["agent", "viewer", "backup", "operator", "admin", "replicator", "exporter", "pgbouncer", "dns"];
 
 /// Settings of the controller that listens on `listen`.
 pub fn controller(
@@ -70,6 +71,7 @@ pub fn controller(
         cluster: ClusterSection {
             name: layout.cluster.clone(),
             durability: layout.durability,
+            sync_scope: layout.sync_scope,
             sync_standby_patience: None,
             max_lag_bytes: 1024 * 1024,
             rejoin_automatically: true,
@@ -114,6 +116,7 @@ pub fn controller(
             ..PredictorSection::default()
         }),
         sequences: if layout.has_ladder { vec![ladder::sequence(layout)] } else { Vec::new() },
+        dns: Some(naming::settings(layout)?),
         // Nothing by itself: a backup that nobody asked for would disturb what is measured.
         backup: Some(ControllerBackupSection {
             from_standby: true,
@@ -348,6 +351,7 @@ pub fn write_all(layout: &Layout, programs: &Programs, rto: Option<Duration>) ->
         layout.directory.join("bin"),
         layout.controller_directory(),
         layout.prometheus_directory(),
+        layout.name_server_directory(),
         layout.repository_directory(),
         layout.alertmanager_directory(),
     ];
@@ -374,6 +378,7 @@ pub fn write_all(layout: &Layout, programs: &Programs, rto: Option<Duration>) ->
         pooling::write_all(layout, proxy)?;
         write(&proxy.agent_config(), &toml::to_string(&settings).context("write the agent's settings as TOML")?)?;
     }
+    naming::write_files(layout)?;
     if layout.prediction.is_some() {
         copy_models(&layout.model_directory())?;
     }
@@ -432,6 +437,7 @@ mod tests {
             prometheus: "/usr/bin/prometheus".into(),
             alertmanager: "/usr/bin/prometheus-alertmanager".into(),
             exporter: "/usr/bin/prometheus-postgres-exporter".into(),
+            name_server: "/usr/sbin/knotd".into(),
             pgbackrest: "/usr/bin/pgbackrest".into(),
         }
     }

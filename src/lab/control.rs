@@ -73,6 +73,12 @@ impl Controller {
         self.post(&format!("/api/v1/clusters/{}/switchover", self.cluster), &SwitchoverRequest::default()).await
     }
 
+    /// Asks for a switchover to a site.
+    pub async fn switchover_to(&self, site: &str) -> anyhow::Result<MutationReply> {
+        let request = SwitchoverRequest { site: Some(site.to_owned()), ..SwitchoverRequest::default() };
+        self.post(&format!("/api/v1/clusters/{}/switchover", self.cluster), &request).await
+    }
+
     /// One operation with its journal.
     pub async fn operation(&self, id: &OperationId) -> anyhow::Result<Operation> {
         self.get(&format!("/api/v1/operations/{id}")).await

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::namespaces;
 use super::random::Random;
 use crate::domain::ids::{Address, ClusterName, NodeName, ProxyName, SiteName};
-use crate::domain::policy::{DurabilityMode, PredictionMode};
+use crate::domain::policy::{DurabilityMode, PredictionMode, SyncScope};
 
 /// The lab's only cluster.
 pub const CLUSTER: &str = "main";
@@ -45,6 +45,8 @@ pub struct Layout {
     pub controller: Address,
     /// Prometheus.
     pub prometheus: Address,
+    /// The name server, on the controller's host.
+    pub name_server: Address,
     /// Alertmanager, beside Prometheus.
     pub alertmanager: Address,
     /// Database hosts; the first one is initialised, the others are cloned from it.
@@ -60,6 +62,9 @@ pub struct Layout {
     /// The cluster's durability mode; the product's default if not given.
     #[serde(default)]
     pub durability: Option<DurabilityMode>,
+    /// Who confirms commits.
+    #[serde(default)]
+    pub sync_scope: SyncScope,
     /// True where a restore sequence follows each failover.
     #[serde(default)]
     pub has_ladder: bool,
@@ -251,12 +256,14 @@ impl Layout {
             cluster: ClusterName::new(CLUSTER)?,
             controller: ports.free(host(1))?,
             prometheus: ports.free(host(2))?,
+            name_server: ports.free(host(1))?,
             alertmanager: ports.free(host(2))?,
             nodes,
             proxies,
             links: Vec::new(),
             has_namespaces: false,
             durability: None,
+            sync_scope: SyncScope::Local,
             has_ladder: false,
             more_controllers: Vec::new(),
             etcd: Vec::new(),
@@ -363,6 +370,19 @@ impl Layout {
         self.directory.join("prometheus")
     }
 
+    /// The name server's directory.
+    pub fn name_server_directory(&self) -> PathBuf {
+        self.directory.join("dns")
+    }
+
+    /// Every host of a site, with its directory.
+    pub fn hosts_in(&self, site: &SiteName) -> Vec<(String, PathBuf)> {
+        let nodes = self.nodes.iter().map(|node| (&node.site, node.name.to_string(), &node.directory));
+        let proxies = self.proxies.iter().map(|proxy| (&proxy.site, proxy.name.to_string(), &proxy.directory));
+        let there = nodes.chain(proxies).filter(|(place, _, _)| *place == site);
+        there.map(|(_, name, directory)| (name, directory.clone())).collect()
+    }
+
     /// The backup repository.
     pub fn repository_directory(&self) -> PathBuf {
         self.directory.join("repository")
@@ -448,8 +468,12 @@ mod tests {
         let layout = Layout::find(Path::new("/tmp/lab"), &mut Random::new(1)).expect("layout");
         let sites: Vec<&str> = layout.nodes.iter().map(|node| node.site.as_str()).collect();
         assert_eq!(sites, ["a", "a", "b"]);
-        let mut seen =
-            BTreeSet::from([layout.controller.clone(), layout.prometheus.clone(), layout.alertmanager.clone()]);
+        let mut seen = BTreeSet::from([
+            layout.controller.clone(),
+            layout.prometheus.clone(),
+            layout.alertmanager.clone(),
+            layout.name_server.clone(),
+        ]);
         let nodes =
             layout.nodes.iter().flat_map(|node| [&node.postgres, &node.agent, &node.exporter, &node.host_exporter]);
         let proxies = layout
@@ -472,6 +496,7 @@ mod tests {
             ("p2", &layout.proxies[1].write),
             (CONTROLLER_HOST, &layout.controller),
             (PROMETHEUS_HOST, &layout.prometheus),
+            (CONTROLLER_HOST, &layout.name_server),
         ] {
             let last = namespaces::number(name).expect("a host of the lab");
             assert_eq!(address.host, namespaces::address(last).to_string(), "{name}");

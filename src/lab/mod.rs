@@ -17,6 +17,7 @@ pub mod layout;
 pub mod ledger;
 pub mod manifest;
 pub mod namespaces;
+pub mod naming;
 pub mod network;
 pub mod phases;
 pub mod place;
@@ -295,6 +296,7 @@ async fn run_in(
         rto: arguments.rto,
         durability: arguments.durability,
         controllers: arguments.controllers,
+        sync_scope: arguments.sync_scope(),
         prediction: arguments.scenario.prediction(arguments.part),
         has_ladder: arguments.scenario == arguments::Scenario::RejoinLadder,
         ..Kind::default()

@@ -25,6 +25,8 @@ pub struct Programs {
     pub alertmanager: PathBuf,
     /// Prometheus' exporter for PostgreSQL.
     pub exporter: PathBuf,
+    /// Knot, the name server.
+    pub name_server: PathBuf,
     /// Backups.
     pub pgbackrest: PathBuf,
 }
@@ -54,6 +56,7 @@ impl Programs {
                 "prometheus-postgres-exporter",
                 "prometheus-postgres-exporter",
             ),
+            name_server: need(on_path("knotd"), "knotd", "knot"),
             pgbackrest: need(on_path("pgbackrest"), "pgbackrest", "pgbackrest"),
         };
         if !missing.is_empty() {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::control::Controller;
 use super::layout::{Layout, url};
 use super::manifest::Manifest;
-use super::namespaces;
+use super::{namespaces, naming};
 use crate::domain::ids::Address;
 
 /// The document.
@@ -29,8 +29,10 @@ pub struct LabStatus {
     pub alertmanager_url: String,
     /// Every HAProxy.
     pub haproxy: Vec<HaproxyStatus>,
-    /// The name server; `null`: not part of the lab yet.
+    /// The name server, `host:port`.
     pub dns_server: Option<String>,
+    /// The name that it leads to the primary's site.
+    pub dns_name: String,
     /// Every node.
     pub nodes: Vec<NodeStatus>,
     /// Where the lab's files are.
@@ -123,7 +125,8 @@ pub async fn read(manifest: &Manifest) -> anyhow::Result<LabStatus> {
                 application: layout.application_port.map(|port| url(&Address::new(proxy.write.host.clone(), port))),
             })
             .collect(),
-        dns_server: None,
+        dns_server: Some(layout.name_server.to_string()),
+        dns_name: naming::name(layout),
         nodes: layout
             .nodes
             .iter()

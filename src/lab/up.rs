@@ -20,9 +20,9 @@ use super::programs::Programs;
 use super::progress::Progress;
 use super::random::Random;
 use super::wall_clock::{Clocks, Environment};
-use super::{clock, configuration, database, log_tail, place, programs, volume};
+use super::{clock, configuration, database, log_tail, naming, place, programs, volume};
 use crate::api::wire::{ClusterStatus, Health};
-use crate::domain::policy::{DurabilityMode, PredictionMode};
+use crate::domain::policy::{DurabilityMode, PredictionMode, SyncScope};
 
 /// A lab that is not ready by then will not be.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
@@ -47,6 +47,8 @@ pub struct Kind {
     pub durability: Option<DurabilityMode>,
     /// More than one: elected in etcd. Zero counts as one.
     pub controllers: u8,
+    /// Who confirms commits.
+    pub sync_scope: SyncScope,
     /// What predictions may do; `None`: there is no predictor, and no exporter of hosts.
     pub prediction: Option<PredictionMode>,
     /// A restore sequence after each failover, which replaces a lost host.
@@ -79,6 +81,7 @@ impl Lab {
             Layout::find(&directory, &mut Random::new(uuid::Uuid::now_v7().as_u128() as u64))?
         };
         layout.durability = kind.durability;
+        layout.sync_scope = kind.sync_scope;
         layout.prediction = kind.prediction;
         layout.has_ladder = kind.has_ladder;
         if kind.controllers > 1 {
@@ -128,6 +131,9 @@ impl Lab {
             network.args(["lab", "network", "--directory"]).arg(&layout.directory);
             self.start("network", SWITCH, network, &layout.directory)?;
         }
+        let mut name_server = Command::new(&self.programs.name_server);
+        name_server.arg("-c").arg(naming::configuration_file(&layout));
+        self.start("dns", CONTROLLER_HOST, name_server, &layout.name_server_directory())?;
         for member in &layout.etcd {
             self.start_etcd(&member.name)?;
         }
@@ -137,21 +143,8 @@ impl Lab {
         for node in &layout.nodes {
             self.start_node_agent(node)?;
         }
-        for application in &layout.applications {
-            let host = layout.proxies.iter().find(|proxy| proxy.name == application.host);
-            let directory = host.map_or(&layout.directory, |proxy| &proxy.directory);
-            let listen: Vec<String> = application.servers.iter().map(ToString::to_string).collect();
-            let mut command = Command::new(layout.program());
-            command.args(["lab", "application", "--site", application.site.as_str(), "--listen", &listen.join(",")]);
-            self.start(&format!("application-{}", application.site), application.host.as_str(), command, directory)?;
-        }
-        for proxy in layout.proxies.iter().filter(|proxy| proxy.pgbouncer.is_some()) {
-            let mut command = Command::new(&self.programs.pgbouncer);
-            command.arg(proxy.directory.join("pgbouncer.ini"));
-            self.start(&format!("pgbouncer-{}", proxy.name), proxy.name.as_str(), command, &proxy.directory)?;
-        }
         for proxy in &layout.proxies {
-            self.start_agent(proxy.name.as_str(), &proxy.agent_config(), &proxy.directory, None)?;
+            self.start_proxy(proxy)?;
         }
         for node in &layout.nodes {
             self.start_exporter(node)?;
@@ -209,6 +202,25 @@ impl Lab {
     pub fn start_node(&mut self, node: &NodeLayout) -> anyhow::Result<()> {
         self.start_node_agent(node)?;
         self.start_exporter(node)
+    }
+
+    /// Starts what runs on a proxy host: application servers, PgBouncer, and the agent, which starts HAProxy; again, after a scenario
+    /// killed all of it.
+    pub fn start_proxy(&mut self, proxy: &ProxyLayout) -> anyhow::Result<()> {
+        let host = proxy.name.as_str();
+        let layout = self.layout().clone();
+        for application in layout.applications.iter().filter(|application| application.host == proxy.name) {
+            let listen: Vec<String> = application.servers.iter().map(ToString::to_string).collect();
+            let mut command = Command::new(layout.program());
+            command.args(["lab", "application", "--site", application.site.as_str(), "--listen", &listen.join(",")]);
+            self.start(&format!("application-{}", application.site), host, command, &proxy.directory)?;
+        }
+        if proxy.pgbouncer.is_some() {
+            let mut command = Command::new(&self.programs.pgbouncer);
+            command.arg(proxy.directory.join("pgbouncer.ini"));
+            self.start(&format!("pgbouncer-{host}"), host, command, &proxy.directory)?;
+        }
+        self.start_agent(proxy.name.as_str(), &proxy.agent_config(), &proxy.directory, None)
     }
 
     fn start_node_agent(&mut self, node: &NodeLayout) -> anyhow::Result<()> {
@@ -299,11 +311,12 @@ impl Lab {
 
     async fn wait_until_ready(&mut self, progress: Progress) -> anyhow::Result<()> {
         type Question = fn(&ClusterStatus) -> Result<(), String>;
-        let questions: [(&str, Question); 4] = [
+        let questions: [(&str, Question); 5] = [
             ("primary accepts writes", primary_missing),
             ("standbys cloned and streaming", standbys_missing),
             ("one standby confirms every commit", confirmation_missing),
             ("both HAProxy lead to the primary", proxies_missing),
+            ("the name leads to the primary's site", name_missing),
         ];
         let deadline = clock::now().plus(READY_TIMEOUT);
         for (what, question) in questions {
@@ -415,12 +428,23 @@ fn proxies_missing(status: &ClusterStatus) -> Result<(), String> {
     if missing.is_empty() { Ok(()) } else { Err(missing.join(", ")) }
 }
 
+fn name_missing(status: &ClusterStatus) -> Result<(), String> {
+    let Some(name) = &status.name else { return Err("nobody looked at the name yet".to_owned()) };
+    let site = status.nodes.iter().find(|node| Some(&node.name) == status.primary.as_ref()).map(|node| &node.site);
+    match &name.error {
+        Some(error) => Err(format!("{}: {error}", name.name)),
+        None if Some(&name.site) != site => Err(format!("{} still leads to site {}", name.name, name.site)),
+        None => Ok(()),
+    }
+}
+
 /// What keeps the cluster from being fully redundant; `Ok` if nothing does.
 pub fn redundancy(status: &ClusterStatus) -> Result<(), String> {
     primary_missing(status)?;
     standbys_missing(status)?;
     confirmation_missing(status)?;
     proxies_missing(status)?;
+    name_missing(status)?;
     if !status.operations.is_empty() {
         return Err("an operation is under way".to_owned());
     }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use stormglass::adapters::control::{HttpControl, TcpPrimaryProbe};
+use stormglass::adapters::dns::{Rfc2136, Rfc2136Settings, Route53, Route53Settings, TsigKey};
 use stormglass::adapters::models::ModelFolder;
 use stormglass::adapters::prometheus::{Credentials, PrometheusSettings, PrometheusSource};
 use stormglass::adapters::steps::HostSteps;
@@ -20,16 +21,17 @@ use stormglass::adapters::system::{SystemClock, priority};
 use stormglass::api::authentication::{Authentication, Token};
 use stormglass::api::controller::ControllerHandler;
 use stormglass::api::{router, server};
+use stormglass::config::dns::{DnsProvider, DnsSection};
 use stormglass::config::features::load_features;
 use stormglass::config::store::{StoreKind, StoreSection};
 use stormglass::config::{ControllerConfig, SecretReference, load_controller};
 use stormglass::controller::leading::{self, Candidacy};
-use stormglass::controller::{self, ConfiguredNode, ControllerParts, Prediction, Sequences, WaysIn};
+use stormglass::controller::{self, ConfiguredNode, ControllerParts, KeptName, Prediction, Sequences, WaysIn};
 use stormglass::domain::ids::ProxyName;
 use stormglass::domain::policy::Policy;
 use stormglass::domain::readiness::Circumstances;
 use stormglass::domain::sequence::{Sequence, Trigger};
-use stormglass::ports::{Clock, Leader, Leadership as _, Sole, Term};
+use stormglass::ports::{Clock, Leader, Leadership as _, NameService, Sole, Term};
 use stormglass::telemetry::metrics::ControllerMetrics;
 
 use super::{block_on, secret, stop_signal};
@@ -97,6 +99,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         .collect();
     let prediction = prediction(config)?;
     let proxies: Vec<ProxyName> = config.proxies.iter().map(|proxy| proxy.name.clone()).collect();
+    let name_service = config.dns.as_ref().map(|dns| kept_name(dns, clock.clone())).transpose()?;
     let sequences = sequences(config)?;
     let follows = |sequence: &&Sequence| sequence.when.contains(&Trigger::AfterFailover);
     let circumstances = Circumstances {
@@ -121,6 +124,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         node_control: control.clone(),
         proxy_control: control.clone(),
         primary_probe: Arc::new(TcpPrimaryProbe),
+        name_service: name_service.clone(),
         metrics: metrics(),
         backup: backup.clone(),
         ways: ways.clone(),
@@ -167,6 +171,36 @@ fn prediction(config: &ControllerConfig) -> anyhow::Result<Option<Prediction>> {
         step_seconds: u32::try_from(predictor.step.as_secs()).context("read predictor.step")?,
         model: predictor.model.clone(),
     }))
+}
+
+/// The provider of `[dns]`, with what it shall keep to.
+fn kept_name(dns: &DnsSection, clock: Arc<dyn Clock>) -> anyhow::Result<KeptName> {
+    let given = |reference: &Option<SecretReference>| match reference {
+        Some(reference) => secret(reference),
+        None => bail!("[dns] lacks a secret that its provider needs"),
+    };
+    let (name, companion, zone) = (dns.name.clone(), dns.companion(), dns.zone.clone());
+    let service: Arc<dyn NameService> = match dns.provider {
+        DnsProvider::Rfc2136 => {
+            let key = TsigKey { name: dns.key_name.clone().unwrap_or_default(), secret: given(&dns.key_secret)? };
+            let settings = Rfc2136Settings { name, companion, zone, servers: dns.servers.clone(), key };
+            Arc::new(Rfc2136::new(&settings, clock).map_err(anyhow::Error::msg).context("use [dns]")?)
+        }
+        DnsProvider::Route53 => {
+            let settings = Route53Settings {
+                name,
+                companion,
+                zone,
+                hosted_zone: dns.hosted_zone.clone().unwrap_or_default(),
+                endpoint: dns.endpoint(),
+                access_key: given(&dns.access_key)?,
+                secret_key: given(&dns.secret_key)?,
+                servers: dns.servers.clone(),
+            };
+            Arc::new(Route53::new(&settings, clock).map_err(anyhow::Error::msg).context("use [dns]")?)
+        }
+    };
+    Ok(KeptName { service, rule: dns.rule() })
 }
 
 fn metrics() -> Arc<ControllerMetrics> {

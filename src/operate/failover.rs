@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::moving::{next_epoch, swap, tail};
+use super::moving::{named, next_epoch, swap, tail};
 use super::{Effect, Next, Progress, Step, is_in_doubt, is_past_no_return, progress, still_to_wait};
 use crate::domain::command::{Command, CommandOutput};
 use crate::domain::epoch::{Epoch, RecordNumber};
@@ -65,7 +65,9 @@ pub(super) fn next(operation: &Operation, view: &View, policy: &Policy) -> Next 
     };
     match tail(operation, view, policy, to, epoch, None) {
         Ok(()) => {
-            Next::End { status: OperationStatus::Succeeded, message: format!("{to} accepts writes in epoch {epoch}") }
+            let message = format!("{to} accepts writes in epoch {epoch}");
+            let end = Next::End { status: OperationStatus::Succeeded, message };
+            named(operation, view, policy, to, epoch, end)
         }
         Err(Next::End { status: OperationStatus::Failed, message })
             if from != to && !is_past_no_return(operation) && holds(view, to, epoch) && view.report(from).is_some() =>

@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::domain::clock::Moment;
 use crate::domain::command::{Command, CommandOutput};
 use crate::domain::epoch::{Epoch, RecordNumber};
-use crate::domain::ids::{Address, NodeName};
+use crate::domain::ids::{Address, NodeName, SiteName};
 use crate::domain::operation::{
     JOURNAL_FORMAT, JOURNAL_FORMAT_OLDEST, Operation, OperationKind, OperationStatus, StepEvent, StepName, StepState,
 };
@@ -117,6 +117,13 @@ pub enum Effect {
     /// A real write through every proxy must arrive at this address; one success suffices.
     VerifyWrites {
         /// Where.
+        expect: Address,
+    },
+    /// The name leads to this site at every authoritative server, and a write through a proxy there arrives at this address.
+    VerifyName {
+        /// Where the primary stands.
+        site: SiteName,
+        /// Where it listens.
         expect: Address,
     },
     /// A step of a sequence that reaches outside.

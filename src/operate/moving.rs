@@ -23,6 +23,9 @@ const FREEZE_ATTEMPTS_MAX: u32 = 15;
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
 const REDIRECT_TIMEOUT: Duration = Duration::from_secs(2);
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The name has had the time of the earlier steps already; whatever takes longer is done beside the operation.
+const NAME_TIMEOUT: Duration = Duration::from_secs(3);
+const NAME_ATTEMPTS_MAX: u32 = 2;
 /// A leadership that has no time left for a lease is renewed, or lost, within moments.
 const LEADERSHIP_PAUSE: Duration = Duration::from_millis(50);
 
@@ -94,6 +97,38 @@ pub(super) fn tail(
     };
     until_done(operation, view.now, verify, 5, forgive)?;
     Ok(())
+}
+
+/// The last step of what moved the primary, where a name is kept: it leads there, seen from outside. `end` is how the operation ends
+/// otherwise; a name that is not right yet never makes it fail.
+pub(super) fn named(
+    operation: &Operation,
+    view: &View,
+    policy: &Policy,
+    to: &NodeName,
+    epoch: Epoch,
+    end: Next,
+) -> Next {
+    let Next::End { status: OperationStatus::Succeeded, message } = &end else { return end };
+    let Some(record) = view.record.as_ref().filter(|record| record.epoch == epoch && record.holder == *to) else {
+        return end;
+    };
+    let Some(site) = view.nodes.get(to).map(|node| node.site.clone()).filter(|_| policy.keeps_name) else { return end };
+    let step = Step {
+        name: StepName::VerifyName,
+        attempt: 1,
+        epoch,
+        effect: Effect::VerifyName { site, expect: record.holder_address.clone() },
+        timeout: NAME_TIMEOUT,
+    };
+    let forgive = |why: String| Next::End {
+        status: OperationStatus::Succeeded,
+        message: format!("{message}, but {why}; the controller keeps trying"),
+    };
+    match until_done(operation, view.now, step, NAME_ATTEMPTS_MAX, forgive) {
+        Ok(_) => end.clone(),
+        Err(next) => next,
+    }
 }
 
 /// The epoch that the old primary left by a confirmed fence, as far as this controller heard.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::moving::{next_epoch, swap, tail};
+use super::moving::{named, next_epoch, swap, tail};
 use super::{Effect, Next, Progress, Step, is_past_no_return, progress, still_to_wait, until_done};
 use crate::domain::command::Command;
 use crate::domain::epoch::Epoch;
@@ -69,7 +69,10 @@ pub(super) fn next(operation: &Operation, view: &View, policy: &Policy) -> Next 
     let advanced = swap(operation, view, policy, to, StepName::AdvanceEpoch, before, proposal);
     let moved = advanced.and_then(|epoch| tail(operation, view, policy, to, epoch, required_lsn).map(|()| epoch));
     match moved {
-        Ok(epoch) => bring_back(operation, view, from, to, epoch),
+        Ok(epoch) => {
+            let end = bring_back(operation, view, from, to, epoch);
+            named(operation, view, policy, to, epoch, end)
+        }
         // Until PostgreSQL may have been promoted, failing means undoing.
         Err(Next::End { status: OperationStatus::Failed, message }) if !is_past_no_return(operation) => {
             Next::Undo { why: message }

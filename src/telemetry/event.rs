@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::domain::clock::WallTime;
 use crate::domain::epoch::Epoch;
-use crate::domain::ids::{Address, ClusterName, NodeName, OperationId, ProxyName};
+use crate::domain::ids::{Address, ClusterName, NodeName, OperationId, ProxyName, SiteName};
 use crate::domain::operation::{OperationStatus, StepName};
 use crate::domain::plan::{Intent, Reason, ReasonCode};
 use crate::domain::risk::ModelName;
@@ -233,6 +233,22 @@ pub enum Event {
         /// What went wrong.
         problem: String,
     },
+    /// The name that clients connect to leads to the primary's site, at every server that was asked.
+    NameFollows {
+        /// The name.
+        name: String,
+        /// Where it leads.
+        values: Vec<String>,
+        /// The primary's site.
+        site: SiteName,
+    },
+    /// It does not, or nobody can tell; tried again until it does. The database is not concerned.
+    NameUndone {
+        /// The name.
+        name: String,
+        /// What is undone, and what to do.
+        problem: String,
+    },
     /// Load strains a node, or a way to it is lost: a look is worth it, and nothing is moved.
     StrainBegan {
         /// What, where, how much.
@@ -365,6 +381,8 @@ impl Event {
             Event::LeaseNotRenewed { .. } => "lease_not_renewed",
             Event::ProxyRedirected { .. } => "proxy_redirected",
             Event::ProxyFailed { .. } => "proxy_failed",
+            Event::NameFollows { .. } => "name_follows",
+            Event::NameUndone { .. } => "name_undone",
             Event::BackupFailed { .. } => "backup_failed",
             Event::DrillFailed { .. } => "drill_failed",
             Event::DrillPassed { .. } => "drill_passed",
@@ -395,6 +413,7 @@ impl Event {
             | Event::AloneBegan { .. }
             | Event::LeaseNotRenewed { .. }
             | Event::StrainBegan { .. }
+            | Event::NameUndone { .. }
             | Event::BackupFailed { .. }
             | Event::RpoViolated { .. }
             | Event::RiskBegan { .. }

@@ -49,6 +49,7 @@ names! {
     LEASE_REMAINING_SECONDS = "stormglass_lease_remaining_seconds", "What is left of the holder's lease.";
     REPORT_AGE_SECONDS = "stormglass_report_age_seconds", "Age of the last report of the node's agent.";
     PROXY_AGREES = "stormglass_proxy_agrees", "1 if the proxy's write port leads to the primary.";
+    NAME_AGREES = "stormglass_name_agrees", "1 if every authoritative server leads the name to the primary's site.";
     STRAIN = "stormglass_strain", "1 while the strain lasts, 0 after it; `strain` is a code of `explain`.";
     READINESS = "stormglass_readiness_ratio", "Share of the checks of `stormglass doctor` that pass; a warning counts half.";
     OPERATIONS = "stormglass_operations_total", "Operations that ended.";
@@ -154,6 +155,7 @@ pub struct ControllerMetrics {
     lease_remaining: GaugeVec,
     report_age: GaugeVec,
     proxy_agrees: IntGaugeVec,
+    name_agrees: IntGaugeVec,
     strain: IntGaugeVec,
     readiness: GaugeVec,
     operations: IntCounterVec,
@@ -193,6 +195,7 @@ impl ControllerMetrics {
             lease_remaining: seconds_gauges(&registry, LEASE_REMAINING_SECONDS),
             report_age: seconds_gauges(&registry, REPORT_AGE_SECONDS),
             proxy_agrees: gauges(&registry, PROXY_AGREES, &["cluster", "proxy"]),
+            name_agrees: gauges(&registry, NAME_AGREES, &["cluster", "name"]),
             strain: gauges(&registry, STRAIN, &["cluster", "node", "strain"]),
             readiness: register(&registry, GaugeVec::new(options(READINESS), &["cluster"])),
             operations: counters(&registry, OPERATIONS, &["operation", "outcome"]),
@@ -288,6 +291,11 @@ impl ControllerMetrics {
     /// Shows a proxy.
     pub fn show_proxy(&self, cluster: &ClusterName, proxy: &ProxyName, agrees: bool) {
         self.proxy_agrees.with_label_values(&[cluster.as_str(), proxy.as_str()]).set(agrees.into());
+    }
+
+    /// Shows the name that clients connect to.
+    pub fn show_name(&self, cluster: &ClusterName, name: &str, agrees: bool) {
+        self.name_agrees.with_label_values(&[cluster.as_str(), name]).set(agrees.into());
     }
 
     /// Shows that a strain lasts, or is over.
@@ -465,6 +473,7 @@ mod tests {
         metrics.show_node(&cluster, &gauges_of(&db1, Some(12)));
         metrics.show_proxy(&cluster, &proxy, true);
         metrics.show_strain(&cluster, Some(&db1), ReasonCode::LockPileUp, true);
+        metrics.show_name(&cluster, "db.example.test", true);
         metrics.show_readiness(&cluster, 0.9);
         metrics.show_risk(&cluster, &db1, Some(0.25), false);
         metrics.show_model(Some(&ModelName { name: "lab".to_owned(), version: "1".to_owned() }));

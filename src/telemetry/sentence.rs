@@ -113,6 +113,13 @@ impl fmt::Display for Event {
                 write!(formatter, "Proxy {proxy} does not follow")?;
                 ending(formatter, Some(problem))
             }
+            Event::NameFollows { name, values, site } => {
+                write!(formatter, "The name {name} leads to {}, as the primary is in site {site}.", values.join(", "))
+            }
+            Event::NameUndone { name, problem } => {
+                write!(formatter, "The name {name} does not follow the primary yet")?;
+                ending(formatter, Some(problem))
+            }
             Event::StrainBegan { reason } => {
                 formatter.write_str("The cluster is under strain")?;
                 ending(formatter, Some(&reason.to_string()))

@@ -139,6 +139,7 @@ pub fn status() -> ClusterStatus {
         paused_until: None,
         nodes: Vec::new(),
         proxies: Vec::new(),
+        name: None,
         failover_now: FailoverPreview { candidate: Some(node("db2")), reasons: Vec::new() },
         operations: Vec::new(),
         warnings: Vec::new(),

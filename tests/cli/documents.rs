@@ -87,6 +87,7 @@ pub fn healthy() -> ClusterStatus {
             holding: false,
             traffic: None,
         }],
+        name: None,
         failover_now: FailoverPreview {
             candidate: Some(node("db2")),
             reasons: vec![Reason::about(&node("db2"), ReasonCode::HoldsEveryConfirmedCommit, "")],

@@ -71,6 +71,8 @@ pub struct Ledger {
     pub removed: Removed,
     pub begins: Begins,
     pub bounds: Bounds,
+    /// The third node stands in a site of its own.
+    pub scope: SyncScope,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -321,12 +323,12 @@ impl Ledger {
                     after.issued += 1;
                     next.push((Action::Commit(node), after));
                 }
-                let mut holds = if here.names == 0 { here.wal } else { 0 };
+                // Every name confirms every commit; without a name the primary does alone.
+                let mut holds = here.wal;
                 for standby in (0..3).filter(|other| here.names & bit(*other) != 0) {
                     let there = state.nodes[usize::from(standby)];
-                    if there.connected && there.timeline == here.timeline {
-                        holds |= there.wal & here.wal;
-                    }
+                    let streams = there.connected && there.timeline == here.timeline;
+                    holds &= if streams { there.wal } else { 0 };
                 }
                 if holds & !state.confirmed != 0 {
                     let mut after = state.clone();
@@ -496,7 +498,7 @@ impl Ledger {
             for patient in [false, true] {
                 let view = self.view(state, patient);
                 if let membership::Change::Store { record: wanted, .. } =
-                    membership::change(&view, &record.real(), &policy(DRIFT))
+                    membership::change(&view, &record.real(), &self.policy())
                 {
                     let mut wanted = Record::of(&wanted);
                     if self.removed == Removed::AffectedStopsBeingEligible {
@@ -514,7 +516,7 @@ impl Ledger {
         }
         if state.failovers < self.bounds.failovers {
             let view = self.view(state, true);
-            let choice = candidate::best(&view, &record.real(), &policy(DRIFT), &candidate::Demand::automatic());
+            let choice = candidate::best(&view, &record.real(), &self.policy(), &candidate::Demand::automatic());
             let down = primary::Condition::Down(Vec::new());
             let in_place = candidate::restart_in_place(&view, &record.real(), &down).map(|_| record.holder);
             if let Some(to) = choice.ok().map(|choice| index(&choice.node)).or(in_place) {
@@ -535,7 +537,7 @@ impl Ledger {
         let view = self.view(state, true);
         for node in (0..3).filter(|node| *node != state.record.holder) {
             let guarded = self.removed != Removed::NamedIsNotRecloned;
-            let refused = rejoin::guard(&view, &state.record.real(), &policy(DRIFT), &[], &name(node)).is_some();
+            let refused = rejoin::guard(&view, &state.record.real(), &self.policy(), &[], &name(node)).is_some();
             if !(guarded && refused) {
                 let mut after = state.clone();
                 after.reclones += 1;
@@ -565,7 +567,7 @@ impl Ledger {
         let mut operation = operation(moving.from, moving.to, moving.before, None, journal);
         let mut after = state.clone();
         loop {
-            match operate::next(&operation, &view, &policy(DRIFT)) {
+            match operate::next(&operation, &view, &self.policy()) {
                 Next::Satisfied { step: StepName::Fence, epoch, .. } => {
                     operation.journal.push(event(StepName::Fence, 1, succeeded(), small(epoch.0)));
                     continue;
@@ -635,6 +637,10 @@ impl Ledger {
         after
     }
 
+    fn policy(&self) -> Policy {
+        Policy { sync_scope: self.scope, ..policy(DRIFT) }
+    }
+
     fn view(&self, state: &State, patient: bool) -> View {
         let gone_for = Duration::from_secs(if patient { 0 } else { 3600 });
         let nodes = (0..3_u8).map(|node| {
@@ -646,7 +652,7 @@ impl Ledger {
             let not_streaming_for = (rows & bit(node) == 0).then_some(gone_for);
             NodeView {
                 node: name(node),
-                site: site(),
+                site: if node == 2 { SiteName::new("there").expect("valid") } else { site() },
                 report,
                 last_grant: Some(NOW),
                 last_live: None,

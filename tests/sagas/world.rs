@@ -328,7 +328,8 @@ impl World {
                 self.proxy_target = self.controller.record.as_ref().map(|record| record.holder_address.clone());
                 Done { state: succeeded(), record: None, reports: vec![] }
             }
-            Effect::VerifyWrites { expect } => {
+            // The name itself is a matter of the shell; the write is the same.
+            Effect::VerifyWrites { expect } | Effect::VerifyName { expect, .. } => {
                 let arrives = self.proxy_target.as_ref() == Some(expect)
                     && self.writer().is_some_and(|writer| address(&writer.name) == *expect);
                 let state = if arrives { succeeded() } else { failed("the write did not arrive") };

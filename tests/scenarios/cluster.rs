@@ -132,6 +132,11 @@ impl Cluster {
                         other => return Err(format!("durability {other:?}")),
                     }
                 }
+                "scope" => {
+                    let label = words.word()?;
+                    let known = SyncScope::ALL.into_iter().find(|scope| scope.label() == label);
+                    self.policy.sync_scope = known.ok_or_else(|| format!("scope {label:?}"))?;
+                }
                 "max_lag_bytes" => self.policy.max_lag_bytes = words.parse()?,
                 "patience" => self.policy.sync_standby_patience = words.duration()?,
                 "rejoin" => self.policy.rejoin_automatically = words.word()? == "automatic",

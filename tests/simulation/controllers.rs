@@ -159,6 +159,7 @@ fn parts(port: &ControllerPort, term: Arc<dyn Term>) -> ControllerParts {
         node_control: control.clone(),
         proxy_control: control.clone(),
         primary_probe: control,
+        name_service: None,
         metrics: Arc::new(ControllerMetrics::new("simulated")),
         ways: Default::default(),
         prediction: None,
@@ -167,8 +168,8 @@ fn parts(port: &ControllerPort, term: Arc<dyn Term>) -> ControllerParts {
 
 fn policy(state: &State) -> Policy {
     let leadership_ttl = if state.controllers.len() == 1 { Duration::ZERO } else { LEADERSHIP_TTL };
-    let durability = state.settings.durability;
-    let policy = Policy { durability, leadership_ttl, ..Policy::for_rto(Duration::from_secs(5)) };
+    let (durability, sync_scope) = (state.settings.durability, state.settings.sync_scope);
+    let policy = Policy { durability, sync_scope, leadership_ttl, ..Policy::for_rto(Duration::from_secs(5)) };
     assert!(policy.timers.check().is_ok());
     policy
 }

@@ -2,7 +2,7 @@
 //!
 //! Nothing of Stormglass is changed here; what it may rely on is.
 
-use stormglass::domain::policy::DurabilityMode;
+use stormglass::domain::policy::{DurabilityMode, SyncScope};
 
 use super::faults::Fault;
 use super::scenarios::{Scenario, at};
@@ -52,7 +52,8 @@ pub enum Mutant {
 impl Mutant {
     /// The world in which it does harm.
     pub fn settings(self) -> Settings {
-        Settings { controllers: 1, durability: DurabilityMode::Sync, gentle: false, mutant: Some(self) }
+        let (durability, sync_scope) = (DurabilityMode::Sync, SyncScope::Local);
+        Settings { controllers: 1, durability, sync_scope, gentle: false, mutant: Some(self) }
     }
 
     /// The faults that bring it out, where chance would need many seeds.

@@ -111,18 +111,11 @@ impl HostPort {
             streaming: true,
             last_message_age: Some(Duration::from_micros(now.saturating_sub(run.last_message))),
         });
-        let mut first = true;
         let standbys = (0..HOSTS)
             .filter_map(|other| Some((node(other), run.standbys[other]?)))
             .map(|(name, flushed)| {
                 let named = run.names.contains(&name);
-                let sync_state = if named && std::mem::take(&mut first) {
-                    "sync"
-                } else if named {
-                    "potential"
-                } else {
-                    "async"
-                };
+                let sync_state = if named { "sync" } else { "async" };
                 StandbyRow {
                     node: name.to_string(),
                     state: "streaming".to_owned(),

@@ -1,6 +1,6 @@
 //! What the simulator once found, as scripts: they stay the same scenario when the code around them changes, as a seed does not.
 
-use stormglass::domain::policy::DurabilityMode;
+use stormglass::domain::policy::{DurabilityMode, SyncScope};
 
 use super::faults::Fault;
 use super::server::{Disk, Hang};
@@ -27,7 +27,8 @@ pub struct Scenario {
 
 impl Scenario {
     pub fn settings(&self) -> Settings {
-        Settings { controllers: self.controllers, durability: self.durability, gentle: false, mutant: None }
+        let sync_scope = SyncScope::Local;
+        Settings { controllers: self.controllers, durability: self.durability, sync_scope, gentle: false, mutant: None }
     }
 }
 

@@ -346,22 +346,20 @@ impl State {
         }
     }
 
-    /// `FIRST 1 (names)`: the first of them that streams decides.
+    /// `FIRST n (names)`: every one of them must have it.
     fn confirm(&mut self, host: usize) {
         let now = self.now();
         if !self.hosts[host].server.works(now) {
             return;
         }
         let Some(run) = self.hosts[host].server.run.as_mut() else { return };
-        let held = run
-            .names
-            .iter()
-            .find_map(|name| (0..HOSTS).find(|index| node(*index) == *name).and_then(|index| run.standbys[index]));
-        let until = match (run.names.is_empty(), held) {
-            (true, _) if run.block_when_alone => 0,
-            (true, _) => usize::MAX,
-            (false, Some(flushed)) => flushed,
-            (false, None) => 0,
+        let flushed =
+            |name: &NodeName| (0..HOSTS).find(|index| node(*index) == *name).and_then(|index| run.standbys[index]);
+        let held = run.names.iter().map(|name| flushed(name).unwrap_or(0)).min();
+        let until = match held {
+            None if run.block_when_alone => 0,
+            None => usize::MAX,
+            Some(flushed) => flushed,
         };
         let done: Vec<(u64, usize)> = run.waiting.iter().filter(|(_, position)| *position <= until).copied().collect();
         run.waiting.retain(|(_, position)| *position > until);

@@ -13,7 +13,7 @@ use stormglass::domain::clock::{BootId, Moment};
 use stormglass::domain::command::ProxyAssignment;
 use stormglass::domain::epoch::Epoch;
 use stormglass::domain::ids::{Address, ClusterName, NodeName, SiteName};
-use stormglass::domain::policy::DurabilityMode;
+use stormglass::domain::policy::{DurabilityMode, SyncScope};
 use stormglass::ports::agent::{HeldLease, Memory};
 use tokio::task::JoinSet;
 
@@ -121,6 +121,8 @@ pub struct Settings {
     /// One with its own store, or three with etcd.
     pub controllers: usize,
     pub durability: DurabilityMode,
+    /// Hosts stand in sites a, a, b.
+    pub sync_scope: SyncScope,
     /// Only the control plane is attacked: a healthy primary must not be interrupted.
     pub gentle: bool,
     /// A promise of the outside that is broken here, so that a check must find it.
@@ -129,13 +131,16 @@ pub struct Settings {
 
 impl Settings {
     pub fn draw(random: &mut Random) -> Self {
-        let durability = match random.between(0, 9) {
-            0..=5 => DurabilityMode::Sync,
-            6..=7 => DurabilityMode::SyncStrict,
-            _ => DurabilityMode::Async,
+        let (durability, sync_scope) = match random.between(0, 9) {
+            0..=2 => (DurabilityMode::Sync, SyncScope::Local),
+            3 => (DurabilityMode::Sync, SyncScope::OtherSite),
+            4..=5 => (DurabilityMode::Sync, SyncScope::EachSite),
+            6 => (DurabilityMode::SyncStrict, SyncScope::Local),
+            7 => (DurabilityMode::SyncStrict, SyncScope::EachSite),
+            _ => (DurabilityMode::Async, SyncScope::Local),
         };
         let controllers = if random.percent(50) { 3 } else { 1 };
-        Self { controllers, durability, gentle: random.percent(20), mutant: None }
+        Self { controllers, durability, sync_scope, gentle: random.percent(20), mutant: None }
     }
 }
 

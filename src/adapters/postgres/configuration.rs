@@ -59,13 +59,13 @@ impl Managed {
     }
 }
 
-/// `synchronous_standby_names` for these names.
+/// `synchronous_standby_names` for these names: every one of them confirms every commit.
 pub(super) fn render_synchronous(names: &BTreeSet<NodeName>, block_when_alone: bool) -> String {
     if names.is_empty() {
         return if block_when_alone { format!("FIRST 1 (\"{NOBODY}\")") } else { String::new() };
     }
     let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
-    format!("FIRST 1 ({})", quoted.join(","))
+    format!("FIRST {} ({})", quoted.len(), quoted.join(","))
 }
 
 fn streaming_conninfo(setup: &Setup, upstream: &Upstream) -> String {

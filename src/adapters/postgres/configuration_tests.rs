@@ -108,7 +108,8 @@ fn a_restart_by_hand_stays_closed() {
 #[test]
 fn synchronous_names_are_quoted_and_nobody_blocks() {
     let names = |names: &[&str]| names.iter().map(|name| NodeName::new(*name).expect("valid")).collect();
-    assert_eq!(render_synchronous(&names(&["b-1", "a"]), false), "FIRST 1 (\"a\",\"b-1\")");
+    assert_eq!(render_synchronous(&names(&["b-1", "a"]), false), "FIRST 2 (\"a\",\"b-1\")");
+    assert_eq!(render_synchronous(&names(&["a"]), false), "FIRST 1 (\"a\")");
     assert_eq!(render_synchronous(&names(&[]), false), "");
     assert_eq!(render_synchronous(&names(&[]), true), "FIRST 1 (\"stormglass-nobody\")");
 }

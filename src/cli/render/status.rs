@@ -1,7 +1,7 @@
 //! `status`: is it healthy, who is primary since when, can a node be lost, what is happening, what to do.
 
 use super::{Cell, Look, Table, Tone, risk, tabbed, words};
-use crate::api::wire::{ClusterStatus, Health, NodeStatus, ProxyStatus};
+use crate::api::wire::{ClusterStatus, Health, NameStatus, NodeStatus, ProxyStatus};
 use crate::domain::operation::StepState;
 use crate::domain::traffic::TrafficReport;
 
@@ -16,6 +16,10 @@ pub fn render(status: &ClusterStatus, look: Look) -> String {
         text.push('\n');
         text.push_str(&proxies(status, look).render(look));
         text.push('\n');
+    }
+    if let Some(name) = &status.name {
+        let tone = if name.agrees { Tone::Good } else { Tone::Warning };
+        text.push_str(&format!("Name     {}\n", look.paint(tone, &name_words(name))));
     }
     text.push_str(&failover_now(status));
     for operation in &status.operations {
@@ -229,6 +233,14 @@ fn proxy_words(proxy: &ProxyStatus) -> String {
     }
 }
 
+fn name_words(name: &NameStatus) -> String {
+    let wanted = name.wanted.join(", ");
+    match &name.error {
+        None => format!("{} leads to {wanted} (site {}, for {} s)", name.name, name.site, name.ttl_seconds),
+        Some(_) => format!("{} does not lead to {wanted} (site {}) yet", name.name, name.site),
+    }
+}
+
 /// What an operator should know first of what is behind a proxy.
 fn first_trouble(traffic: &TrafficReport) -> Option<String> {
     let drift = traffic.drift.first().cloned();
@@ -312,6 +324,10 @@ fn piped(status: &ClusterStatus) -> String {
             &text(proxy.write_target.as_ref().map(ToString::to_string)),
             &proxy_words(proxy),
         ]));
+    }
+    if let Some(name) = &status.name {
+        let state = name.error.as_deref().unwrap_or("leads there");
+        lines.push_str(&tabbed(["name", &name.name, &name.site, &name.wanted.join(","), state]));
     }
     lines.push_str(&tabbed([
         "failover",

@@ -20,9 +20,10 @@ pub use session::{Session, WriteError};
 use super::clock;
 use super::layout::Layout;
 use super::ledger::{Acknowledgement, Rows};
+use super::naming::Naming;
 use crate::domain::clock::Moment;
 use crate::domain::ids::Address;
-use writer::Writer;
+use writer::{Way, Writer};
 
 /// The table that every writer writes to.
 pub const TABLE: &str = "stormglass_ledger";
@@ -38,6 +39,9 @@ const BYPASS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// After an error, before the next attempt.
 const BACKOFF: Duration = Duration::from_millis(20);
+
+/// The writer that keeps what the name led to.
+const KEEPING: u32 = 200;
 
 /// Writers that bypass HAProxy are numbered from here.
 const BYPASS_FIRST: u32 = 100;
@@ -58,6 +62,8 @@ pub struct Record {
     pub proxied: Vec<Acknowledgement>,
     /// Acknowledged commits of those that bypass it.
     pub bypassing: Vec<Acknowledgement>,
+    /// Acknowledged commits of the one that keeps what the name led to for its time to live.
+    pub keeping: Vec<Acknowledgement>,
     /// Writes through HAProxy without an acknowledgement.
     pub failed: u64,
     /// Connection attempts to HAProxy that were refused, or closed before PostgreSQL let the client in.
@@ -75,12 +81,14 @@ pub struct Record {
 pub struct Habits {
     /// A new connection after so many acknowledged writes; else one for ever.
     pub reconnect_after: Option<u64>,
+    /// The name is resolved at each connection, and one writer more keeps its answer for as long as resolvers do.
+    pub by_name: bool,
 }
 
 impl Record {
     /// Every acknowledgement.
     pub fn all(&self) -> Vec<Acknowledgement> {
-        self.proxied.iter().chain(&self.bypassing).cloned().collect()
+        self.proxied.iter().chain(&self.bypassing).chain(&self.keeping).cloned().collect()
     }
 }
 
@@ -90,6 +98,7 @@ struct Shared {
     stop: AtomicBool,
     last_acknowledgement: AtomicU64,
     acknowledgements: AtomicU64,
+    last_kept_acknowledgement: AtomicU64,
     /// When a writer behind HAProxy was in trouble last.
     last_trouble: AtomicU64,
     /// Filled when a writer ends.
@@ -126,13 +135,15 @@ impl Client {
             // Each has a proxy of its own and takes the others only while that one does not serve.
             let own = number as usize % ports.len();
             let endpoints = ports[own..].iter().chain(&ports[..own]).cloned().collect();
+            let way = if habits.by_name { Way::Named(Naming::of(layout, false)?) } else { Way::Fixed(endpoints) };
             writers.push(Writer {
                 number,
                 run: run.to_owned(),
-                endpoints,
+                way,
                 interval: WRITE_INTERVAL,
                 first_delay: WRITE_INTERVAL * number / WRITERS,
                 bypasses: false,
+                keeps: false,
                 habits,
             });
         }
@@ -140,10 +151,23 @@ impl Client {
             writers.push(Writer {
                 number,
                 run: run.to_owned(),
-                endpoints: vec![node.postgres.clone()],
+                way: Way::Fixed(vec![node.postgres.clone()]),
                 interval: BYPASS_INTERVAL,
                 first_delay: Duration::ZERO,
                 bypasses: true,
+                keeps: false,
+                habits: Habits::default(),
+            });
+        }
+        if habits.by_name {
+            writers.push(Writer {
+                number: KEEPING,
+                run: run.to_owned(),
+                way: Way::Named(Naming::of(layout, true)?),
+                interval: WRITE_INTERVAL,
+                first_delay: Duration::ZERO,
+                bypasses: false,
+                keeps: true,
                 habits: Habits::default(),
             });
         }
@@ -169,6 +193,14 @@ impl Client {
     /// When the last commit of a writer behind HAProxy was acknowledged; `None` before the first.
     pub fn last_acknowledgement(&self) -> Option<Moment> {
         match self.shared.last_acknowledgement.load(Ordering::Acquire) {
+            0 => None,
+            at => Some(Moment(at)),
+        }
+    }
+
+    /// When the last commit of the writer that keeps the name's answer was acknowledged; `None` before the first.
+    pub fn last_kept_acknowledgement(&self) -> Option<Moment> {
+        match self.shared.last_kept_acknowledgement.load(Ordering::Acquire) {
             0 => None,
             at => Some(Moment(at)),
         }

@@ -13,6 +13,7 @@ use crate::domain::clock::Moment;
 use crate::domain::ids::Address;
 use crate::lab::clock;
 use crate::lab::ledger::Acknowledgement;
+use crate::lab::naming::Naming;
 
 /// A writer before it works.
 pub(super) struct Writer {
@@ -20,16 +21,26 @@ pub(super) struct Writer {
     pub number: u32,
     /// The run's name in the table.
     pub run: String,
-    /// Where it connects, its own first.
-    pub endpoints: Vec<Address>,
+    /// Where it connects.
+    pub way: Way,
     /// Between two writes.
     pub interval: Duration,
     /// So that the writers do not all write at once.
     pub first_delay: Duration,
     /// It is connected to a node itself, and stays so while that node is read-only.
     pub bypasses: bool,
+    /// It keeps what the name led to for its time to live.
+    pub keeps: bool,
     /// How it behaves.
     pub habits: Habits,
+}
+
+/// How a writer finds a server.
+pub(super) enum Way {
+    /// These, its own first.
+    Fixed(Vec<Address>),
+    /// What a name leads to when it connects.
+    Named(Naming),
 }
 
 impl Writer {
@@ -61,7 +72,9 @@ impl Writer {
                         self.trouble(&mut record, &shared, began.plus(SLOW));
                     }
                     written += 1;
-                    if !self.bypasses {
+                    if self.keeps {
+                        shared.last_kept_acknowledgement.store(acknowledgement.at.0, Ordering::Release);
+                    } else if !self.bypasses {
                         shared.last_acknowledgement.store(acknowledgement.at.0, Ordering::Release);
                         shared.acknowledgements.fetch_add(1, Ordering::AcqRel);
                     }
@@ -85,6 +98,9 @@ impl Writer {
         if self.bypasses {
             // Its errors are expected: most of the time its node is a standby, or down.
             whole.bypassing.extend(acknowledgements);
+        } else if self.keeps {
+            // It goes where nobody is any more until its answer has run out.
+            whole.keeping.extend(acknowledgements);
         } else {
             whole.proxied.extend(acknowledgements);
             whole.failed += record.failed;
@@ -98,14 +114,30 @@ impl Writer {
     }
 
     fn trouble(&self, record: &mut Record, shared: &Shared, at: Moment) {
-        if !self.bypasses {
+        if !self.bypasses && !self.keeps {
             record.troubles.push(at);
             shared.last_trouble.fetch_max(at.0, Ordering::AcqRel);
         }
     }
 
     async fn connect(&self, record: &mut Record) -> Option<Session> {
-        for endpoint in &self.endpoints {
+        let named;
+        let endpoints = match &self.way {
+            Way::Fixed(endpoints) => endpoints,
+            Way::Named(naming) => match naming.write_ports().await {
+                Ok(found) => {
+                    named = found;
+                    &named
+                }
+                Err(problem) => {
+                    record.unanswered_connections += 1;
+                    let text: String = problem.chars().take(90).collect();
+                    *record.errors.entry(format!("resolve: {text}")).or_default() += 1;
+                    return None;
+                }
+            },
+        };
+        for endpoint in endpoints {
             match Session::open(endpoint, "lab-client").await {
                 Ok(session) => return Some(session),
                 Err(error) => {

@@ -59,7 +59,7 @@ pub(super) async fn run(
     let node = lab.layout().node(&primary)?.clone();
     let step = progress.step("steady writes and varied load");
     let began = clock::now();
-    let habits = Habits { reconnect_after: Some(WRITES_PER_CONNECTION) };
+    let habits = Habits { reconnect_after: Some(WRITES_PER_CONNECTION), ..Habits::default() };
     let client = Client::start_with(lab.layout(), &node.postgres, &name, habits).await?;
     let load = Load::start(lab.layout(), seed);
     client.steady(STEADY, STEADY_PAUSE, clock::now().plus(STEADY_TIMEOUT)).await?;

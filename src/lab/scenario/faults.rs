@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use super::ladder::{LadderFault, REPLACEMENT_TIMEOUT as REPLACEMENT_PATIENCE};
 use super::recovery::{wait_until_moved, wait_until_promoted, wait_until_redundant};
 use super::several::ControlFault;
-use super::{Injected, controller};
+use super::{Injected, controller, site};
 use crate::api::wire::ClusterStatus;
 use crate::domain::clock::Moment;
 use crate::domain::operation::StepName;
@@ -28,7 +28,7 @@ use crate::lab::volume;
 pub(super) const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// After the failover, before stopped processes go on: they find a world that has moved on.
-const THAW_AFTER: Duration = Duration::from_secs(1);
+pub(super) const THAW_AFTER: Duration = Duration::from_secs(1);
 
 /// A killed agent or guard is replaced by its other half by then.
 pub(super) const REPLACEMENT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -60,6 +60,8 @@ pub(super) enum Fault {
     PartitionPrimary,
     FillDisk,
     LoseHost,
+    LoseSite,
+    SwitchSite,
     Control(ControlFault),
     Ladder(LadderFault),
 }
@@ -84,6 +86,8 @@ impl Fault {
             Fault::PartitionPrimary => "partition-primary",
             Fault::FillDisk => "fill-disk",
             Fault::LoseHost => "lose-host",
+            Fault::LoseSite => "lose-site",
+            Fault::SwitchSite => "switchover-site",
             Fault::Control(fault) => fault.label(),
             Fault::Ladder(fault) => fault.label(),
         }
@@ -108,6 +112,8 @@ impl Fault {
             Fault::PartitionPrimary => "the primary's host is cut off from every other one",
             Fault::FillDisk => "the volume of the primary's PostgreSQL is full",
             Fault::LoseHost => "the primary's host loses its line and its power",
+            Fault::LoseSite => "all of the primary's site loses its lines and its power",
+            Fault::SwitchSite => "switchover to the other site",
             Fault::Control(fault) => fault.words(),
             Fault::Ladder(fault) => fault.words(),
         }
@@ -167,6 +173,8 @@ pub(super) async fn inject(
         Fault::PartitionPrimary => partition(lab, &node, &before, &mut at).await,
         Fault::FillDisk => fill_disk(lab, &node, &before, &mut at).await,
         Fault::LoseHost => lose_host(lab, &node, &before, &mut at).await,
+        Fault::LoseSite => site::lose(lab, &node.site, &before, client, &mut at).await,
+        Fault::SwitchSite => site::switch(lab, &node.site, &before, &mut at).await,
         Fault::Control(fault) => fault.inject(lab, &node, &mut at).await,
         Fault::Ladder(fault) => fault.inject(lab, &node, &mut at).await,
     };

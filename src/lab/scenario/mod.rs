@@ -9,6 +9,7 @@ mod ladder;
 mod recovery;
 mod restore;
 mod several;
+mod site;
 
 use std::time::Duration;
 
@@ -17,9 +18,10 @@ use anyhow::Context as _;
 use super::application;
 use super::arguments::{NamedFault, RunArguments, Scenario};
 use super::client::held::{HeldClients, HeldTally};
-use super::client::{self, Client, Record};
+use super::client::{self, Client, Habits, Record};
 use super::clock;
 use super::ledger::{self, Rows};
+use super::naming;
 use super::phases;
 use super::progress::Progress;
 use super::random::Random;
@@ -83,7 +85,13 @@ pub async fn run(lab: &mut Lab, arguments: &RunArguments, seed: u64, progress: P
 
     let step = progress.step("steady writes through HAProxy");
     let began = clock::now();
-    let client = Client::start(lab.layout(), &address, &name).await?;
+    let client = Client::start_with(
+        lab.layout(),
+        &address,
+        &name,
+        Habits { by_name: arguments.is_by_name(), ..Habits::default() },
+    )
+    .await?;
     client.steady(STEADY, STEADY_PAUSE, clock::now().plus(STEADY_TIMEOUT)).await?;
     step.done_as(&format!("steady writes through HAProxy: {} commits", client.acknowledgements()));
 
@@ -129,6 +137,11 @@ pub async fn run(lab: &mut Lab, arguments: &RunArguments, seed: u64, progress: P
     }
     let mut report =
         summarise(arguments.scenario, seed, &injected, &record, rows.ok().as_ref(), &history, began, stopped_at);
+    report.dns_answer = naming::answer(lab.layout()).await;
+    if arguments.is_by_name() {
+        report.dns_ttl_wait_seconds = site::ttl_wait_seconds(&injected, &record, stopped_at);
+        failures.extend(site::misled(lab.layout(), &report));
+    }
     failures.extend(application_elsewhere(lab, &mut report).await);
     if let Some(held) = held {
         failures.extend(noticed(&held));
@@ -184,6 +197,7 @@ fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {
             Some(NamedFault::Agent) => vec![Fault::HangAgent],
             _ => vec![Fault::HangAll, Fault::HangPostmaster],
         },
+        Scenario::Switchover if arguments.to_site => vec![Fault::SwitchSite, Fault::SwitchSite],
         Scenario::Switchover => vec![Fault::Switchover { held: arguments.held }],
         Scenario::AgentCrash => vec![Fault::KillAgent, Fault::KillGuard],
         Scenario::ControllerCrash if arguments.controllers > 1 => several::ALL.map(Fault::Control).to_vec(),
@@ -196,6 +210,7 @@ fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {
         Scenario::PartitionController => vec![Fault::CutPrimaryFromController, Fault::CutController],
         Scenario::DiskFull => vec![Fault::FillDisk],
         Scenario::HostLost => vec![Fault::LoseHost],
+        Scenario::LoseSite => vec![Fault::LoseSite],
         // These have a course of their own.
         Scenario::DegradePrimary | Scenario::HealthyLoad => Vec::new(),
         Scenario::RejoinLadder => ladder::ALL.map(Fault::Ladder).to_vec(),
@@ -325,7 +340,7 @@ fn check(report: &Report, injected: &[Injected]) -> Vec<String> {
             must(was == is, format!("{}: the primary changed", one.fault.label()));
             must(after.epoch == one.before.epoch, format!("{}: the epoch changed", one.fault.label()));
         }
-        if matches!(one.fault, Fault::Switchover { .. }) {
+        if matches!(one.fault, Fault::Switchover { .. } | Fault::SwitchSite | Fault::LoseSite) {
             must(was != is, "the primary did not move".to_owned());
         }
     }
