@@ -14,6 +14,7 @@ mod notes;
 pub mod prediction;
 mod state;
 mod status;
+mod tokens;
 mod told;
 mod watched;
 mod witness;
@@ -115,7 +116,8 @@ pub async fn start(parts: ControllerParts, shutdown: watch::Receiver<bool>) -> R
         tracing::info!(operation = %operation.id, kind = operation.kind.label(), "operation resumed from its journal");
     }
     let (alerts, accepted) = mpsc::channel(alerts::WAITING_MAX);
-    let handle = ControllerHandle::new(events.clone(), &parts, store, alerts);
+    let tokens = Arc::new(tokens::Tokens::load(store.as_ref()).await?);
+    let handle = ControllerHandle::new(events.clone(), &parts, store, alerts, tokens);
     let remembered = Remembered { record, operations };
     tokio::spawn(event_loop::run(parts, watch, remembered, events, inbox, shutdown.clone()));
     tokio::spawn(until(shutdown, alerts::work(handle.clone(), accepted)));
