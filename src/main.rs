@@ -18,9 +18,10 @@ use stormglass::adapters::agent_memory::MemoryFile;
 use stormglass::adapters::controller_link::HttpControllerLink;
 use stormglass::adapters::haproxy::link::{HttpControllerLink as HttpProxyLink, HttpNodeHealth};
 use stormglass::adapters::haproxy::{
-    BackendNode, FileMemory, HaproxyRouter, HaproxySettings, PostgresWriteVerifier, VerifyCredentials,
+    FileMemory, HaproxyRouter, HaproxySettings, PostgresWriteVerifier, VerifyCredentials,
 };
 use stormglass::adapters::peer_link::HttpPeerLink;
+use stormglass::adapters::pgbouncer::{Pgbouncer, PgbouncerSettings};
 use stormglass::adapters::postgres::{Password, Postgres, PostgresSettings};
 use stormglass::adapters::system::SystemClock;
 use stormglass::adapters::system::family::Family;
@@ -31,10 +32,11 @@ use stormglass::agent::proxy::ProxyParts;
 use stormglass::agent::{self, AgentParts, Ended, HealthPort};
 use stormglass::api::agent::AgentToken;
 use stormglass::cli::{self, Cli, Command, ControllerCommand, Global, OutputFormat};
-use stormglass::config::agent::{PostgresqlSection, ProxySection};
+use stormglass::config::agent::{PgbouncerSection, PostgresqlSection, ProxySection};
 use stormglass::config::{AgentConfig, SecretReference, load_agent};
 use stormglass::lab::{self, arguments::LabCommand};
 use stormglass::ports::agent::KillFamily;
+use stormglass::ports::traffic::Pooler;
 use stormglass::telemetry::logging;
 
 // Commands beside the client's, which only `main` can run. No doc comment: clap would take it for the program's description.
@@ -267,6 +269,7 @@ fn run_proxy(config: &AgentConfig, section: &ProxySection) -> anyhow::Result<()>
             clock: Arc::new(SystemClock::new()?),
             router: Arc::new(HaproxyRouter::new(haproxy_settings(config, section))),
             verifier,
+            pooler: section.pgbouncer.as_ref().map(|pgbouncer| pooler(config, pgbouncer)).transpose()?,
             health: Arc::new(HttpNodeHealth::new()?),
             link: Arc::new(HttpProxyLink::new(&config.agent.controllers, &config.agent.cluster, &token)?),
             memory: Arc::new(FileMemory::new(config.agent.state_directory.join("proxy.json"))),
@@ -274,6 +277,16 @@ fn run_proxy(config: &AgentConfig, section: &ProxySection) -> anyhow::Result<()>
         };
         Ok(agent::proxy::run(parts, stop_signal()?).await?)
     })
+}
+
+fn pooler(config: &AgentConfig, section: &PgbouncerSection) -> anyhow::Result<Arc<dyn Pooler>> {
+    Ok(Arc::new(Pgbouncer::new(PgbouncerSettings {
+        admin: section.admin.clone(),
+        user: section.user.clone(),
+        password: section.password.as_ref().map(secret).transpose()?,
+        databases: section.databases.clone(),
+        mark: config.agent.state_directory.join("pgbouncer.paused"),
+    })))
 }
 
 fn haproxy_settings(config: &AgentConfig, section: &ProxySection) -> HaproxySettings {
@@ -288,15 +301,6 @@ fn haproxy_settings(config: &AgentConfig, section: &ProxySection) -> HaproxySett
         read: section.read.clone(),
         checked: section.checked.clone(),
         stats: section.stats.clone(),
-        nodes: section
-            .nodes
-            .iter()
-            .map(|node| BackendNode {
-                name: node.name.clone(),
-                address: node.address.clone(),
-                agent: node.agent.clone(),
-            })
-            .collect(),
         manage_process: section.manage_process,
         program: None,
         connect_timeout: section.connect_timeout,

@@ -40,6 +40,7 @@ fn report() -> ProxyReport {
         epoch: Epoch(1),
         path: None,
         error: None,
+        traffic: None,
     }
 }
 
@@ -119,6 +120,7 @@ fn controller(status: StatusCode, asked: Arc<AtomicU32>) -> Router {
         hold: false,
         leader: "c1".to_owned(),
         sequence: 1,
+        backends: None,
     };
     let path = "/api/v1/clusters/main/proxy-heartbeat";
     Router::new().route(

@@ -156,6 +156,7 @@ async fn start_with(
         policy,
         circumstances: Default::default(),
         nodes: vec![configured("n1"), configured("n2")],
+        traffic: Default::default(),
         proxies: vec![proxy],
         clock,
         term,
@@ -220,6 +221,7 @@ impl Running {
             epoch: Epoch(3),
             error: error.map(str::to_owned),
             path: None,
+            traffic: None,
         };
         self.handle.proxy_heartbeat(report).await.expect("heard");
         // The proxies are judged once a turn, after what was heard in it.

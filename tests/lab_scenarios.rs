@@ -128,6 +128,13 @@ fn switchover() {
 fn switchover_while_a_transaction_is_held_open() {
     let report = run(&["switchover", "--held"]);
     assert_ne!(report["old_primary"], report["new_primary"]);
+    // Newcomers wait at HAProxy, clients of PgBouncer in PgBouncer; nobody is told no.
+    assert_eq!(report["refused_connections"], 0, "{report:#}");
+    assert_eq!(report["failed_new_connections"], 0, "{report:#}");
+    assert_eq!(report["pool_errors"], 0, "{report:#}");
+    assert!(report["longest_statement_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{report:#}");
+    let served = &report["application_served_from"];
+    assert!(served["p1"].is_string() && served["p1"] == served["p2"], "{report:#}");
 }
 
 #[test]

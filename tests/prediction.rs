@@ -200,6 +200,7 @@ async fn controller(url: &str, timeout: Duration, models: &std::path::Path) -> R
         cluster: ClusterName::new("main").expect("valid"),
         policy: Policy::for_rto(Duration::from_secs(5)),
         circumstances: Default::default(),
+        traffic: Default::default(),
         nodes: vec![ConfiguredNode {
             name: node("n1"),
             site: SiteName::new("a").expect("valid"),

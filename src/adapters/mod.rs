@@ -9,6 +9,7 @@ pub mod controller_link;
 pub mod haproxy;
 pub mod models;
 pub mod peer_link;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod prometheus;
 pub mod store;

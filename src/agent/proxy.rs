@@ -5,6 +5,7 @@
 
 pub mod judge;
 pub mod metrics;
+mod pooling;
 mod role;
 
 use std::future::Future;
@@ -18,7 +19,7 @@ use crate::config::agent::ProxySection;
 use crate::domain::ids::{ClusterName, SiteName};
 use crate::ports::Clock;
 use crate::ports::traffic::{
-    NodeHealth, ProxyControllerLink, ProxyMemory, Settled, TrafficError, TrafficRouter, WriteVerifier,
+    NodeHealth, Pooler, ProxyControllerLink, ProxyMemory, Settled, TrafficError, TrafficRouter, WriteVerifier,
 };
 use role::ProxyRole;
 
@@ -51,6 +52,8 @@ pub struct ProxyParts {
     pub router: Arc<dyn TrafficRouter>,
     /// For `VerifyWrite`; `None` without `[proxy.verify]`.
     pub verifier: Option<Arc<dyn WriteVerifier>>,
+    /// PgBouncer; `None` without `[proxy.pgbouncer]`.
+    pub pooler: Option<Arc<dyn Pooler>>,
     /// The nodes' agents.
     pub health: Arc<dyn NodeHealth>,
     /// The controllers.
@@ -103,6 +106,7 @@ pub async fn run(parts: ProxyParts, shutdown: impl Future<Output = ()> + Send + 
         () = tell(&role) => Ok(()),
         () = settle(&role) => Ok(()),
         () = check_path(&role) => Ok(()),
+        () = role.pooling.keep() => Ok(()),
     }
 }
 
@@ -114,6 +118,7 @@ async fn watch(role: &ProxyRole) {
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
+            () = role.rearranged() => {}
             () = role.router().exited(), if answers => tracing::warn!("HAProxy has ended"),
         }
         answers = role.look().await;
@@ -128,6 +133,7 @@ async fn tell(role: &ProxyRole) {
         tokio::select! {
             _ = ticks.tick() => {}
             () = role.changed() => {}
+            () = role.pooling.changed() => {}
         }
         role.heartbeat(HEARTBEAT_INTERVAL).await;
     }
@@ -162,6 +168,6 @@ async fn settle(role: &ProxyRole) {
             }
             role.settle_problem((!told.is_empty()).then(|| told.clone()));
         }
-        role.settle_problem(None);
+        role.settled();
     }
 }

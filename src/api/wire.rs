@@ -10,6 +10,7 @@ use crate::domain::clock::WallTime;
 use crate::domain::ids::{Address, NodeName};
 use crate::domain::operation::Operation;
 use crate::domain::plan::{Plan, Reason};
+use crate::domain::traffic::TrafficReport;
 
 /// Version of every document below.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -229,6 +230,12 @@ pub struct ProxyStatus {
     pub agrees: bool,
     /// What is wrong.
     pub error: Option<String>,
+    /// True while new write connections wait.
+    #[serde(default)]
+    pub holding: bool,
+    /// Reads, applications, HAProxy itself, as the proxy's agent sees them; `null` before its first look.
+    #[serde(default)]
+    pub traffic: Option<TrafficReport>,
 }
 
 /// What would happen if the primary were lost now.

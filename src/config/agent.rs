@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::secret::SecretReference;
+pub use super::traffic::PgbouncerSection;
 use crate::domain::ids::{Address, ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::report::Tags;
 
@@ -119,7 +120,8 @@ pub struct ProxySection {
     pub checked: Address,
     /// HAProxy's statistics page.
     pub stats: Address,
-    /// Nodes behind the proxy.
+    /// Nodes as this proxy reaches them. One that is not listed is reached where the controllers say that it is.
+    #[serde(default)]
     pub nodes: Vec<ProxyNode>,
     /// Start HAProxy if it does not run. Off where systemd does it.
     #[serde(default)]
@@ -131,6 +133,9 @@ pub struct ProxySection {
     /// Role and database for the verifying write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<VerifySection>,
+    /// The PgBouncer that clients connect to, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pgbouncer: Option<PgbouncerSection>,
 }
 
 /// A node behind a proxy.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use super::predictor::{PredictorSection, PrometheusSection};
 use super::secret::SecretReference;
 use super::store::{StoreKind, StoreSection};
+pub use super::traffic::{ApplicationSection, ApplicationServerSection, ReadsSection};
 use super::webhook::WebhookSection;
 pub use crate::domain::access::Role;
 use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
@@ -36,6 +37,12 @@ pub struct ControllerConfig {
     /// `[[proxy]]`: every proxy host.
     #[serde(rename = "proxy", default)]
     pub proxies: Vec<ProxyHostSection>,
+    /// Who may serve reads.
+    #[serde(default)]
+    pub reads: ReadsSection,
+    /// `[[application]]`: what else stands behind the proxies and follows the primary's site.
+    #[serde(rename = "application", default, skip_serializing_if = "Vec::is_empty")]
+    pub applications: Vec<ApplicationSection>,
     /// What is done about alerts.
     #[serde(default)]
     pub webhook: WebhookSection,

@@ -14,6 +14,7 @@ pub mod load;
 pub mod predictor;
 pub mod secret;
 pub mod store;
+pub mod traffic;
 mod validate;
 pub mod webhook;
 

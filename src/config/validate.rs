@@ -139,6 +139,7 @@ impl ControllerConfig {
                 "there is one [[node]], and no standby that could confirm a commit: add a node or choose \"async\"",
             ));
         }
+        self.traffic_violation()?;
         self.derive_policy().map(drop)
     }
 }
@@ -239,9 +240,6 @@ impl AgentConfig {
         if let Some(template) = &proxy.template {
             absolute("proxy.template", template)?;
         }
-        if proxy.nodes.is_empty() {
-            return Err(Violation::at("proxy.nodes", "must name every node behind the proxy"));
-        }
         unique("proxy.nodes", "name", proxy.nodes.iter().map(|node| node.name.to_string()))?;
         unique("proxy.nodes", "address", proxy.nodes.iter().map(|node| node.address.to_string()))?;
         for (index, node) in proxy.nodes.iter().enumerate() {
@@ -263,6 +261,7 @@ impl AgentConfig {
             }
             clashes(key, address, self.agent.listen)?;
         }
+        super::traffic::pgbouncer_violation(proxy)?;
         match &proxy.verify {
             Some(verify) if verify.user.is_empty() => Err(Violation::at("proxy.verify.user", "must not be empty")),
             Some(verify) if verify.database.is_empty() => {
@@ -273,7 +272,7 @@ impl AgentConfig {
     }
 }
 
-fn unique(list: &str, field: &str, values: impl Iterator<Item = String>) -> Result<(), Violation> {
+pub(super) fn unique(list: &str, field: &str, values: impl Iterator<Item = String>) -> Result<(), Violation> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for (index, value) in values.enumerate() {
         if let Some(first) = seen.insert(value.clone(), index) {
@@ -317,7 +316,7 @@ fn base_url(key: &str, url: &str) -> Result<(), Violation> {
     }
 }
 
-fn reachable(key: &str, address: &Address) -> Result<(), Violation> {
+pub(super) fn reachable(key: &str, address: &Address) -> Result<(), Violation> {
     if address.port == 0 {
         return Err(Violation::at(key, "needs a port other than 0"));
     }

@@ -129,6 +129,7 @@ pub(super) async fn run(
         leading_since: now,
         nodes,
         proxies,
+        traffic: parts.traffic.clone(),
         operations: remembered.operations,
         in_flight: Vec::new(),
         update_in_flight: false,

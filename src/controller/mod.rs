@@ -29,6 +29,7 @@ use crate::domain::operation::Operation;
 use crate::domain::policy::Policy;
 use crate::domain::readiness::Circumstances;
 use crate::domain::record::ClusterRecord;
+use crate::domain::traffic::TrafficDefinition;
 use crate::ports::{Clock, NodeControl, PrimaryProbe, ProxyControl, StoreError, Term};
 use crate::telemetry::metrics::ControllerMetrics;
 
@@ -75,6 +76,8 @@ pub struct ControllerParts {
     pub nodes: Vec<ConfiguredNode>,
     /// Every configured proxy.
     pub proxies: Vec<ProxyName>,
+    /// Reads and applications behind the proxies.
+    pub traffic: TrafficDefinition,
     /// Clocks of this host.
     pub clock: Arc<dyn Clock>,
     /// The leadership under which it runs, and with it the memory.

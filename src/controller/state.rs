@@ -12,7 +12,7 @@ use crate::decide::early_warning::{self, Alarm};
 use crate::decide::trend::Trend;
 use crate::domain::clock::{Moment, WallTime};
 use crate::domain::command::{AssignedRole, Assignment, HeartbeatReply, ProxyAssignment, ProxyTarget};
-use crate::domain::ids::{ClusterName, NodeName, OperationId, ProxyName, SiteName};
+use crate::domain::ids::{Address, ClusterName, NodeName, OperationId, ProxyName, SiteName};
 use crate::domain::lsn::Lsn;
 use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepName, StepState};
 use crate::domain::plan::{Plan, ReasonCode};
@@ -20,6 +20,7 @@ use crate::domain::policy::{DurabilityMode, Policy};
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::{LiveReport, ProxyReport, Report};
 use crate::domain::risk::{Exhaustion, ModelName, Outlook, Risk, Slowdown};
+use crate::domain::traffic::{Backends, Member, TrafficDefinition};
 use crate::domain::view::{Fact, NodeView, ProxyView, View};
 use crate::domain::witness::Sighting;
 
@@ -111,6 +112,8 @@ pub(super) struct State {
     pub leading_since: Moment,
     pub nodes: BTreeMap<NodeName, NodeState>,
     pub proxies: BTreeMap<ProxyName, ProxyState>,
+    /// Reads and applications behind the proxies.
+    pub traffic: TrafficDefinition,
     /// Under way, and the latest ended ones.
     pub operations: Vec<Operation>,
     /// Operations whose step is being carried out at the moment.
@@ -128,7 +131,7 @@ pub(super) struct State {
     /// Identity of this process in proxy assignments.
     pub leader: String,
     /// The last proxy assignment given out, with its number.
-    pub proxy_target: Option<(Option<ProxyTarget>, bool)>,
+    pub proxy_target: Option<(Option<ProxyTarget>, bool, Backends)>,
     pub proxy_sequence: u64,
     /// What was last seen of the primary itself.
     pub sighting: Option<Sighting>,
@@ -329,8 +332,10 @@ impl State {
             .as_ref()
             .map(|record| ProxyTarget { node: record.holder.clone(), address: record.holder_address.clone() });
         let hold = self.holds_writes();
-        if self.proxy_target.as_ref() != Some(&(target.clone(), hold)) {
-            self.proxy_target = Some((target.clone(), hold));
+        let backends = self.backends();
+        let said = (target.clone(), hold, backends.clone());
+        if self.proxy_target.as_ref() != Some(&said) {
+            self.proxy_target = Some(said);
             self.proxy_sequence += 1;
         }
         ProxyAssignment {
@@ -341,6 +346,26 @@ impl State {
             hold,
             leader: self.leader.clone(),
             sequence: self.proxy_sequence,
+            backends: Some(backends),
+        }
+    }
+
+    /// Reads and applications behind the write ports.
+    fn backends(&self) -> Backends {
+        let holder = self.record.as_ref().map(|record| &record.holder);
+        let members = self.nodes.iter().map(|(name, node)| Member {
+            node: name.clone(),
+            site: node.site.clone(),
+            address: node.report.as_ref().map(|(report, _)| report.address.clone()),
+            agent: host_and_port(&node.agent),
+            serves_reads: holder != Some(name)
+                && !self.record.as_ref().is_some_and(|record| record.fenced.contains(name)),
+        });
+        Backends {
+            active_site: holder.and_then(|holder| self.nodes.get(holder)).map(|node| node.site.clone()),
+            members: members.collect(),
+            reads: self.traffic.reads,
+            applications: self.traffic.applications.clone(),
         }
     }
 
@@ -391,6 +416,16 @@ impl State {
                 && matches!(&operation.kind, OperationKind::Rejoin { node: other, .. } if other == node)
         })
     }
+}
+
+/// Of a base URL, which configuration has checked.
+fn host_and_port(url: &str) -> Option<Address> {
+    let rest = url.strip_prefix("http://")?.trim_end_matches('/');
+    let (host, port) = match rest.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
+        Some((host, Ok(port))) => (host, port),
+        _ => (rest, 80),
+    };
+    Some(Address::new(host.trim_matches(['[', ']']), port))
 }
 
 fn fact<T: Clone>(heard: &Option<(T, Moment)>, now: Moment, since: Moment, stale: Duration) -> Fact<T> {

@@ -61,6 +61,8 @@ pub(super) fn document(glance: &Glance, cluster: &str, policy: &Policy, controll
                     agrees: record.is_some_and(|record| target.as_ref() == Some(&record.holder_address)),
                     write_target: target,
                     error: report.and_then(|report| report.error.clone()),
+                    holding: report.is_some_and(|report| report.holding),
+                    traffic: report.and_then(|report| report.traffic.clone()),
                 }
             })
             .collect(),

@@ -14,6 +14,7 @@ use super::lease::{Grant, LeaseTimers};
 use super::lsn::Lsn;
 use super::operation::StepName;
 use super::report::{ProxyReport, Report};
+use super::traffic::Backends;
 
 /// HTTP header in which a controller says, in milliseconds, how long it waits for the end of a command.
 pub const WAIT_HEADER: &str = "stormglass-wait-milliseconds";
@@ -101,6 +102,9 @@ pub struct ProxyAssignment {
     pub leader: String,
     /// Raised by that process with every change; of two from one leader, the lower one is late and ignored.
     pub sequence: u64,
+    /// Reads and applications; `None` from a controller that says nothing of them: they stay as they are.
+    #[serde(default)]
+    pub backends: Option<Backends>,
 }
 
 /// A node that a proxy can lead to.

@@ -83,6 +83,8 @@ name!(ClusterName, "cluster", "One primary's replication family.");
 name!(NodeName, "node", "One PostgreSQL instance and its agent. Also the standby's `application_name`.");
 name!(SiteName, "site", "A region or data centre.");
 name!(ProxyName, "proxy", "One HAProxy and the agent that owns it.");
+name!(ApplicationName, "application", "A service whose HTTP servers stand behind the proxies.");
+name!(ServerName, "server", "One HTTP server of an application.");
 
 impl NodeName {
     /// The physical replication slot of this node on its primary. Slot names allow no `-`.

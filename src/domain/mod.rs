@@ -24,6 +24,7 @@ pub mod record;
 pub mod report;
 pub mod risk;
 pub mod timing;
+pub mod traffic;
 pub mod trail;
 pub mod view;
 pub mod witness;

@@ -11,6 +11,7 @@ use super::clock::{BootId, Moment, WallTime};
 use super::epoch::{Epoch, RecordNumber};
 use super::ids::{Address, ClusterName, NodeName, ProxyName, SiteName, SystemIdentifier};
 use super::lsn::{History, Lsn, Timeline};
+use super::traffic::TrafficReport;
 
 /// Everything an agent says at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -409,6 +410,9 @@ pub struct ProxyReport {
     /// Whether a client's write gets through; `None` without `[proxy.verify]`, and while nothing is led anywhere.
     #[serde(default)]
     pub path: Option<PathReport>,
+    /// The rest of what it serves; `None` from an agent that does not say, and before its first look.
+    #[serde(default)]
+    pub traffic: Option<TrafficReport>,
 }
 
 /// The clients' way through a proxy: a new connection to the write port and a commit, made again and again.

@@ -12,11 +12,12 @@ use anyhow::Context as _;
 use super::layout::{
     ANY_DATABASE_CLIENT, APPLICATION_ROLE, CONTROLLER_HOST, DATABASE, Layout, NodeLayout, ProxyLayout, socket, url,
 };
+use super::pooling;
 use super::programs::Programs;
 use crate::config::agent::{AgentSection, PostgresqlSection, ProxyNode, ProxySection, VerifySection};
 use crate::config::controller::{
     AuthenticationSection, ClusterSection, ControllerSection, FailoverSection, NodeSection, PrometheusSection,
-    ProxyHostSection, Role, TokenSection,
+    ProxyHostSection, ReadsSection, Role, TokenSection,
 };
 use crate::config::store::{StoreKind, StoreSection};
 use crate::config::webhook::WebhookSection;
@@ -30,7 +31,8 @@ pub const TOKENS: [(&str, Role); 4] =
     [("viewer", Role::Viewer), ("backup", Role::Backup), ("operator", Role::Operator), ("admin", Role::Admin)];
 
 /// Every secret's file.
-pub const SECRETS: [&str; 7] = ["agent", "viewer", "backup", "operator", "admin", "replicator", "exporter"];
+pub const SECRETS: [&str; 8] =
+    ["agent", "viewer", "backup", "operator", "admin", "replicator", "exporter", "pgbouncer"];
 
 /// Settings of the controller that listens on `listen`.
 pub fn controller(
@@ -93,6 +95,8 @@ pub fn controller(
                 agent: url(&layout.way(CONTROLLER_HOST, &proxy.agent)),
             })
             .collect(),
+        reads: ReadsSection::default(),
+        applications: pooling::applications(layout)?,
         webhook: webhook(),
         prometheus: Some(PrometheusSection::at(url(&layout.prometheus))),
         predictor: None,
@@ -199,6 +203,7 @@ pub fn proxy_agent(layout: &Layout, proxy: &ProxyLayout) -> anyhow::Result<Agent
                 password: None,
                 database: DATABASE.to_owned(),
             }),
+            pgbouncer: pooling::section(layout, proxy),
         }),
         tags: Tags::default(),
     })
@@ -314,6 +319,7 @@ pub fn write_all(layout: &Layout, programs: &Programs, rto: Option<Duration>) ->
     }
     for proxy in &layout.proxies {
         let settings = proxy_agent(layout, proxy)?;
+        pooling::write_all(layout, proxy)?;
         write(&proxy.agent_config(), &toml::to_string(&settings).context("write the agent's settings as TOML")?)?;
     }
     write(&layout.prometheus_directory().join("prometheus.yml"), &prometheus(layout))?;
@@ -348,6 +354,7 @@ mod tests {
         Programs {
             postgres: "/usr/lib/postgresql/15/bin".into(),
             haproxy: "/usr/sbin/haproxy".into(),
+            pgbouncer: "/usr/sbin/pgbouncer".into(),
             prometheus: "/usr/bin/prometheus".into(),
             alertmanager: "/usr/bin/prometheus-alertmanager".into(),
             exporter: "/usr/bin/prometheus-postgres-exporter".into(),

@@ -24,7 +24,7 @@ const POSTGRES_PATIENCE: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Programs that a lab starts, itself or through its agents. Others in the directory (a shell, `less` on a log) stay.
-const PROGRAMS: [&str; 13] = [
+const PROGRAMS: [&str; 14] = [
     "stormglass",
     "postgres",
     "initdb",
@@ -33,6 +33,7 @@ const PROGRAMS: [&str; 13] = [
     "pg_rewind",
     "pg_controldata",
     "haproxy",
+    "pgbouncer",
     "prometheus",
     "prometheus-alertmanager",
     "alertmanager",

@@ -28,6 +28,9 @@ pub const NODE_NAMES: [&str; 3] = ["n1", "n2", "n3"];
 /// Where each of them stands.
 const NODE_SITES: [&str; 3] = ["a", "a", "b"];
 
+/// Servers of the application in each site.
+const APPLICATION_SERVERS: u8 = 3;
+
 /// Ports of a lab in namespaces follow this one.
 const PORT_FIRST: u16 = 7400;
 
@@ -63,6 +66,12 @@ pub struct Layout {
     /// Members of etcd; none where there is one controller.
     #[serde(default)]
     pub etcd: Vec<EtcdLayout>,
+    /// Port of the application on every proxy.
+    #[serde(default)]
+    pub application_port: Option<u16>,
+    /// Its servers, by site.
+    #[serde(default)]
+    pub applications: Vec<ApplicationLayout>,
 }
 
 /// One way from a host to a server on another one.
@@ -139,6 +148,20 @@ pub struct ProxyLayout {
     pub checked: Address,
     /// HAProxy's statistics.
     pub stats: Address,
+    /// PgBouncer, which leads to the port for writes.
+    #[serde(default)]
+    pub pgbouncer: Option<Address>,
+}
+
+/// Servers of the lab's application in one site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplicationLayout {
+    /// Where they stand.
+    pub site: SiteName,
+    /// The proxy host that they share.
+    pub host: ProxyName,
+    /// Where each listens.
+    pub servers: Vec<Address>,
 }
 
 impl NodeLayout {
@@ -189,8 +212,19 @@ impl Layout {
             });
         }
         let mut proxies = Vec::new();
+        let mut applications = Vec::new();
+        // The same on every proxy.
+        let application_port = ports.free(host(11))?.port;
         for (number, (name, site)) in [("p1", "a"), ("p2", "b")].into_iter().enumerate() {
             let address = host(11 + number as u8);
+            if number > 0 && ports.next.is_none() {
+                ports.find(address, application_port)?;
+            }
+            applications.push(ApplicationLayout {
+                site: SiteName::new(site)?,
+                host: ProxyName::new(name)?,
+                servers: (0..APPLICATION_SERVERS).map(|_| ports.free(address)).collect::<anyhow::Result<_>>()?,
+            });
             proxies.push(ProxyLayout {
                 name: ProxyName::new(name)?,
                 site: SiteName::new(site)?,
@@ -200,6 +234,7 @@ impl Layout {
                 read: ports.free(address)?,
                 checked: ports.free(address)?,
                 stats: ports.free(address)?,
+                pgbouncer: Some(ports.free(address)?),
             });
         }
         Ok(Self {
@@ -215,6 +250,8 @@ impl Layout {
             durability: None,
             more_controllers: Vec::new(),
             etcd: Vec::new(),
+            application_port: Some(application_port),
+            applications,
         })
     }
 

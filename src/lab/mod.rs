@@ -3,6 +3,7 @@
 //! It drives the product from outside, by the same files, API and signals as anybody, and never decides for it.
 //! Invariant: whatever a lab started is stopped, and nothing else is.
 
+pub mod application;
 pub mod arguments;
 pub mod chaos;
 pub mod client;
@@ -18,6 +19,7 @@ pub mod namespaces;
 pub mod network;
 pub mod phases;
 pub mod place;
+pub mod pooling;
 pub mod process;
 pub mod programs;
 pub mod progress;
@@ -106,6 +108,7 @@ pub async fn execute(command: LabCommand, output: OutputFormat) -> anyhow::Resul
             volume::run_with_volumes(&user).await
         }
         LabCommand::Run(arguments) => run(&arguments, user.uid, output).await,
+        LabCommand::Application { site, listen } => application::serve(&site, &listen).await.map(|()| exit::DONE),
         LabCommand::Network { directory } => network::serve(&directory).await.map(|()| exit::DONE),
     }
 }

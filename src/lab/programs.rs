@@ -17,6 +17,8 @@ pub struct Programs {
     pub postgres: PathBuf,
     /// HAProxy.
     pub haproxy: PathBuf,
+    /// PgBouncer.
+    pub pgbouncer: PathBuf,
     /// Prometheus.
     pub prometheus: PathBuf,
     /// Alertmanager.
@@ -38,6 +40,7 @@ impl Programs {
         let programs = Self {
             postgres: need(postgres_directory(Path::new("/usr/lib/postgresql")), "initdb and postgres", "postgresql"),
             haproxy: need(on_path("haproxy"), "haproxy", "haproxy"),
+            pgbouncer: need(on_path("pgbouncer"), "pgbouncer", "pgbouncer"),
             prometheus: need(on_path("prometheus"), "prometheus", "prometheus"),
             alertmanager: need(
                 on_path("prometheus-alertmanager").or_else(|| on_path("alertmanager")),

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use super::client::held::HeldTally;
 use super::phases::{Phases, StepTime};
 use crate::domain::ids::NodeName;
 
@@ -66,6 +67,16 @@ pub struct Report {
     pub faults: Vec<FaultReport>,
     /// Errors that the writers behind HAProxy saw.
     pub client_errors: BTreeMap<String, u64>,
+    /// `switchover --held`: the longest statement that a client of PgBouncer waited for.
+    pub longest_statement_seconds: Option<f64>,
+    /// `switchover --held`: newcomers, each with a connection of its own through HAProxy, who were not let in.
+    pub failed_new_connections: Option<u64>,
+    /// `switchover --held`: transactions through PgBouncer that failed for whatever reason.
+    pub pool_errors: Option<u64>,
+    /// `switchover --held`: all that those clients saw.
+    pub held: Option<HeldTally>,
+    /// At the end, the site that serves the application at each proxy; `null` from one that does not answer.
+    pub application_served_from: BTreeMap<String, Option<String>>,
 }
 
 /// One fault.
@@ -151,6 +162,7 @@ impl Series {
             }
         };
         add("write_outage", runs.iter().filter_map(|run| run.write_outage_seconds).collect());
+        add("longest_statement", runs.iter().filter_map(|run| run.longest_statement_seconds).collect());
         for (place, (name, _)) in named(&Phases::default()).into_iter().enumerate() {
             add(name, runs.iter().filter_map(|run| named(&run.phases)[place].1).collect());
         }
@@ -167,12 +179,13 @@ impl Series {
     pub fn table(&self) -> String {
         let good = self.runs.iter().filter(|run| run.succeeded).count();
         let mut text = format!("{}: {good} of {} runs succeeded\n", self.scenario, self.runs.len());
-        let _ = writeln!(text, "{:<14}{:>10}{:>10}{:>10}", "seconds", "min", "median", "max");
-        let names = std::iter::once("write_outage").chain(named(&Phases::default()).map(|(name, _)| name));
+        let _ = writeln!(text, "{:<18}{:>10}{:>10}{:>10}", "seconds", "min", "median", "max");
+        let names =
+            ["write_outage", "longest_statement"].into_iter().chain(named(&Phases::default()).map(|(name, _)| name));
         for name in names {
             if let Some(spread) = self.summary.get(name) {
                 let shown = name.replace('_', " ");
-                let _ = writeln!(text, "{shown:<14}{:>10.3}{:>10.3}{:>10.3}", spread.min, spread.median, spread.max);
+                let _ = writeln!(text, "{shown:<18}{:>10.3}{:>10.3}{:>10.3}", spread.min, spread.median, spread.max);
             }
         }
         let sum = |pick: fn(&Report) -> u64| self.runs.iter().map(pick).sum::<u64>();
@@ -221,6 +234,20 @@ impl Report {
         ] {
             let _ = writeln!(text, "{name:<14}{value}");
         }
+        if let Some(held) = &self.held {
+            let _ = writeln!(
+                text,
+                "{:<14}{} transactions, {} errors, longest statement {:.3} s\n{:<14}{} connections, {} failed, longest {:.3} s",
+                "PgBouncer",
+                held.pooled.served,
+                held.pooled.errors,
+                held.pooled.longest_seconds,
+                "newcomers",
+                held.newcomers.served,
+                held.newcomers.errors,
+                held.newcomers.longest_seconds,
+            );
+        }
         for step in &self.restore_sequence {
             let _ = writeln!(text, "  {:<14}{:<10}{}", step.step.replace('_', " "), step.outcome, shown(step.seconds));
         }
@@ -231,6 +258,11 @@ impl Report {
             }
             for (error, count) in &self.client_errors {
                 let _ = writeln!(text, "  client: {count} x {error}");
+            }
+            let held = self.held.iter().flat_map(|held| [("PgBouncer", &held.pooled), ("newcomer", &held.newcomers)]);
+            for (who, (error, count)) in held.flat_map(|(who, tally)| tally.words.iter().map(move |words| (who, words)))
+            {
+                let _ = writeln!(text, "  {who}: {count} x {error}");
             }
         }
         text

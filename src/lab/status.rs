@@ -10,6 +10,7 @@ use super::control::Controller;
 use super::layout::{Layout, url};
 use super::manifest::Manifest;
 use super::namespaces;
+use crate::domain::ids::Address;
 
 /// The document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -64,6 +65,10 @@ pub struct HaproxyStatus {
     pub read: String,
     /// URL of its statistics.
     pub stats: String,
+    /// `host:port` of PgBouncer, which leads to the port for writes.
+    pub pgbouncer: Option<String>,
+    /// URL of the application behind it.
+    pub application: Option<String>,
 }
 
 /// One node.
@@ -114,6 +119,8 @@ pub async fn read(manifest: &Manifest) -> anyhow::Result<LabStatus> {
                 write: proxy.write.to_string(),
                 read: proxy.read.to_string(),
                 stats: url(&proxy.stats),
+                pgbouncer: proxy.pgbouncer.as_ref().map(ToString::to_string),
+                application: layout.application_port.map(|port| url(&Address::new(proxy.write.host.clone(), port))),
             })
             .collect(),
         dns_server: None,
@@ -155,8 +162,13 @@ impl LabStatus {
         let _ = writeln!(text, "prometheus    {}", self.prometheus_url);
         let _ = writeln!(text, "alertmanager  {}", self.alertmanager_url);
         for proxy in &self.haproxy {
-            let HaproxyStatus { site, write, read, stats } = proxy;
+            let HaproxyStatus { site, write, read, stats, pgbouncer, application } = proxy;
             let _ = writeln!(text, "haproxy {site:<6}write {write:<22}read {read:<22}stats {stats}");
+            for (name, address) in [("pgbouncer", pgbouncer), ("application", application)] {
+                if let Some(address) = address {
+                    let _ = writeln!(text, "        {site:<6}{name} {address}");
+                }
+            }
         }
         let _ = writeln!(text, "{:<6}{:<6}{:<9}{:<24}AGENT", "NODE", "SITE", "ROLE", "POSTGRESQL");
         for node in &self.nodes {

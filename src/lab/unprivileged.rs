@@ -82,7 +82,7 @@ pub async fn run_as(user: &User, command: &LabCommand, in_namespaces: bool) -> a
             }
         }
         // Root does these itself.
-        LabCommand::Link(_) | LabCommand::Network { .. } => {
+        LabCommand::Link(_) | LabCommand::Network { .. } | LabCommand::Application { .. } => {
             child.args(given);
         }
         LabCommand::Up { directory, .. } | LabCommand::Down { directory } | LabCommand::Status { directory } => {

@@ -131,6 +131,19 @@ impl Lab {
         for node in &layout.nodes {
             self.start_node_agent(node)?;
         }
+        for application in &layout.applications {
+            let host = layout.proxies.iter().find(|proxy| proxy.name == application.host);
+            let directory = host.map_or(&layout.directory, |proxy| &proxy.directory);
+            let listen: Vec<String> = application.servers.iter().map(ToString::to_string).collect();
+            let mut command = Command::new(layout.program());
+            command.args(["lab", "application", "--site", application.site.as_str(), "--listen", &listen.join(",")]);
+            self.start(&format!("application-{}", application.site), application.host.as_str(), command, directory)?;
+        }
+        for proxy in layout.proxies.iter().filter(|proxy| proxy.pgbouncer.is_some()) {
+            let mut command = Command::new(&self.programs.pgbouncer);
+            command.arg(proxy.directory.join("pgbouncer.ini"));
+            self.start(&format!("pgbouncer-{}", proxy.name), proxy.name.as_str(), command, &proxy.directory)?;
+        }
         for proxy in &layout.proxies {
             self.start_agent(proxy.name.as_str(), &proxy.agent_config(), &proxy.directory, None)?;
         }

@@ -102,6 +102,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         .collect();
     let prediction = prediction(config)?;
     let proxies: Vec<ProxyName> = config.proxies.iter().map(|proxy| proxy.name.clone()).collect();
+    let traffic = config.traffic();
     let ways = Arc::new(WaysIn { alerts: config.webhook.policy() });
     let circumstances = Circumstances { has_election: config.has_election(), ..Circumstances::default() };
     Ok(Box::new(move |term| ControllerParts {
@@ -111,6 +112,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         circumstances: circumstances.clone(),
         nodes: nodes.clone(),
         proxies: proxies.clone(),
+        traffic: traffic.clone(),
         clock: clock.clone(),
         term,
         node_control: control.clone(),

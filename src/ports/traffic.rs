@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::command::ProxyAssignment;
 use crate::domain::epoch::{Epoch, RecordNumber};
-use crate::domain::ids::{Address, ClusterName};
+use crate::domain::ids::{Address, ClusterName, NodeName, SiteName};
 use crate::domain::report::ProxyReport;
+use crate::domain::traffic::{Application, ApplicationReport, Backends};
 
 /// What went wrong with HAProxy or its files.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,12 +70,66 @@ pub enum Settled {
     },
 }
 
+/// Reads and applications as one proxy serves them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Arrangement {
+    /// Every node, as this proxy reaches it.
+    pub nodes: Vec<ReadServer>,
+    /// A standby further behind serves no reads; `None`: as far as it likes.
+    pub read_max_lag_bytes: Option<u64>,
+    /// Applications are served from here first; `None`: nobody has said.
+    pub active_site: Option<SiteName>,
+    /// Every application.
+    pub applications: Vec<Application>,
+}
+
+/// A node behind the ports that HAProxy checks itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadServer {
+    /// The node.
+    pub node: NodeName,
+    /// Where its PostgreSQL listens.
+    pub address: Address,
+    /// Where its agent listens.
+    pub agent: Address,
+    /// Share of the reads, beside the others' weights; 0: none.
+    pub weight: u8,
+}
+
+/// What [`TrafficRouter::inspect`] saw.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Inspection {
+    /// HAProxy's version, in its own words.
+    pub version: Option<String>,
+    /// The site that applications are served from first.
+    pub active_site: Option<SiteName>,
+    /// The file says what is wanted, and the running HAProxy has read it.
+    pub is_settled: bool,
+    /// What differs, for people.
+    pub drift: Vec<String>,
+    /// What the agent cannot put right.
+    pub problem: Option<String>,
+    /// Every application.
+    pub applications: Vec<ApplicationReport>,
+}
+
 /// Leads clients to the primary.
 #[async_trait]
 pub trait TrafficRouter: Send + Sync {
     /// Brings the file up to date (`last`: the target before this process started; `None`: nobody yet, the write port holds)
     /// and sees to it that HAProxy runs: adopts the one that does, starts one if this agent may. Idempotent.
-    async fn ensure_running(&self, last: Option<&Address>) -> Result<(), TrafficError>;
+    async fn ensure_running(&self, last: Option<&Address>, wanted: &Arrangement) -> Result<(), TrafficError>;
+
+    /// Puts reads and applications right in the running HAProxy, as far as that can be done without a reload; the file and
+    /// the rest follow with [`TrafficRouter::settle`].
+    async fn arrange(&self, wanted: &Arrangement) -> Result<(), TrafficError>;
+
+    /// Compares the file, the running HAProxy and what was last asked for; changes nothing.
+    async fn inspect(&self) -> Result<Inspection, TrafficError>;
+
+    /// Returns when no connection to the write port is between its acceptance by a server and that server's first answer,
+    /// or when `within` is over: a server that shuts down would close such connections without a word.
+    async fn quiet(&self, within: Duration);
 
     /// Where the write port leads, asked from the running HAProxy.
     async fn route(&self) -> Result<Route, TrafficError>;
@@ -138,6 +193,23 @@ pub struct ProxyRecord {
     /// That process's number for it.
     #[serde(default)]
     pub sequence: u64,
+    /// Reads and applications, as last told.
+    #[serde(default)]
+    pub backends: Option<Backends>,
+}
+
+/// The PgBouncer between the clients and the write port.
+#[async_trait]
+pub trait Pooler: Send + Sync {
+    /// Holds new transactions back and waits until the open ones have ended and no connection to a server is left, `within` at
+    /// most. An error after that does not take it back: transactions wait until [`Pooler::resume`].
+    async fn pause(&self, within: Duration) -> Result<(), String>;
+
+    /// Lets transactions through again. Idempotent; `Ok` only when it is certain.
+    async fn resume(&self) -> Result<(), String>;
+
+    /// True if a process of this host began a pause, now or before it was restarted, and none was resumed for certain.
+    async fn may_be_paused(&self) -> bool;
 }
 
 /// Keeps the [`ProxyRecord`] across restarts.

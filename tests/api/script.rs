@@ -205,6 +205,7 @@ fn proxy_report() -> ProxyReport {
         epoch: Epoch(1),
         path: None,
         error: None,
+        traffic: None,
     }
 }
 
@@ -243,6 +244,7 @@ impl ControllerHandler for Script {
             hold: false,
             leader: "c1".to_owned(),
             sequence: 1,
+            backends: None,
         })
     }
 

@@ -84,6 +84,8 @@ pub fn healthy() -> ClusterStatus {
             write_target: Some(Address::new("10.0.0.1", 5432)),
             agrees: true,
             error: None,
+            holding: false,
+            traffic: None,
         }],
         failover_now: FailoverPreview {
             candidate: Some(node("db2")),

@@ -13,17 +13,18 @@ use rustix::process::{Pid, Signal, kill_process};
 use stormglass::adapters::haproxy::process;
 use stormglass::adapters::haproxy::socket::{MasterSocket, Processes, RuntimeSocket};
 use stormglass::adapters::haproxy::{
-    BackendNode, FileMemory, HaproxyRouter, HaproxySettings, HttpNodeHealth, PostgresWriteVerifier, VerifyCredentials,
+    FileMemory, HaproxyRouter, HaproxySettings, HttpNodeHealth, PostgresWriteVerifier, VerifyCredentials,
 };
 use stormglass::adapters::system::SystemClock;
 use stormglass::agent::proxy::ProxyParts;
 use stormglass::api::agent::AgentToken;
-use stormglass::config::agent::{ProxyNode, ProxySection};
+use stormglass::config::agent::{PgbouncerSection, ProxyNode, ProxySection};
 use stormglass::domain::command::{ProxyAssignment, ProxyTarget};
 use stormglass::domain::epoch::{Epoch, RecordNumber};
 use stormglass::domain::ids::{Address, ClusterName, NodeName, ProxyName, SiteName};
 use stormglass::domain::report::ProxyReport;
-use stormglass::ports::traffic::ProxyControllerLink;
+use stormglass::domain::traffic::READ_WEIGHT;
+use stormglass::ports::traffic::{Arrangement, Pooler, ProxyControllerLink, ReadServer};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -154,6 +155,8 @@ pub struct Lab {
     pub agent_b: FakeAgent,
     pub agent: Address,
     agent_listener: Option<TcpListener>,
+    /// The PgBouncer of the proxy host, if the role is to have one.
+    pub pooler: Option<(PgbouncerSection, Arc<dyn Pooler>)>,
 }
 
 impl Lab {
@@ -162,11 +165,6 @@ impl Lab {
         let host = own_host();
         let (a, b) = (Server::start(listener_on(host), "A"), Server::start(listener_on(host), "B"));
         let (agent_a, agent_b) = (FakeAgent::start(host, true), FakeAgent::start(host, false));
-        let node = |name: &str, address: &Address, agent: &Address| BackendNode {
-            name: NodeName::new(name).expect("valid"),
-            address: address.clone(),
-            agent: agent.clone(),
-        };
         // All at once: a port that is given back may be the next one given out.
         let agent_listener = listener_on(host);
         let agent = address_of(&agent_listener);
@@ -184,22 +182,47 @@ impl Lab {
             read,
             checked,
             stats,
-            nodes: vec![node("a", &a.address, &agent_a.address), node("b", &b.address, &agent_b.address)],
             manage_process: true,
             program: None,
             connect_timeout: CONNECT_TIMEOUT,
             connections_max: 500,
             answer_timeout: Duration::from_secs(2),
         };
-        Self { directory, host, settings, a, b, agent_a, agent_b, agent, agent_listener: Some(agent_listener) }
+        Self {
+            directory,
+            host,
+            settings,
+            a,
+            b,
+            agent_a,
+            agent_b,
+            agent,
+            agent_listener: Some(agent_listener),
+            pooler: None,
+        }
     }
 
     /// A router whose HAProxy runs and leads to `target`.
     pub async fn router(&self, target: Option<&Address>) -> HaproxyRouter {
         use stormglass::ports::traffic::TrafficRouter as _;
         let router = HaproxyRouter::new(self.settings.clone());
-        router.ensure_running(target).await.expect("haproxy starts");
+        router.ensure_running(target, &self.arrangement()).await.expect("haproxy starts");
         router
+    }
+
+    /// Both nodes, and nothing else.
+    pub fn arrangement(&self) -> Arrangement {
+        let node = |name: &str, address: &Address, agent: &Address| ReadServer {
+            node: NodeName::new(name).expect("valid"),
+            address: address.clone(),
+            agent: agent.clone(),
+            weight: READ_WEIGHT,
+        };
+        let nodes = [("a", &self.a, &self.agent_a), ("b", &self.b, &self.agent_b)];
+        Arrangement {
+            nodes: nodes.map(|(name, server, agent)| node(name, &server.address, &agent.address)).to_vec(),
+            ..Arrangement::default()
+        }
     }
 
     pub fn runtime(&self) -> RuntimeSocket {
@@ -212,6 +235,12 @@ impl Lab {
         socket.processes("test").await.ok().map(|processes| processes.master)
     }
 
+    /// How often it was reloaded, if it answers now.
+    pub async fn reloads(&self) -> Option<u64> {
+        let socket = MasterSocket::new(&self.settings.master_socket, PATIENCE);
+        socket.processes("test").await.ok().map(|processes| processes.reloads)
+    }
+
     pub async fn processes(&self) -> Processes {
         MasterSocket::new(&self.settings.master_socket, PATIENCE).processes("test").await.expect("master answers")
     }
@@ -219,8 +248,9 @@ impl Lab {
     /// The parts of the role, with everything real but the controller.
     pub fn parts(&mut self, link: Arc<FakeController>, verify: Option<&str>) -> ProxyParts {
         let settings = &self.settings;
-        let nodes = settings.nodes.iter().map(|node| ProxyNode {
-            name: node.name.clone(),
+        let arrangement = self.arrangement();
+        let nodes = arrangement.nodes.iter().map(|node| ProxyNode {
+            name: node.node.clone(),
             address: node.address.clone(),
             server_address: None,
             agent: node.agent.clone(),
@@ -239,6 +269,7 @@ impl Lab {
             manage_process: true,
             connect_timeout: settings.connect_timeout,
             verify: None,
+            pgbouncer: self.pooler.as_ref().map(|(section, _)| section.clone()),
         };
         let credentials = verify.map(|user| VerifyCredentials {
             user: user.to_owned(),
@@ -254,6 +285,7 @@ impl Lab {
             router: Arc::new(HaproxyRouter::new(settings.clone())),
             verifier: credentials
                 .map(|credentials| Arc::new(PostgresWriteVerifier::new(&section.write, &credentials)) as Arc<_>),
+            pooler: self.pooler.as_ref().map(|(_, pooler)| pooler.clone()),
             health: Arc::new(HttpNodeHealth::new().expect("client")),
             link,
             memory: Arc::new(FileMemory::new(self.directory.path().join("proxy.json"))),
@@ -308,6 +340,7 @@ pub fn assignment(epoch: u64, number: u64, primary: Option<&Address>, hold: bool
         hold,
         leader: "c1".to_owned(),
         sequence: 0,
+        backends: None,
     }
 }
 

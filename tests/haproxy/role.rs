@@ -67,7 +67,7 @@ impl Running {
         self.client.get(url).send().await.expect("answers").text().await.expect("text")
     }
 
-    async fn report(&self) -> ProxyReport {
+    pub async fn report(&self) -> ProxyReport {
         serde_json::from_str(&self.text("/health").await).expect("a report")
     }
 

@@ -18,14 +18,14 @@ use crate::harness::{self, FakeController, Lab, assignment, until};
 use crate::role::Running;
 
 /// A throw-away server; PostgreSQL refuses root, so that a test as root runs it as `postgres`.
-struct Postgres {
-    address: Address,
+pub struct Postgres {
+    pub address: Address,
     server: Child,
     _directory: TempDir,
 }
 
 impl Postgres {
-    fn start(host: Ipv4Addr) -> Self {
+    pub fn start(host: Ipv4Addr) -> Self {
         let directory = tempfile::Builder::new().prefix("sg-pg-").tempdir_in("/tmp").expect("a directory");
         let user = rustix::process::geteuid().is_root().then(postgres_user);
         if let Some((uid, gid)) = user {
@@ -53,11 +53,21 @@ impl Postgres {
     }
 }
 
+impl Postgres {
+    /// What a switchover does to the former primary: SIGINT, and every session is ended.
+    pub fn stop_fast(&mut self) {
+        harness::kill(i32::try_from(self.server.id()).expect("a pid fits"), rustix::process::Signal::INT);
+        self.server.wait().expect("own child");
+    }
+}
+
 impl Drop for Postgres {
     fn drop(&mut self) {
-        let pid = i32::try_from(self.server.id()).expect("a pid fits");
-        harness::kill(pid, rustix::process::Signal::QUIT);
-        self.server.wait().expect("own child");
+        if self.server.try_wait().expect("own child").is_none() {
+            let pid = i32::try_from(self.server.id()).expect("a pid fits");
+            harness::kill(pid, rustix::process::Signal::QUIT);
+            self.server.wait().expect("own child");
+        }
     }
 }
 
@@ -69,7 +79,7 @@ fn bin_directory() -> PathBuf {
         .expect("a PostgreSQL is installed")
 }
 
-fn postgres_user() -> (u32, u32) {
+pub fn postgres_user() -> (u32, u32) {
     let users = std::fs::read_to_string("/etc/passwd").expect("readable");
     let line = users.lines().find(|line| line.starts_with("postgres:")).expect("there is a user postgres");
     let number = |index: usize| line.split(':').nth(index).and_then(|text| text.parse().ok()).expect("a number");

@@ -41,6 +41,7 @@ impl Witnesses {
                 epoch: Epoch(1),
                 error: None,
                 path: Some(path),
+                traffic: None,
             };
             let report = Fact::Known { value: report, age: Duration::from_millis(100) };
             (name.clone(), ProxyView { proxy: name.clone(), report })

@@ -55,6 +55,7 @@ impl Proxy {
             epoch: self.assignment.as_ref().map_or(Epoch(0), |known| known.epoch),
             path: None,
             error: None,
+            traffic: None,
         }
     }
 }

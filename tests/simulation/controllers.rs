@@ -150,6 +150,7 @@ fn parts(port: &ControllerPort, term: Arc<dyn Term>) -> ControllerParts {
         policy: policy(&port.world.lock()),
         circumstances: Default::default(),
         nodes: (0..HOSTS).map(configured).collect(),
+        traffic: Default::default(),
         proxies: vec![clients::proxy_name()],
         clock: control.clone(),
         term,

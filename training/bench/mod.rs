@@ -8,7 +8,7 @@ mod cases;
 mod torch;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde::Serialize;
@@ -105,10 +105,10 @@ fn least(budget: Duration, call: &mut dyn FnMut() -> anyhow::Result<()>) -> anyh
     let first = processor_seconds();
     call()?;
     let repetitions = (MEASURED_SECONDS / (processor_seconds() - first).max(1e-7)).ceil().max(1.0) as u32;
-    let begin = Instant::now();
+    let begin = processor_seconds();
     let mut least = f64::INFINITY;
     let mut measured = 0;
-    while measured < 3 || begin.elapsed() < budget {
+    while measured < 3 || processor_seconds() - begin < budget.as_secs_f64() {
         let call_begin = processor_seconds();
         for _ in 0..repetitions {
             call()?;

@@ -33,3 +33,12 @@ pub fn publish(staged: &Path, path: &Path) -> io::Result<()> {
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     publish(&stage(path, content)?, path)
 }
+
+/// Keeps what is at `path` now as `previous`; nothing where there is none.
+pub fn keep(path: &Path, previous: &Path) -> io::Result<()> {
+    match fs::read(path) {
+        Ok(content) => replace(previous, &content),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -123,6 +123,7 @@ mod tests {
             holding: true,
             epoch: Epoch(0),
             path: None,
+            traffic: None,
             error: None,
         }
     }
@@ -149,6 +150,7 @@ mod tests {
                     hold: true,
                     leader: "c1".to_owned(),
                     sequence: 1,
+                    backends: None,
                 })
             }),
         );

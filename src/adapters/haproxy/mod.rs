@@ -2,6 +2,7 @@
 //!
 //! Which primary is right is not decided here: [`router::HaproxyRouter`] does what it is told and says what it sees.
 
+pub mod backends;
 pub mod file;
 pub mod link;
 pub mod memory;
@@ -14,23 +15,12 @@ pub mod verify;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::domain::ids::{Address, ClusterName, NodeName, ProxyName};
+use crate::domain::ids::{Address, ClusterName, ProxyName};
 
 pub use link::{HttpControllerLink, HttpNodeHealth};
 pub use memory::FileMemory;
 pub use router::HaproxyRouter;
 pub use verify::{PostgresWriteVerifier, VerifyCredentials};
-
-/// A node behind the proxy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BackendNode {
-    /// The node.
-    pub name: NodeName,
-    /// Where its PostgreSQL listens.
-    pub address: Address,
-    /// Where its agent listens.
-    pub agent: Address,
-}
 
 /// Everything that the configuration file and the sockets are made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,8 +45,6 @@ pub struct HaproxySettings {
     pub checked: Address,
     /// Statistics page and metrics.
     pub stats: Address,
-    /// Nodes behind the proxy.
-    pub nodes: Vec<BackendNode>,
     /// Start HAProxy when it does not run.
     pub manage_process: bool,
     /// The program; looked for where distributions put it if not given.
@@ -87,6 +75,16 @@ impl HaproxySettings {
         self.beside("state")
     }
 
+    /// Which site applications are served from first.
+    pub fn map_file(&self) -> PathBuf {
+        self.beside("sites.map")
+    }
+
+    /// What was in force before the last change.
+    pub fn previous_file(&self) -> PathBuf {
+        self.beside("cfg.previous")
+    }
+
     /// The Lua action of the checked ports.
     pub fn lua_file(&self) -> PathBuf {
         self.beside("wait_primary.lua")
@@ -108,6 +106,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::domain::ids::{ApplicationName, NodeName, ServerName, SiteName};
+    use crate::domain::traffic::{Application, ApplicationServer};
+    use crate::ports::traffic::{Arrangement, ReadServer};
 
     pub(super) fn settings(directory: &Path) -> HaproxySettings {
         HaproxySettings {
@@ -121,16 +122,36 @@ mod tests {
             read: Address::new("0.0.0.0", 5433),
             checked: Address::new("0.0.0.0", 5434),
             stats: Address::new("0.0.0.0", 8404),
-            nodes: vec![BackendNode {
-                name: NodeName::new("n1").expect("valid"),
-                address: Address::new("10.0.0.1", 5432),
-                agent: Address::new("10.0.0.1", 8008),
-            }],
             manage_process: true,
             program: None,
             connect_timeout: HaproxySettings::CONNECT_TIMEOUT,
             connections_max: HaproxySettings::CONNECTIONS_MAX,
             answer_timeout: HaproxySettings::ANSWER_TIMEOUT,
+        }
+    }
+
+    pub(super) fn arrangement() -> Arrangement {
+        let site = |name: &str| SiteName::new(name).expect("valid");
+        let server = |name: &str, place: &str, host: &str| ApplicationServer {
+            name: ServerName::new(name).expect("valid"),
+            site: site(place),
+            address: Address::new(host, 8080),
+        };
+        Arrangement {
+            nodes: vec![ReadServer {
+                node: NodeName::new("n1").expect("valid"),
+                address: Address::new("10.0.0.1", 5432),
+                agent: Address::new("10.0.0.1", 8008),
+                weight: 10,
+            }],
+            read_max_lag_bytes: Some(1000),
+            active_site: Some(site("east")),
+            applications: vec![Application {
+                name: ApplicationName::new("shop").expect("valid"),
+                port: 8080,
+                check: "/health".to_owned(),
+                servers: vec![server("shop-1", "east", "10.0.1.1"), server("shop-4", "west", "10.0.2.1")],
+            }],
         }
     }
 }

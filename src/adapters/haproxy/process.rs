@@ -44,16 +44,28 @@ pub async fn check(settings: &HaproxySettings, file: &Path) -> Result<(), Traffi
     const ACTION: &str = "check HAProxy's configuration";
     let failed = |problem: String| TrafficError::Failed { action: ACTION, problem };
     let program = program(settings);
+    if let Some(problem) = version(&program).await.as_deref().and_then(super::backends::too_old) {
+        return Err(failed(format!("{problem}; the file in force stays, the write port is still moved")));
+    }
     let run = Command::new(&program).args(["-c", "-f"]).arg(file).stdin(Stdio::null()).kill_on_drop(true).output();
     let output = timeout(CHECK_LIMIT, run)
         .await
         .map_err(|_| failed(format!("{} -c did not end within {CHECK_LIMIT:?}", program.display())))?
-        .map_err(|error| failed(format!("run {}: {error}; install haproxy 2.6 or later", program.display())))?;
+        .map_err(|error| failed(format!("run {}: {error}; install haproxy 2.4 or later", program.display())))?;
     if output.status.success() {
         return Ok(());
     }
     let words = String::from_utf8_lossy(&output.stderr);
     Err(failed(format!("{} is not valid, the file in force stays: {}", file.display(), last_words(&words))))
+}
+
+/// What the program says of itself; `None` if it does not run or says it in other words.
+async fn version(program: &Path) -> Option<String> {
+    let run = Command::new(program).arg("-v").stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = timeout(CHECK_LIMIT, run).await.ok()?.ok()?;
+    let words = String::from_utf8_lossy(&output.stdout).into_owned();
+    // "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/", before 2.4 "HA-Proxy version …".
+    words.split_once("version ").and_then(|(_, rest)| rest.split_whitespace().next()).map(str::to_owned)
 }
 
 /// Starts master and worker in a session of their own.

@@ -3,6 +3,8 @@
 //! Invariant: the file never holds a configuration that HAProxy would not start with, and a reload never happens while
 //! connections wait (the old worker would keep them, retrying an address that can no longer be changed).
 
+mod lifecycle;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,24 +14,20 @@ use async_trait::async_trait;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::socket::{MasterSocket, RuntimeSocket, ServerState, server_state, unexpected, waiting_connections};
-use super::{HaproxySettings, file, process, template};
+use super::socket::{
+    MasterSocket, RuntimeSocket, ServerState, server_state, starting_sessions, unexpected, waiting_connections,
+};
+use super::{HaproxySettings, backends, file, process, template};
 use crate::adapters::system::wait_for_exit;
 use crate::domain::ids::Address;
-use crate::ports::traffic::{Route, Settled, TrafficError, TrafficRouter};
+use crate::ports::traffic::{Arrangement, Inspection, Route, Settled, TrafficError, TrafficRouter};
 
 /// The backend behind the write port, as the template names it.
 const BACKEND: &str = "pg_write";
 /// Its only server.
 const SERVER: &str = "primary";
-/// From the start of the process until its socket answers; measured 30 to 60 ms, 1 s on a busy machine.
-const START_LIMIT: Duration = Duration::from_secs(5);
-/// From `reload` until the new worker answers; measured 50 ms, 0.9 s on a busy machine.
-const RELOAD_LIMIT: Duration = Duration::from_secs(10);
-/// How long a HAProxy that was told to end, or whose master was killed, may take to be gone.
-const DYING_LIMIT: Duration = Duration::from_secs(2);
-/// Between two looks at a process that starts or reloads. Not on the path of a failover.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Between two looks at connections that are just being made.
+const LOOK_FOR_QUIET: Duration = Duration::from_millis(2);
 /// A name server that does not answer must not hold a redirect; nodes should be given by address.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -49,8 +47,14 @@ struct Memory {
     /// The last primary.
     target: Option<Target>,
     holding: bool,
+    /// Reads and applications, as last asked for.
+    wanted: Arrangement,
     /// The file's content when HAProxy last read it.
     loaded: Option<String>,
+    /// The workers that read it: others were made by somebody else.
+    workers: Vec<i32>,
+    /// What the last reload did not survive.
+    refused: Option<Refused>,
     /// HAProxy's master.
     master: Option<i32>,
     resolved: HashMap<Address, SocketAddr>,
@@ -60,6 +64,13 @@ struct Memory {
 struct Target {
     named: Address,
     socket: SocketAddr,
+}
+
+#[derive(Debug)]
+struct Refused {
+    shape: String,
+    at: Instant,
+    error: TrafficError,
 }
 
 impl HaproxyRouter {
@@ -126,6 +137,11 @@ impl HaproxyRouter {
         })
     }
 
+    async fn see(&self, action: &'static str) -> Result<backends::Seen, TrafficError> {
+        let questions = backends::questions(&self.settings.map_file().display().to_string());
+        Ok(backends::Seen::read(&self.runtime.ask(action, &questions).await?))
+    }
+
     /// Ends the sessions that lead elsewhere than to `keep`, in workers of former configurations too.
     async fn cut_strays(&self, action: &'static str, keep: SocketAddr) -> Result<(), TrafficError> {
         let mut sessions = self.runtime.cut_strays(action, BACKEND, keep).await?;
@@ -137,196 +153,14 @@ impl HaproxyRouter {
         }
         Ok(())
     }
-
-    fn rendered(&self, action: &'static str) -> Result<String, TrafficError> {
-        let failed = |problem: String| TrafficError::Failed { action, problem };
-        let (text, source) = match &self.settings.template {
-            None => (template::BUILT_IN.to_owned(), "the built-in template".to_owned()),
-            Some(path) => {
-                let text =
-                    std::fs::read_to_string(path).map_err(|error| failed(format!("{}: {error}", path.display())))?;
-                (text, path.display().to_string())
-            }
-        };
-        let target = self.memory().target.as_ref().map(|target| target.socket);
-        template::render(&self.settings, &text, target).map_err(|error| failed(format!("{source}, {error}")))
-    }
-
-    /// Brings the file up to date and returns its content. The caller holds `slow`.
-    async fn write_file(&self) -> Result<String, TrafficError> {
-        const ACTION: &str = "write HAProxy's configuration";
-        let path = &self.settings.config_file;
-        let failed = |error: &dyn std::fmt::Display| TrafficError::Failed {
-            action: ACTION,
-            problem: format!(
-                "{}: {error}; see that the agent may write there and that the disk has space",
-                path.display()
-            ),
-        };
-        let content = self.rendered(ACTION)?;
-        let (settings, wanted) = (Arc::clone(&self.settings), content.clone());
-        let staged = spawn_blocking(move || {
-            if std::fs::read_to_string(settings.lua_file()).ok().as_deref() != Some(template::WAIT_PRIMARY_LUA) {
-                file::replace(&settings.lua_file(), template::WAIT_PRIMARY_LUA.as_bytes())?;
-            }
-            if !settings.state_file().exists() {
-                file::replace(&settings.state_file(), b"1\n")?;
-            }
-            if std::fs::read_to_string(&settings.config_file).is_ok_and(|present| present == wanted) {
-                return Ok(None);
-            }
-            file::stage(&settings.config_file, wanted.as_bytes()).map(Some)
-        })
-        .await
-        .map_err(|error| failed(&error))?
-        .map_err(|error: std::io::Error| failed(&error))?;
-        if let Some(staged) = staged {
-            process::check(&self.settings, &staged).await?;
-            let path = path.clone();
-            spawn_blocking(move || file::publish(&staged, &path))
-                .await
-                .map_err(|error| failed(&error))?
-                .map_err(|error| failed(&error))?;
-        }
-        Ok(content)
-    }
-
-    /// Nothing listens on the stats socket: finds out what is left and makes one HAProxy of it. The caller holds `slow`
-    /// and has written the file.
-    async fn revive(&self, content: String) -> Result<(), TrafficError> {
-        const ACTION: &str = "start HAProxy";
-        let end = Instant::now() + DYING_LIMIT;
-        loop {
-            let master = self.master.processes(ACTION).await;
-            if self.runtime.server(ACTION, BACKEND, SERVER).await.is_ok() {
-                // It was only reloading.
-                self.memory().master = master.ok().map(|processes| processes.master);
-                return Ok(());
-            }
-            let settings = Arc::clone(&self.settings);
-            let running = spawn_blocking(move || process::running(&settings)).await.unwrap_or_default();
-            // Never a second one beside the first: both would bind the ports, and the kernel would deal clients out to both.
-            match master {
-                Err(TrafficError::NotRunning { .. }) if running.is_empty() => return self.start(content).await,
-                Err(TrafficError::NotRunning { .. }) if Instant::now() > end => {
-                    process::kill_workers(&running).await;
-                }
-                Ok(_) if Instant::now() > end => return self.reload(content).await,
-                Err(error) if Instant::now() > end => return Err(error),
-                _ => {}
-            }
-            sleep(LOOK_AGAIN).await;
-        }
-    }
-
-    /// Starts HAProxy and waits until it answers. The caller holds `slow` and has written the file.
-    async fn start(&self, content: String) -> Result<(), TrafficError> {
-        const ACTION: &str = "start HAProxy";
-        let mut child = process::start(&self.settings)?;
-        let answers = async {
-            loop {
-                if self.runtime.server(ACTION, BACKEND, SERVER).await.is_ok()
-                    && let Ok(processes) = self.master.processes(ACTION).await
-                {
-                    return Ok(processes.master);
-                }
-                tokio::select! {
-                    status = child.wait() => return Err(status.map_or_else(|error| error.to_string(), |status| status.to_string())),
-                    () = sleep(LOOK_AGAIN) => {}
-                }
-            }
-        };
-        let outcome =
-            timeout(START_LIMIT, answers).await.unwrap_or_else(|_| Err(format!("no answer in {START_LIMIT:?}")));
-        match outcome {
-            Ok(master) => {
-                let mut memory = self.memory();
-                memory.master = Some(master);
-                memory.loaded = Some(content);
-                memory.holding = false;
-                drop(memory);
-                // Reaped when it ends; until then it belongs to nobody.
-                tokio::spawn(async move { child.wait().await });
-                Ok(())
-            }
-            Err(problem) => Err(TrafficError::Failed {
-                action: ACTION,
-                problem: format!("{problem}; it said: {}", process::last_log(&self.settings).await),
-            }),
-        }
-    }
-
-    /// Reloads and waits until the new worker answers. The caller holds `slow`.
-    async fn reload(&self, content: String) -> Result<(), TrafficError> {
-        const ACTION: &str = "reload HAProxy";
-        let failed = |problem: String| TrafficError::Failed { action: ACTION, problem };
-        // So that the new worker does not take standbys for primaries until its first checks are back.
-        let states = self.runtime.ask(ACTION, "show servers state").await.ok();
-        if let Some(states) = states {
-            let path = self.settings.state_file();
-            spawn_blocking(move || file::replace(&path, states.as_bytes()))
-                .await
-                .map_err(|error| failed(error.to_string()))?
-                .map_err(|error| failed(error.to_string()))?;
-        }
-        let before = self.master.processes(ACTION).await?;
-        self.master.ask(ACTION, "reload").await?;
-        let finished = async {
-            loop {
-                // The master executes itself anew: for a moment it may not answer.
-                if let Ok(now) = self.master.processes(ACTION).await {
-                    if now.reloads_failed > before.reloads_failed {
-                        return Err(process::last_log(&self.settings).await);
-                    }
-                    let is_new =
-                        now.reloads > before.reloads && now.workers.iter().any(|pid| !before.workers.contains(pid));
-                    if is_new && self.runtime.server(ACTION, BACKEND, SERVER).await.is_ok() {
-                        return Ok(());
-                    }
-                }
-                sleep(LOOK_AGAIN).await;
-            }
-        };
-        match timeout(RELOAD_LIMIT, finished).await {
-            Ok(Ok(())) => {
-                self.memory().loaded = Some(content);
-                Ok(())
-            }
-            Ok(Err(words)) => Err(failed(format!("it failed and the former worker goes on: {words}"))),
-            Err(_) => Err(failed(format!("no new worker answered within {RELOAD_LIMIT:?}"))),
-        }
-    }
-
-    /// The way when the runtime API did not do it: the file, and a process that reads it.
-    async fn redirect_by_file(&self, cause: TrafficError) -> Result<(), TrafficError> {
-        const ACTION: &str = "redirect by file";
-        let _slow = self.slow.lock().await;
-        let content = self.write_file().await?;
-        match cause {
-            TrafficError::NotRunning { .. } if self.settings.manage_process => self.revive(content).await,
-            TrafficError::NoAnswer { .. } => {
-                let replaced = async {
-                    let hung = self.master.processes(ACTION).await?.workers;
-                    self.reload(content).await?;
-                    // It cannot hand its sockets over: clients that the kernel gives to it would hang with it.
-                    process::kill_workers(&hung).await;
-                    Ok(())
-                };
-                replaced.await.map_err(|problem: TrafficError| TrafficError::Failed {
-                    action: ACTION,
-                    problem: format!("{cause}; the file is written, and then: {problem}; restart HAProxy on this host"),
-                })
-            }
-            other => Err(other),
-        }
-    }
 }
 
 #[async_trait]
 impl TrafficRouter for HaproxyRouter {
-    async fn ensure_running(&self, last: Option<&Address>) -> Result<(), TrafficError> {
+    async fn ensure_running(&self, last: Option<&Address>, wanted: &Arrangement) -> Result<(), TrafficError> {
         const ACTION: &str = "adopt HAProxy";
         let _slow = self.slow.lock().await;
+        self.memory().wanted = wanted.clone();
         if self.memory().target.is_none()
             && let Some(last) = last
         {
@@ -334,18 +168,29 @@ impl TrafficRouter for HaproxyRouter {
             self.memory().target = Some(target);
         }
         let before = tokio::fs::read_to_string(&self.settings.config_file).await.ok();
-        let content = self.write_file().await?;
+        let written = self.write_file().await;
         match self.runtime.server(ACTION, BACKEND, SERVER).await {
             Ok(_) => {
-                let master = self.master.processes(ACTION).await?.master;
+                if let Err(error) = &written {
+                    // `settle` says so again and again; the write port can be moved all the same.
+                    tracing::warn!(%error, "HAProxy is adopted with the file that it has");
+                }
+                let processes = self.master.processes(ACTION).await?;
                 let mut memory = self.memory();
-                memory.master = Some(master);
+                (memory.master, memory.workers) = (Some(processes.master), processes.workers);
                 if memory.loaded.is_none() {
                     memory.loaded = before;
                 }
                 Ok(())
             }
-            Err(TrafficError::NotRunning { .. }) if self.settings.manage_process => self.revive(content).await,
+            Err(TrafficError::NotRunning { .. }) if self.settings.manage_process => match (written, before) {
+                (Ok(content), _) => self.revive(content).await,
+                (Err(error), Some(before)) => {
+                    tracing::warn!(%error, "HAProxy is started with the file that is there");
+                    self.revive(before).await
+                }
+                (Err(error), None) => Err(error),
+            },
             Err(TrafficError::NotRunning { action, location, problem }) => Err(TrafficError::NotRunning {
                 action,
                 location,
@@ -356,6 +201,77 @@ impl TrafficRouter for HaproxyRouter {
                 ),
             }),
             Err(error) => Err(error),
+        }
+    }
+
+    async fn arrange(&self, wanted: &Arrangement) -> Result<(), TrafficError> {
+        const ACTION: &str = "arrange reads and applications";
+        self.memory().wanted = wanted.clone();
+        let map_file = self.settings.map_file().display().to_string();
+        let commands = backends::commands(&map_file, wanted);
+        if !commands.is_empty() {
+            self.runtime.ask(ACTION, &commands).await?;
+        }
+        let mut seen = self.see(ACTION).await?;
+        if let (None, true, Some(site)) = (&seen.active_site, seen.has_map, &wanted.active_site) {
+            self.runtime.ask(ACTION, &backends::first_site(&map_file, site)).await?;
+            seen = self.see(ACTION).await?;
+        }
+        let differences = seen.differences(wanted);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(TrafficError::Failed { action: ACTION, problem: differences.join("; ") })
+    }
+
+    async fn inspect(&self) -> Result<Inspection, TrafficError> {
+        const ACTION: &str = "inspect HAProxy";
+        // What is being changed at this moment is no drift.
+        let is_calm = || self.slow.try_lock().is_ok();
+        let was_calm = is_calm();
+        let content = self.rendered(ACTION);
+        let on_disk = tokio::fs::read_to_string(&self.settings.config_file).await.ok();
+        let sites = tokio::fs::read_to_string(self.settings.map_file()).await.ok();
+        let seen = self.see(ACTION).await?;
+        let processes = self.master.processes(ACTION).await?;
+        let is_calm = was_calm && is_calm();
+        let mut memory = self.memory();
+        let mut drift = seen.differences(&memory.wanted);
+        if is_calm && memory.workers != processes.workers {
+            if !memory.workers.is_empty() {
+                drift.push("HAProxy was reloaded or restarted by somebody else".to_owned());
+            }
+            // Nobody knows what these have read.
+            (memory.master, memory.workers, memory.loaded) = (Some(processes.master), processes.workers, None);
+        }
+        let file = self.settings.config_file.display();
+        let is_other = content.as_ref().is_ok_and(|content| on_disk.as_ref() != Some(content));
+        if is_calm && is_other && memory.refused.is_none() {
+            drift.push(format!("{file} is not what the agent wrote"));
+        }
+        if is_calm && sites.as_ref() != Some(&template::map(&memory.wanted)) {
+            drift.push(format!("{} is not what the agent wrote", self.settings.map_file().display()));
+        }
+        let shape = |text: &String| template::shape(text);
+        let is_loaded = content.as_ref().is_ok_and(|content| memory.loaded.as_ref().map(shape) == Some(shape(content)));
+        Ok(Inspection {
+            is_settled: is_calm && is_loaded && drift.is_empty(),
+            drift,
+            problem: seen.version.as_deref().and_then(backends::too_old),
+            active_site: seen.active_site.clone(),
+            applications: seen.applications(&memory.wanted),
+            version: seen.version,
+        })
+    }
+
+    async fn quiet(&self, within: Duration) {
+        const ACTION: &str = "wait for connections that are just being made";
+        let end = Instant::now() + within;
+        while let Ok(listed) = self.runtime.ask(ACTION, "show sess all").await {
+            if starting_sessions(&listed, BACKEND) == 0 || Instant::now() >= end {
+                return;
+            }
+            sleep(LOOK_FOR_QUIET).await;
         }
     }
 
@@ -408,6 +324,10 @@ impl TrafficRouter for HaproxyRouter {
         const ACTION: &str = "settle HAProxy's configuration";
         let later = |reason: &str| Ok(Settled::Later { reason: reason.to_owned() });
         let _slow = self.slow.lock().await;
+        let content = self.rendered(ACTION)?;
+        if let Some(error) = self.refused(&content) {
+            return self.put_back().await.and(Err(error));
+        }
         let content = self.write_file().await?;
         let led_to = {
             let memory = self.memory();
@@ -419,7 +339,7 @@ impl TrafficRouter for HaproxyRouter {
         }
         let holding = {
             let memory = self.memory();
-            if memory.loaded.as_ref() == Some(&content) {
+            if memory.loaded.as_deref().map(template::shape) == Some(template::shape(&content)) {
                 return Ok(Settled::Done);
             }
             memory.holding
@@ -441,7 +361,10 @@ impl TrafficRouter for HaproxyRouter {
         if let Some(wanted) = wanted {
             self.point(ACTION, wanted).await?;
         }
-        if self.rendered(ACTION)? == self.memory().loaded.clone().unwrap_or_default() {
+        let arrangement = self.memory().wanted.clone();
+        self.arrange(&arrangement).await?;
+        let loaded = self.memory().loaded.clone().unwrap_or_default();
+        if template::shape(&self.rendered(ACTION)?) == template::shape(&loaded) {
             Ok(Settled::Done)
         } else {
             later("the target changed during the reload")
@@ -456,6 +379,7 @@ impl TrafficRouter for HaproxyRouter {
                 // Whatever runs next is adopted as a stranger.
                 let mut memory = self.memory();
                 (memory.master, memory.loaded) = (None, None);
+                memory.workers.clear();
             }
             None => std::future::pending().await,
         }

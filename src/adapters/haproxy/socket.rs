@@ -216,8 +216,8 @@ fn strays(listed: &str, backend: &str, keep: SocketAddr, waiting: Waiting) -> Ve
                 session.is_ours = first.strip_prefix("backend=") == Some(backend);
             } else if first.starts_with("server=") {
                 session.leads_to_keep = has(&kept);
-            } else if first.starts_with("scb=") {
-                session.is_established = has("state=EST");
+            } else if is_server_side(first) {
+                session.is_established = line.contains("state=EST");
             }
         }
     }
@@ -229,9 +229,44 @@ fn strays(listed: &str, backend: &str, keep: SocketAddr, waiting: Waiting) -> Ve
         .collect()
 }
 
+/// The line about the side of a session that leads to a server: `scb=` since HAProxy 2.6, `si[1]=` before.
+fn is_server_side(first_word: &str) -> bool {
+    first_word.starts_with("scb=") || first_word.starts_with("si[1]=")
+}
+
+/// Less than that has come back from the server only while PostgreSQL still lets the client in: its first words to a client that
+/// is in (parameters, key, ready) are some 380 bytes. With TLS the handshake alone is more, and such a connection is not counted.
+const GREETING_BYTES_MIN: u64 = 300;
+
+/// Sessions of `backend` that a server has accepted and not let in yet, from the answer to `show sess all`.
+pub fn starting_sessions(listed: &str, backend: &str) -> usize {
+    let (mut count, mut is_ours, mut is_held, mut is_established) = (0, false, false, false);
+    for line in listed.lines() {
+        let first = line.split_whitespace().next().unwrap_or_default();
+        if line.starts_with("0x") {
+            (is_ours, is_held, is_established) = (false, false, false);
+        } else if let Some(of) = first.strip_prefix("backend=") {
+            is_ours = of == backend;
+        } else if first.starts_with("server=") {
+            is_held = line.contains(&format!("addr={}", super::template::HOLD));
+        } else if is_server_side(first) {
+            is_established = line.contains("state=EST");
+            // Under way to a server that is there; who is held tries an address where nobody is.
+            count += usize::from(is_ours && !is_held && line.contains("state=CON"));
+        } else if first.starts_with("res=") && is_ours && is_established {
+            let total = line.split_whitespace().find_map(|word| word.strip_prefix("total="));
+            let total = total.and_then(|total| total.trim_end_matches(')').parse::<u64>().ok());
+            count += usize::from(total.is_some_and(|total| total < GREETING_BYTES_MIN));
+        }
+    }
+    count
+}
+
 fn processes(answer: &str) -> Option<Processes> {
     let mut found = Processes::default();
     let mut is_old = false;
+    // Up to 2.4 a column more, the relative PID, comes before the reloads.
+    let reloads = if answer.lines().next().is_some_and(|header| header.contains("<relative PID>")) { 3 } else { 2 };
     for line in answer.lines() {
         if line.starts_with("# ") {
             is_old = line.starts_with("# old");
@@ -243,9 +278,9 @@ fn processes(answer: &str) -> Option<Processes> {
         match *kind {
             "master" => {
                 found.master = pid;
-                found.reloads = columns.get(2)?.parse().ok()?;
+                found.reloads = columns.get(reloads)?.parse().ok()?;
                 found.reloads_failed =
-                    columns.get(4).and_then(|failed| failed.trim_end_matches(']').parse().ok()).unwrap_or(0);
+                    columns.get(reloads + 2).and_then(|failed| failed.trim_end_matches(']').parse().ok()).unwrap_or(0);
             }
             "worker" if is_old => found.old_workers.push(pid),
             "worker" => found.workers.push(pid),
@@ -324,6 +359,13 @@ mod tests {
             Processes { master: 14219, reloads: 2, reloads_failed: 1, workers: vec![14435], old_workers: vec![14222] };
         assert_eq!(processes(text), Some(expected));
         assert_eq!(processes("Permission denied\n"), None);
+        let of_2_4 = "#<PID>          <type>          <relative PID>  <reloads>       <uptime>        <version>\n\
+            1162            master          0               5               0d00h02m07s     2.4.0\n\
+            # workers\n1271            worker          1               0               0d00h00m00s     2.4.0\n\
+            # old workers\n1233            worker          [was: 1]        3               0d00h00m43s     2.4.0\n";
+        let expected =
+            Processes { master: 1162, reloads: 5, reloads_failed: 0, workers: vec![1271], old_workers: vec![1233] };
+        assert_eq!(processes(of_2_4), Some(expected));
     }
 
     #[test]
@@ -358,5 +400,26 @@ mod tests {
         let text = "# pxname,svname,qcur,qmax,scur\npg_write,FRONTEND,,,9,9\npg_write,primary,0,0,4,4\npg_write,BACKEND,0,0,9,9\n";
         assert_eq!(waiting_connections(text, "pg_write"), Some(5));
         assert_eq!(waiting_connections("", "pg_write"), None);
+    }
+
+    #[test]
+    fn a_connection_is_just_being_made_until_postgresql_has_said_its_first_words() {
+        let session = |server: &str, state: &str, total: u32| {
+            format!(
+                "0x7f00: [21/Nov/2026:07:02:38.413340] id=0 proto=tcpv4 source=127.0.0.1:42894\n  \
+                 backend=pg_write (id=2 mode=tcp) addr=10.0.0.9:40902\n  server=primary (id=1) addr={server}\n  \
+                 scf=0x1 flags=0x0 state=EST endp=CONN\n  scb=0x2 flags=0x1 state={state} endp=CONN\n  \
+                 req=0x3 (f=0x1 an=0x0 pipe=0 tofwd=-1 total=82)\n  res=0x4 (f=0x1 an=0x0 pipe=0 tofwd=-1 total={total})\n"
+            )
+        };
+        let listed = [
+            session("10.0.0.1:5432", "EST", 0),
+            session("10.0.0.1:5432", "EST", 24),
+            session("10.0.0.1:5432", "EST", 388),
+            session("10.0.0.1:5432", "CON", 0),
+            session("127.0.0.1:1", "CON", 0),
+        ];
+        assert_eq!(starting_sessions(&listed.concat(), "pg_write"), 3);
+        assert_eq!(starting_sessions(&listed.concat(), "pg_read"), 0);
     }
 }

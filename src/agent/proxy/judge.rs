@@ -4,8 +4,9 @@
 
 use crate::config::agent::ProxyNode;
 use crate::domain::command::ProxyAssignment;
-use crate::domain::ids::{Address, ClusterName};
-use crate::ports::traffic::{ProxyRecord, Route};
+use crate::domain::ids::{ClusterName, NodeName, SiteName};
+use crate::domain::traffic::{Backends, READ_WEIGHT};
+use crate::ports::traffic::{Arrangement, ProxyRecord, ReadServer, Route};
 
 /// The record that an assignment leads to, or why it is not taken.
 pub fn judge(
@@ -45,7 +46,41 @@ pub fn judge(
         hold: assignment.hold || assignment.primary.is_none(),
         leader: assignment.leader.clone(),
         sequence: assignment.sequence,
+        backends: assignment.backends.clone().or_else(|| record.and_then(|record| record.backends.clone())),
     })
+}
+
+/// Reads and applications as this proxy, which stands in `site`, serves them. `own`: the nodes as its file lists them, which is
+/// all there is before a controller has said anything. A node that the controllers do not name any more is left out.
+pub fn arrangement(site: &SiteName, own: &[ProxyNode], backends: Option<&Backends>) -> Arrangement {
+    let Some(backends) = backends.filter(|backends| !backends.members.is_empty()) else {
+        let nodes = own.iter().map(|node| ReadServer {
+            node: node.name.clone(),
+            address: node.address.clone(),
+            agent: node.agent.clone(),
+            weight: READ_WEIGHT,
+        });
+        return Arrangement { nodes: nodes.collect(), ..Arrangement::default() };
+    };
+    let nodes = backends.members.iter().filter_map(|member| {
+        let own = own.iter().find(|node| node.name == member.node);
+        Some(ReadServer {
+            node: member.node.clone(),
+            address: own.map(|node| &node.address).or(member.address.as_ref())?.clone(),
+            agent: own.map(|node| &node.agent).or(member.agent.as_ref())?.clone(),
+            weight: match member.serves_reads {
+                false => 0,
+                true if member.site == *site => READ_WEIGHT,
+                true => backends.reads.other_site_weight,
+            },
+        })
+    });
+    Arrangement {
+        nodes: nodes.collect(),
+        read_max_lag_bytes: Some(backends.reads.max_lag_bytes),
+        active_site: backends.active_site.clone(),
+        applications: backends.applications.clone(),
+    }
 }
 
 /// Where the write port is to lead under a record.
@@ -56,25 +91,36 @@ pub fn wanted(record: &ProxyRecord) -> Route {
     }
 }
 
+/// The same backends after the nodes' own word that `primary` is the primary: the controllers' last word, moved on.
+pub fn moved_to(backends: &Backends, primary: &NodeName) -> Backends {
+    let former = backends.active_site.clone();
+    let mut moved = backends.clone();
+    for member in &mut moved.members {
+        member.serves_reads = member.node != *primary;
+    }
+    let site = moved.members.iter().find(|member| member.node == *primary).map(|member| member.site.clone());
+    Backends { active_site: site.or(former), ..moved }
+}
+
 /// The only node whose agent says that it is the primary, or why nobody is followed.
 /// Agents that do not answer count as "no": a node that nobody reaches is of no use to clients either.
-pub fn single_primary(answers: &[(&ProxyNode, Result<bool, String>)]) -> Result<Address, String> {
-    let says_yes: Vec<&ProxyNode> =
+pub fn single_primary(answers: &[(&ReadServer, Result<bool, String>)]) -> Result<ReadServer, String> {
+    let says_yes: Vec<&ReadServer> =
         answers.iter().filter(|(_, answer)| *answer == Ok(true)).map(|(node, _)| *node).collect();
     match says_yes.as_slice() {
-        [only] => Ok(only.address.clone()),
+        [only] => Ok((*only).clone()),
         [] => {
             let words: Vec<String> = answers
                 .iter()
                 .map(|(node, answer)| match answer {
-                    Ok(_) => format!("{}: not primary", node.name),
-                    Err(problem) => format!("{}: {problem}", node.name),
+                    Ok(_) => format!("{}: not primary", node.node),
+                    Err(problem) => format!("{}: {problem}", node.node),
                 })
                 .collect();
             Err(format!("no node says that it is the primary ({})", words.join("; ")))
         }
         several => {
-            let names: Vec<&str> = several.iter().map(|node| node.name.as_str()).collect();
+            let names: Vec<&str> = several.iter().map(|node| node.node.as_str()).collect();
             Err(format!("several nodes say that they are the primary: {}", names.join(", ")))
         }
     }
@@ -85,7 +131,8 @@ mod tests {
     use super::*;
     use crate::domain::command::ProxyTarget;
     use crate::domain::epoch::{Epoch, RecordNumber};
-    use crate::domain::ids::NodeName;
+    use crate::domain::ids::Address;
+    use crate::domain::traffic::{Member, ReadPolicy};
 
     fn cluster() -> ClusterName {
         ClusterName::new("main").expect("valid")
@@ -103,16 +150,64 @@ mod tests {
             hold,
             leader: "c1".to_owned(),
             sequence: 0,
+            backends: None,
         }
     }
 
-    fn node(name: &str, port: u16) -> ProxyNode {
-        ProxyNode {
-            name: NodeName::new(name).expect("valid"),
+    fn node(name: &str, port: u16) -> ReadServer {
+        ReadServer {
+            node: NodeName::new(name).expect("valid"),
             address: Address::new("10.0.0.1", port),
-            server_address: None,
             agent: Address::new("10.0.0.1", 8008),
+            weight: 0,
         }
+    }
+
+    fn member(name: &str, site: &str, serves_reads: bool) -> Member {
+        Member {
+            node: NodeName::new(name).expect("valid"),
+            site: SiteName::new(site).expect("valid"),
+            address: Some(Address::new("10.0.0.9", 5432)),
+            agent: Some(Address::new("10.0.0.9", 8008)),
+            serves_reads,
+        }
+    }
+
+    #[test]
+    fn reads_go_to_standbys_of_the_own_site_first_and_members_come_and_go_with_the_controllers_word() {
+        let own = ["n1", "n4"].map(|name| ProxyNode {
+            name: NodeName::new(name).expect("valid"),
+            address: Address::new("10.0.0.1", 1),
+            server_address: None,
+            agent: Address::new("10.0.0.1", 2),
+        });
+        let east = SiteName::new("east").expect("valid");
+        let before = arrangement(&east, &own, None);
+        assert_eq!(before.nodes.iter().map(|node| node.weight).collect::<Vec<_>>(), [READ_WEIGHT; 2]);
+        assert_eq!((before.active_site, before.read_max_lag_bytes), (None, None));
+
+        let backends = Backends {
+            active_site: Some(east.clone()),
+            members: vec![member("n1", "east", false), member("n2", "east", true), member("n3", "west", true)],
+            reads: ReadPolicy { max_lag_bytes: 7, other_site_weight: 5 },
+            applications: Vec::new(),
+        };
+        let told = arrangement(&east, &own, Some(&backends));
+        let servers: Vec<(&str, u16, u8)> =
+            told.nodes.iter().map(|node| (node.node.as_str(), node.address.port, node.weight)).collect();
+        // n1 as its own file says, n2 and n3 as told, n4 gone.
+        assert_eq!(servers, [("n1", 1, 0), ("n2", 5432, 100), ("n3", 5432, 5)]);
+        assert_eq!(told.read_max_lag_bytes, Some(7));
+
+        let assigned = ProxyAssignment { backends: Some(backends.clone()), ..assignment(1, 1, Some(1), false) };
+        let record = judge(&cluster(), None, &assigned).expect("taken");
+        assert_eq!(record.backends.as_ref(), Some(&backends));
+        let moved = moved_to(&backends, &NodeName::new("n3").expect("valid"));
+        assert_eq!(moved.active_site.as_ref().map(SiteName::as_str), Some("west"));
+        let weights: Vec<u8> = arrangement(&east, &own, Some(&moved)).nodes.iter().map(|node| node.weight).collect();
+        assert_eq!(weights, [100, 100, 0]);
+        let silent = judge(&cluster(), Some(&record), &assignment(1, 2, Some(1), false)).expect("taken");
+        assert_eq!(silent.backends, Some(backends), "a controller that says nothing of them changes nothing");
     }
 
     #[test]
@@ -154,8 +249,8 @@ mod tests {
     fn only_a_single_primary_is_followed() {
         let (one, two) = (node("n1", 1), node("n2", 2));
         let answers = |first, second| [(&one, first), (&two, second)];
-        assert_eq!(single_primary(&answers(Ok(false), Ok(true))), Ok(Address::new("10.0.0.1", 2)));
-        assert_eq!(single_primary(&answers(Err("gone".into()), Ok(true))), Ok(Address::new("10.0.0.1", 2)));
+        assert_eq!(single_primary(&answers(Ok(false), Ok(true))), Ok(two.clone()));
+        assert_eq!(single_primary(&answers(Err("gone".into()), Ok(true))), Ok(two.clone()));
         let none = single_primary(&answers(Ok(false), Err("gone".into()))).expect_err("nobody");
         assert_eq!(none, "no node says that it is the primary (n1: not primary; n2: gone)");
         let both = single_primary(&answers(Ok(true), Ok(true))).expect_err("two");

@@ -2,14 +2,17 @@
 //!
 //! Invariant: HAProxy is moved under `turn` only, so that two orders never interleave.
 
+mod alone;
+mod upkeep;
+
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::join_all;
 use tokio::sync::Notify;
 
 use super::metrics::ProxyMetrics;
+use super::pooling::Pooling;
 use super::{ProxyParts, judge};
 use crate::agent::local::ProbeHistory;
 use crate::api::agent::ProxyHandler;
@@ -19,7 +22,8 @@ use crate::domain::command::{
 };
 use crate::domain::ids::Address;
 use crate::domain::report::{PathReport, ProxyReport};
-use crate::ports::traffic::{ProxyRecord, Route, TrafficError, TrafficRouter};
+use crate::domain::traffic::TrafficReport;
+use crate::ports::traffic::{Arrangement, ProxyRecord, Route, TrafficError, TrafficRouter};
 
 /// More looks in a row without an answer than this, and HAProxy counts as hung: 3 s, longer than a busy host is late.
 const UNANSWERED_MAX: u32 = 3;
@@ -30,14 +34,19 @@ const NODE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a verifying write may take, all tries together.
 const VERIFY_DEADLINE: Duration = Duration::from_secs(2);
 
+/// How long a hold waits for connections that are just being made; letting a client in takes 2 to 20 ms.
+const QUIET_LIMIT: Duration = Duration::from_millis(100);
+
 pub(super) struct ProxyRole {
     parts: ProxyParts,
     metrics: ProxyMetrics,
+    pub(super) pooling: Pooling,
     state: Mutex<State>,
     /// Held while HAProxy is moved.
     turn: tokio::sync::Mutex<()>,
     changed: Notify,
     unsettled: Notify,
+    rearrange: Notify,
 }
 
 struct State {
@@ -54,6 +63,13 @@ struct State {
     problems: Problems,
     /// The way to this primary, as the agent's own writes found it.
     path: Option<(Address, ProbeHistory)>,
+    /// Reads and applications, as HAProxy was last told.
+    arranged: Option<Arrangement>,
+    /// The file, or a reload, is still to follow.
+    is_settling: bool,
+    /// Looks so far.
+    looks: u32,
+    traffic: Option<TrafficReport>,
 }
 
 /// What is wrong, by who found it, so that each takes back only its own word.
@@ -63,14 +79,14 @@ struct Problems {
     memory: Option<String>,
     settle: Option<String>,
     alone: Option<String>,
+    backends: Option<String>,
+    version: Option<String>,
 }
 
 impl Problems {
     fn words(&self) -> Option<String> {
-        let all: Vec<&str> = [&self.haproxy, &self.memory, &self.settle, &self.alone]
-            .into_iter()
-            .filter_map(|problem| problem.as_deref())
-            .collect();
+        let all = [&self.haproxy, &self.memory, &self.settle, &self.alone, &self.backends, &self.version];
+        let all: Vec<&str> = all.into_iter().filter_map(|problem| problem.as_deref()).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 }
@@ -97,14 +113,21 @@ impl ProxyRole {
             controller_heard: parts.clock.now(),
             problems: Problems::default(),
             path: None,
+            arranged: None,
+            is_settling: false,
+            looks: 0,
+            traffic: None,
         };
+        let bound = parts.section.pgbouncer.as_ref().map(|pgbouncer| pgbouncer.pause_timeout).unwrap_or_default();
         Ok(Self {
+            pooling: Pooling::new(parts.pooler.clone(), bound),
             parts,
             metrics,
             state: Mutex::new(state),
             turn: tokio::sync::Mutex::new(()),
             changed: Notify::new(),
             unsettled: Notify::new(),
+            rearrange: Notify::new(),
         })
     }
 
@@ -124,6 +147,18 @@ impl ProxyRole {
         self.unsettled.notified().await;
     }
 
+    /// The file is to follow.
+    fn unsettle(&self) {
+        self.state().is_settling = true;
+        self.unsettled.notify_one();
+    }
+
+    /// It has followed.
+    pub(super) fn settled(&self) {
+        self.state().is_settling = false;
+        self.settle_problem(None);
+    }
+
     pub(super) fn settle_problem(&self, problem: Option<String>) {
         self.note(|problems| problems.settle = problem);
     }
@@ -141,6 +176,15 @@ impl ProxyRole {
 
     /// Sees where HAProxy leads, starts it or puts it right. True if it answers.
     pub(super) async fn look(&self) -> bool {
+        let answers = self.look_where_it_leads().await;
+        if answers {
+            self.keep_arranged().await;
+        }
+        answers
+    }
+
+    async fn look_where_it_leads(&self) -> bool {
+        let wanted = self.arrangement();
         let _turn = self.turn.lock().await;
         let (record, is_adopted) = {
             let state = self.state();
@@ -149,11 +193,11 @@ impl ProxyRole {
         let target = record.as_ref().and_then(|record| record.target.as_ref());
         let seen = async {
             if !is_adopted {
-                self.router().ensure_running(target).await?;
+                self.router().ensure_running(target, &wanted).await?;
             }
             match self.router().route().await {
                 Err(TrafficError::NotRunning { .. }) => {
-                    self.router().ensure_running(target).await?;
+                    self.router().ensure_running(target, &wanted).await?;
                     self.router().route().await
                 }
                 other => other,
@@ -163,7 +207,10 @@ impl ProxyRole {
             Ok(route) => {
                 {
                     let mut state = self.state();
-                    (state.is_adopted, state.unanswered) = (true, 0);
+                    if !std::mem::replace(&mut state.is_adopted, true) {
+                        state.arranged = None;
+                    }
+                    state.unanswered = 0;
                 }
                 self.saw(Ok(route.clone()));
                 match record.as_ref().map(judge::wanted) {
@@ -174,11 +221,15 @@ impl ProxyRole {
                         self.metrics.drift_repairs_total.inc();
                         self.enforce(&wanted).await.is_ok()
                     }
-                    Some(_) if !is_adopted => {
-                        self.unsettled.notify_one();
+                    wanted => {
+                        if !is_adopted {
+                            self.unsettle();
+                        }
+                        if matches!(wanted, Some(Route::Leads(_))) {
+                            self.pooling.want(false);
+                        }
                         true
                     }
-                    _ => true,
                 }
             }
             Err(error) => {
@@ -241,6 +292,9 @@ impl ProxyRole {
         let wanted = judge::wanted(&record);
         let is_stored = known.as_ref() == Some(&record) && self.state().problems.memory.is_none();
         if is_stored && (insist == Insist::No || route.as_ref() == Some(&wanted)) {
+            if insist == Insist::Yes && wanted == Route::Holding {
+                self.pooling.want(true);
+            }
             return Ok(());
         }
         self.put_in_force(record, is_stored).await
@@ -249,11 +303,19 @@ impl ProxyRole {
     /// The disk and HAProxy at the same time: clients do not wait for the disk, the answer does. The caller holds `turn`.
     async fn put_in_force(&self, record: ProxyRecord, is_stored: bool) -> Result<(), String> {
         let wanted = judge::wanted(&record);
-        self.state().record = Some(record.clone());
+        let is_moved = {
+            let mut state = self.state();
+            let is_moved = state.route.as_ref() != Some(&wanted)
+                || state.record.as_ref().map(judge::wanted) != Some(wanted.clone());
+            state.record = Some(record.clone());
+            is_moved
+        };
+        self.rearrange.notify_one();
         let epoch = i64::try_from(record.epoch.0).unwrap_or(i64::MAX);
         self.metrics.epoch.set(epoch);
         let store = async { if is_stored { Ok(()) } else { self.parts.memory.store(&record).await } };
-        let (stored, moved) = tokio::join!(store, self.enforce(&wanted));
+        let enforced = async { if is_moved { self.enforce(&wanted).await } else { Ok(()) } };
+        let (stored, moved) = tokio::join!(store, enforced);
         let stored = stored.map_err(|error| error.to_string());
         if let Err(problem) = &stored {
             tracing::error!(problem, "this proxy cannot store what it was told");
@@ -289,7 +351,10 @@ impl ProxyRole {
                 self.saw(Err(error.clone()));
             }
         }
-        self.unsettled.notify_one();
+        if moved.is_ok() {
+            self.pooling.want(!matches!(wanted, Route::Leads(_)));
+        }
+        self.unsettle();
         moved
     }
 
@@ -311,79 +376,6 @@ impl ProxyRole {
             self.changed.notify_one();
         }
         self.note(|problems| problems.haproxy = problem);
-    }
-
-    /// No controller answers: the target is kept while its own agent calls it the primary, else the nodes are asked.
-    async fn follow_the_nodes(&self) {
-        let known = self.state().record.clone();
-        let nodes = &self.parts.section.nodes;
-        if let Some(record) = known.as_ref().filter(|record| !record.hold)
-            && let Some(node) = nodes.iter().find(|node| Some(&node.address) == record.target.as_ref())
-            && self.parts.health.is_primary(&node.agent, NODE_TIMEOUT).await == Ok(true)
-        {
-            return self.note(|problems| problems.alone = None);
-        }
-        let answers = join_all(nodes.iter().map(async |node| {
-            let answer = self.parts.health.is_primary(&node.agent, NODE_TIMEOUT).await;
-            (node, answer)
-        }));
-        match judge::single_primary(&answers.await) {
-            Ok(target) => {
-                let _turn = self.turn.lock().await;
-                if self.state().record != known {
-                    // A controller spoke while the nodes were asked.
-                    return;
-                }
-                let record = ProxyRecord {
-                    cluster: self.parts.cluster.clone(),
-                    epoch: known.as_ref().map(|record| record.epoch).unwrap_or_default(),
-                    number: known.as_ref().map(|record| record.number).unwrap_or_default(),
-                    target: Some(target.clone()),
-                    hold: false,
-                    leader: String::new(),
-                    sequence: 0,
-                };
-                if known.as_ref() != Some(&record) {
-                    tracing::warn!(%target, "no controller answers: following the only node that says it is the primary");
-                    self.metrics.own_moves_total.inc();
-                    // What failed is in the report already.
-                    let _reported = self.put_in_force(record, false).await;
-                }
-                self.note(|problems| problems.alone = None);
-            }
-            Err(problem) => {
-                let words = format!("no controller answers and {problem}: the write port stays as it is");
-                self.note(|problems| problems.alone = Some(words));
-            }
-        }
-    }
-
-    /// One write through the write port. Says at once when the way opens or closes.
-    pub(super) async fn check_path(&self, timeout: Duration) {
-        let Some(verifier) = &self.parts.verifier else { return };
-        let Some(target) = self.leads_to() else {
-            self.state().path = None;
-            return;
-        };
-        let began = self.parts.clock.now();
-        let result = verifier.try_write(&target, timeout).await;
-        let now = self.parts.clock.now();
-        // A write that was under way while the port was moved says nothing of either primary.
-        if self.leads_to().as_ref() != Some(&target) {
-            return;
-        }
-        let mut state = self.state();
-        if state.path.as_ref().is_none_or(|(known, _)| *known != target) {
-            state.path = Some((target, ProbeHistory::default()));
-        }
-        let changed = state.path.as_mut().is_some_and(|(_, history)| history.record(&result, began, now));
-        drop(state);
-        if changed {
-            if let Err(problem) = result {
-                tracing::warn!(problem, "a client's write does not get through");
-            }
-            self.changed.notify_one();
-        }
     }
 
     fn leads_to(&self) -> Option<Address> {
@@ -412,6 +404,10 @@ impl ProxyRole {
                 target: target.clone(),
                 check: history.report(self.parts.clock.now()),
             }),
+            traffic: state
+                .traffic
+                .as_ref()
+                .map(|traffic| TrafficReport { pooler: self.pooling.report(), ..traffic.clone() }),
         }
     }
 
@@ -444,6 +440,10 @@ impl ProxyRole {
 impl ProxyHandler for ProxyRole {
     async fn assign(&self, assignment: ProxyAssignment) -> ProxyReply {
         let error = self.take(&assignment, Insist::Yes).await.err();
+        if error.is_none() && assignment.hold {
+            // Nothing is locked meanwhile: a redirect that comes now overtakes this.
+            tokio::join!(self.pooling.done(), self.router().quiet(QUIET_LIMIT));
+        }
         if assignment.cluster == self.parts.cluster {
             self.heard();
         }

@@ -3,6 +3,7 @@
 //! It runs on a thread and a runtime of its own, so that nothing else the lab does delays an acknowledgement.
 //! Invariant: a write whose fate is unknown is never retried; the next write has the next number.
 
+pub mod held;
 mod session;
 mod writer;
 

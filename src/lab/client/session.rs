@@ -66,6 +66,11 @@ impl fmt::Display for WriteError {
 impl Session {
     /// Connects as the application's role.
     pub async fn open(address: &Address, name: &str) -> Result<Self, WriteError> {
+        Self::open_within(address, name, CONNECT_TIMEOUT).await
+    }
+
+    /// The same with another deadline.
+    pub async fn open_within(address: &Address, name: &str, timeout: Duration) -> Result<Self, WriteError> {
         let mut config = tokio_postgres::Config::new();
         config
             .host(&address.host)
@@ -73,9 +78,9 @@ impl Session {
             .user(APPLICATION_ROLE)
             .dbname(DATABASE)
             .application_name(name)
-            .connect_timeout(CONNECT_TIMEOUT)
+            .connect_timeout(timeout)
             .tcp_user_timeout(STATEMENT_TIMEOUT);
-        let (client, mut connection) = tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls))
+        let (client, mut connection) = tokio::time::timeout(timeout, config.connect(NoTls))
             .await
             .map_err(|_| WriteError::Deadline)?
             .map_err(WriteError::Postgres)?;
@@ -100,8 +105,13 @@ impl Session {
 
     /// Runs a statement that must be confirmed, without a warning, within [`STATEMENT_TIMEOUT`].
     pub async fn execute(&self, statement: &str) -> Result<Vec<Vec<String>>, WriteError> {
+        self.execute_within(statement, STATEMENT_TIMEOUT).await
+    }
+
+    /// The same with another deadline.
+    pub async fn execute_within(&self, statement: &str, timeout: Duration) -> Result<Vec<Vec<String>>, WriteError> {
         self.warned.store(false, Ordering::Release);
-        let rows = self.query_within(statement, STATEMENT_TIMEOUT).await?;
+        let rows = self.query_within(statement, timeout).await?;
         if self.warned.load(Ordering::Acquire) { Err(WriteError::Warned) } else { Ok(rows) }
     }
 

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::application;
 use super::arguments::{HangFault, RunArguments, Scenario};
+use super::client::held::{HeldClients, HeldTally};
 use super::client::{self, Client, Record};
 use super::clock;
 use super::ledger::{self, Rows};
@@ -33,6 +35,9 @@ const STEADY: Duration = Duration::from_secs(3);
 
 /// A pause of this length between two commits is not steady.
 const STEADY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Proxies follow the primary's site by then.
+const APPLICATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Writes must flow by then.
 const STEADY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -73,6 +78,11 @@ pub async fn run(lab: &mut Lab, arguments: &RunArguments, seed: u64, progress: P
     client.steady(STEADY, STEADY_PAUSE, clock::now().plus(STEADY_TIMEOUT)).await?;
     step.done_as(&format!("steady writes through HAProxy: {} commits", client.acknowledgements()));
 
+    // Who comes through PgBouncer, or anew, is to notice nothing of a move that is held.
+    let held = if arguments.held { Some(HeldClients::start(lab.layout(), &name)?) } else { None };
+    if held.is_some() {
+        client.steady(STEADY, STEADY_PAUSE, clock::now().plus(STEADY_TIMEOUT)).await?;
+    }
     let mut injected = Vec::new();
     for fault in chosen_faults(arguments, &mut random) {
         tokio::time::sleep(Duration::from_millis(random.below(FAULT_WINDOW_MILLISECONDS))).await;
@@ -94,6 +104,10 @@ pub async fn run(lab: &mut Lab, arguments: &RunArguments, seed: u64, progress: P
         Err(error) => failures.push(format!("{error:#}")),
     }
     let stopped_at = clock::now();
+    let held = match held {
+        Some(held) => Some(held.stop().await?),
+        None => None,
+    };
     let record = client.stop().await?;
     let step = progress.step("audit of every acknowledged commit");
     let rows = audit_rows(lab, &name).await;
@@ -106,9 +120,50 @@ pub async fn run(lab: &mut Lab, arguments: &RunArguments, seed: u64, progress: P
     }
     let mut report =
         summarise(arguments.scenario, seed, &injected, &record, rows.ok().as_ref(), &history, began, stopped_at);
+    failures.extend(application_elsewhere(lab, &mut report).await);
+    if let Some(held) = held {
+        failures.extend(noticed(&held));
+        report.longest_statement_seconds = Some(held.pooled.longest_seconds);
+        report.failed_new_connections = Some(held.newcomers.errors);
+        report.pool_errors = Some(held.pooled.errors);
+        report.refused_connections += held.newcomers.refused_connections + held.pooled.refused_connections;
+        report.held = Some(held);
+    }
     report.failures.splice(0..0, failures);
     report.succeeded = report.failures.is_empty();
     Ok(report)
+}
+
+/// The application is to be served from the primary's site, at every proxy that answers.
+async fn application_elsewhere(lab: &Lab, report: &mut Report) -> Option<String> {
+    let primary = lab.layout().node(report.new_primary.as_ref()?).ok()?.site.to_string();
+    let deadline = clock::now().plus(APPLICATION_TIMEOUT);
+    loop {
+        report.application_served_from = application::served_from(lab.layout()).await.into_iter().collect();
+        let sites: Vec<&String> = report.application_served_from.values().flatten().collect();
+        if lab.layout().application_port.is_none() || !sites.is_empty() && sites.iter().all(|site| **site == primary) {
+            return None;
+        }
+        if clock::now() > deadline {
+            let served = serde_json::to_string(&report.application_served_from).unwrap_or_default();
+            return Some(format!("the application is not served from the primary's site {primary}: {served}"));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// What clients noticed of a move who were to notice nothing.
+fn noticed(held: &HeldTally) -> Vec<String> {
+    let mut failures = Vec::new();
+    for (who, tally) in [("clients of PgBouncer", &held.pooled), ("newcomers at HAProxy", &held.newcomers)] {
+        if tally.errors > 0 {
+            failures.push(format!("{who} saw {} errors", tally.errors));
+        }
+        if tally.served == 0 {
+            failures.push(format!("{who} were not served at all"));
+        }
+    }
+    failures
 }
 
 fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {

@@ -7,6 +7,8 @@
 //! `di = dc g`, `df = dc c_before`, `dg = dc i`; through a gate `dz = dσ σ (1 - σ)` or `dz = dg (1 - g²)`; then
 //! `dh_before = Uᵀ dz`, `dc_before = dc f`, `dx = Wᵀ dz`, `dW = Σ dz xᵀ`, `dU = Σ dz h_beforeᵀ`, `db = Σ dz`.
 
+#![expect(clippy::needless_range_loop, reason = "an iterator over an array of registers would put them into memory")]
+
 use pulp::{Simd, WithSimd};
 
 use super::aligned::Aligned;
@@ -336,9 +338,9 @@ fn group<S: Simd, const ROWS: usize, const WIDTH: usize>(
 ) -> usize {
     let right = &right[..left[0].len() * WIDTH * S::F32_LANES];
     let sums = multiply(simd, left, right, [[simd.splat_f32s(0.0); WIDTH]; ROWS]);
-    for (row, sums) in sums.into_iter().enumerate() {
-        for (column, sum) in sums.into_iter().enumerate() {
-            take(row, first + column * S::F32_LANES, sum);
+    for row in 0..ROWS {
+        for column in 0..WIDTH {
+            take(row, first + column * S::F32_LANES, sums[row][column]);
         }
     }
     WIDTH
@@ -373,11 +375,16 @@ fn add_group<S: Simd, const ROWS: usize, const WIDTH: usize>(
     products: &mut [f32],
 ) -> usize {
     let at = |row: usize, column: usize| ((left.2 + row) * panels + panel + column) * S::F32_LANES;
-    let start = std::array::from_fn(|row| std::array::from_fn(|column| load::<S>(products, at(row, column))));
+    let mut start = [[simd.splat_f32s(0.0); WIDTH]; ROWS];
+    for row in 0..ROWS {
+        for column in 0..WIDTH {
+            start[row][column] = load::<S>(products, at(row, column));
+        }
+    }
     let sums = multiply_transposed::<S, ROWS, WIDTH>(simd, left, (right, panels, panel), start);
-    for (row, sums) in sums.into_iter().enumerate() {
-        for (column, sum) in sums.into_iter().enumerate() {
-            store::<S>(products, at(row, column), sum);
+    for row in 0..ROWS {
+        for column in 0..WIDTH {
+            store::<S>(products, at(row, column), sums[row][column]);
         }
     }
     WIDTH

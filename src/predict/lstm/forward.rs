@@ -3,6 +3,8 @@
 //! A block of sequences goes through all its steps before the next begins, so that its state stays in the nearest cache.
 //! What never enters: gradients.
 
+#![expect(clippy::needless_range_loop, reason = "an iterator over an array of registers would put them into memory")]
+
 use pulp::{Simd, WithSimd};
 
 use super::activation;
@@ -195,9 +197,9 @@ impl Window<'_> {
                     let sums = [layer.biases::<S>(panel); ROWS];
                     let sums = multiply(simd, inputs, input_panel, sums);
                     let sums = multiply(simd, before, recurrent_panel, sums);
-                    for (row, sums) in sums.into_iter().enumerate() {
+                    for row in 0..ROWS {
                         let at = (tile + row) * width + panel * S::F32_LANES;
-                        let cell = activation::cell(simd, sums, load::<S>(&cells, at));
+                        let cell = activation::cell(simd, sums[row], load::<S>(&cells, at));
                         store::<S>(&mut cells, at, cell.cell);
                         store::<S>(after, at, cell.hidden);
                         self.keep(simd, (first + tile + row) * self.steps + step, panel, &cell);
@@ -231,12 +233,16 @@ impl Window<'_> {
                 };
                 if steps == PROJECTED && S::REGISTER_COUNT >= 32 {
                     let sums = multiply(simd, std::array::from_fn::<_, PROJECTED, _>(row), weights, [bias; PROJECTED]);
-                    sums.into_iter().enumerate().for_each(|(step, sums)| keep(step, sums));
+                    for step in 0..PROJECTED {
+                        keep(step, sums[step]);
+                    }
                 } else if steps == PROJECTED {
                     for half in [0, 3] {
                         let rows = std::array::from_fn::<_, 3, _>(|step| row(half + step));
                         let sums = multiply(simd, rows, weights, [bias; 3]);
-                        sums.into_iter().enumerate().for_each(|(step, sums)| keep(half + step, sums));
+                        for step in 0..3 {
+                            keep(half + step, sums[step]);
+                        }
                     }
                 } else {
                     for step in 0..steps {

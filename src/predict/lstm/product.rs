@@ -2,6 +2,11 @@
 //!
 //! What never enters: gates, and where the numbers come from.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "slices of one known length need no checks; arrays of registers stay registers"
+)]
+
 use pulp::Simd;
 
 /// `start[row][column] + Σ_k left[row][k] · right[k][column]`; `right` holds `WIDTH` registers for each k.
@@ -12,18 +17,17 @@ pub(crate) fn multiply<S: Simd, const ROWS: usize, const WIDTH: usize>(
     right: &[f32],
     start: [[S::f32s; WIDTH]; ROWS],
 ) -> [[S::f32s; WIDTH]; ROWS] {
-    let (right, _) = S::as_simd_f32s(right);
-    let depth = right.len() / WIDTH;
+    let (right, _) = S::as_simd_f32s(right).0.as_chunks::<WIDTH>();
+    // Rows of one known length need no check of their bounds in the loop.
+    let depth = right.len();
     let left = left.map(|row| &row[..depth]);
     let mut sums = start;
-    for (k, columns) in right.chunks_exact(WIDTH).enumerate() {
-        let columns: &[S::f32s; WIDTH] = self::columns(columns, 0);
+    for k in 0..depth {
+        let mut factors = [0.0; ROWS];
         for row in 0..ROWS {
-            let factor = simd.splat_f32s(left[row][k]);
-            for column in 0..WIDTH {
-                sums[row][column] = simd.mul_add_f32s(columns[column], factor, sums[row][column]);
-            }
+            factors[row] = left[row][k];
         }
+        add(simd, &factors, &right[k], &mut sums);
     }
     sums
 }
@@ -38,9 +42,31 @@ pub(crate) fn multiply_transposed<S: Simd, const ROWS: usize, const WIDTH: usize
     start: [[S::f32s; WIDTH]; ROWS],
 ) -> [[S::f32s; WIDTH]; ROWS] {
     let mut sums = start;
-    for (left, right) in left.chunks_exact(left_width).zip(right.chunks_exact(right_width)) {
-        let factors: &[f32; ROWS] = columns(left, left_first);
-        let columns: &[S::f32s; WIDTH] = columns(right, right_first);
+    for (left, right) in left[left_first..].chunks(left_width).zip(right[right_first..].chunks(right_width)) {
+        let (Some(factors), Some(columns)) = (left.first_chunk::<ROWS>(), right.first_chunk::<WIDTH>()) else { break };
+        add(simd, factors, columns, &mut sums);
+    }
+    sums
+}
+
+/// Adds `factors[row] · columns[column]` to each sum, in the order that needs the fewest registers beside the sums: with one too many, a
+/// sum goes through memory each time, and takes twice as long.
+#[inline(always)]
+fn add<S: Simd, const ROWS: usize, const WIDTH: usize>(
+    simd: S,
+    factors: &[f32; ROWS],
+    columns: &[S::f32s; WIDTH],
+    sums: &mut [[S::f32s; WIDTH]; ROWS],
+) {
+    if ROWS < WIDTH {
+        let factors = factors.map(|factor| simd.splat_f32s(factor));
+        for column in 0..WIDTH {
+            let value = columns[column];
+            for row in 0..ROWS {
+                sums[row][column] = simd.mul_add_f32s(value, factors[row], sums[row][column]);
+            }
+        }
+    } else {
         for row in 0..ROWS {
             let factor = simd.splat_f32s(factors[row]);
             for column in 0..WIDTH {
@@ -48,7 +74,6 @@ pub(crate) fn multiply_transposed<S: Simd, const ROWS: usize, const WIDTH: usize
             }
         }
     }
-    sums
 }
 
 /// `COUNT` values from `first` on.
