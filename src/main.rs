@@ -1,5 +1,7 @@
 //! Parses, loads the configuration, wires adapters into shells, runs. Nothing else.
 
+#[path = "main/backup.rs"]
+mod backup;
 #[path = "main/controller.rs"]
 mod wiring;
 
@@ -194,7 +196,10 @@ fn run_node(config: &AgentConfig, postgresql: &PostgresqlSection, path: &Path) -
     block_on(async {
         let replacement = GuardReplacement { executable, arguments, health_port: listener.try_clone()? };
         let guard = GuardClient::connect(state_directory.clone(), replacement).await?;
-        let postgres = Postgres::new(postgres_settings(postgresql, Some(&config.agent.state_directory))?)?;
+        let mut settings = postgres_settings(postgresql, Some(&config.agent.state_directory))?;
+        let backup_settings = backup::settings(config, &mut settings)?;
+        let postgres = Postgres::new(settings)?;
+        let backup = backup::repository(backup_settings, &postgres)?;
         let memory = MemoryFile::new(&state_directory, config.agent.cluster.clone(), postgresql.node.clone());
         let parts = AgentParts {
             config: config.clone(),
@@ -204,6 +209,7 @@ fn run_node(config: &AgentConfig, postgresql: &PostgresqlSection, path: &Path) -
             controllers: Arc::new(HttpControllerLink::new(&config.agent.controllers, &token)?),
             peers: Arc::new(HttpPeerLink::new(config.agent.peers.clone(), &token)?),
             guard: Arc::new(guard),
+            backup,
         };
         let port = HealthPort { listener, token: AgentToken::new(&token) };
         match agent::run(parts, port, stop_signal()?).await? {
@@ -240,6 +246,7 @@ fn postgres_settings(section: &PostgresqlSection, state_directory: Option<&Path>
         divergent_directory: section.divergent_directory.clone().unwrap_or_else(|| state.join("divergent")),
         os_user: None,
         log_file: state.join("postgres-log/start.log"),
+        archive_stop_file: None,
     })
 }
 

@@ -151,10 +151,12 @@ async fn start_with(
         Some(leads_for) => Arc::new(Ending { sole, until: clock.now().plus(leads_for) }),
     };
     let parts = ControllerParts {
+        backup: None,
         name: "controller-1".to_owned(),
         cluster: cluster(),
         policy,
         circumstances: Default::default(),
+        sequences: Default::default(),
         nodes: vec![configured("n1"), configured("n2")],
         traffic: Default::default(),
         proxies: vec![proxy],

@@ -11,12 +11,15 @@ use std::time::Duration;
 use clap::Subcommand as _;
 use stormglass::api::agent::health::HealthPath;
 use stormglass::api::routes::{Access, ROUTES};
+use stormglass::domain::backup::Repository;
+use stormglass::domain::clock::WallTime;
 use stormglass::domain::epoch::{Epoch, RecordNumber};
 use stormglass::domain::ids::{ClusterName, NodeName, OperationId, ProxyName};
 use stormglass::domain::operation::{OperationStatus, StepName};
 use stormglass::domain::plan::{Intent, Reason, ReasonCode};
 use stormglass::domain::risk::ModelName;
 use stormglass::lab::arguments::LabCommand;
+use stormglass::telemetry::backup_metrics::DrillFigures;
 use stormglass::telemetry::event::{Event, StepOutcome};
 use stormglass::telemetry::metrics::{ALL, ClusterGauges, ControllerMetrics, NodeGauges};
 
@@ -31,7 +34,7 @@ fn read(path: &str) -> String {
 /// Every document, as a path from the root.
 fn documents() -> Vec<String> {
     let mut found = Vec::new();
-    for directory in ["", "docs", "haproxy", "packaging", "tests/scenarios"] {
+    for directory in ["", "docs", "docs/runbooks", "haproxy", "packaging", "tests/scenarios"] {
         let Ok(entries) = fs::read_dir(root().join(directory)) else { continue };
         for entry in entries {
             let name = entry.expect("a readable directory").file_name().to_string_lossy().into_owned();
@@ -238,6 +241,18 @@ fn rendered() -> String {
     ] {
         metrics.count(&event);
     }
+    let set = serde_json::from_value(serde_json::json!({
+        "label": "20261128-143346F", "backup_type": "full", "began": "2026-11-28T14:33:46Z",
+        "ended": "2026-11-28T14:33:53Z", "start_lsn": "0/2000028", "stop_lsn": "0/2000100",
+        "first_segment": "000000010000000000000002", "last_segment": "000000010000000000000002",
+        "database_bytes": 1, "repository_bytes": 1, "reference": [], "major_version": 15, "has_error": false
+    }))
+    .expect("a backup");
+    let repository = Repository { backups: vec![set], newest_wal_at: Some(WallTime(1)), ..Repository::default() };
+    metrics.backups.show_repository(&cluster, Some(&repository), false);
+    metrics.backups.show_drill(&cluster, None);
+    let ended = WallTime(1);
+    metrics.backups.show_drill(&cluster, Some(DrillFigures { rto_seconds: 1.0, rpo_seconds: 1.0, ended }));
     metrics.observe_store("load the record", took);
     metrics.observe_decision(took);
     metrics.render()

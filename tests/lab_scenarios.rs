@@ -101,6 +101,19 @@ fn kill_primary() {
 }
 
 #[test]
+fn restore() {
+    let report = run(&["restore"]);
+    assert!(report["restore"]["commits_before_target"].as_u64().is_some_and(|number| number > 300), "{report:#}");
+    assert!(report["restore"]["commits_after_target"].as_u64().is_some_and(|number| number > 0), "{report:#}");
+    assert!(report["restore"]["rto_seconds"].is_number(), "{report:#}");
+    let steps: Vec<&str> =
+        report["restore_sequence"].as_array().expect("steps").iter().filter_map(|it| it["step"].as_str()).collect();
+    for step in ["preflight", "fence", "restore_copy", "recover_copy", "adopt_copy", "promote", "reclone"] {
+        assert!(steps.contains(&step), "{step} is not in {steps:?}");
+    }
+}
+
+#[test]
 fn hang_primary() {
     let report = run(&["hang-primary"]);
     let faults = report["faults"].as_array().expect("list of faults");

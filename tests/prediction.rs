@@ -196,10 +196,12 @@ async fn controller(url: &str, timeout: Duration, models: &std::path::Path) -> R
         Arc::new(HttpControl::new([(node("n1"), nowhere.to_owned())].into(), BTreeMap::new(), "token").expect("good"));
     let (shutdown, stopped) = watch::channel(false);
     let parts = ControllerParts {
+        backup: None,
         name: "controller-1".to_owned(),
         cluster: ClusterName::new("main").expect("valid"),
         policy: Policy::for_rto(Duration::from_secs(5)),
         circumstances: Default::default(),
+        sequences: Default::default(),
         traffic: Default::default(),
         nodes: vec![ConfiguredNode {
             name: node("n1"),

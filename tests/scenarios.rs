@@ -159,6 +159,10 @@ fn describe_operation(operation: &OperationKind) -> String {
             format!("rejoin {node}{}", if *reclone { " by a new copy" } else { "" })
         }
         OperationKind::Fence { node } => format!("fence {node}"),
+        OperationKind::Sequence { name, .. } => format!("sequence {name}"),
+        OperationKind::Backup { node, .. } => format!("backup of {node}"),
+        OperationKind::Drill { node } => format!("drill on {node}"),
+        OperationKind::Restore { node, .. } => format!("restore of {node}"),
     }
 }
 

@@ -11,6 +11,7 @@ mod features;
 mod network;
 mod pipeline;
 mod publish;
+mod report;
 mod table;
 
 use std::process::ExitCode;
@@ -37,6 +38,8 @@ enum Command {
     Publish(commands::PublishArguments),
     /// Train on every machine of a data folder and score its test part
     Benchmark(benchmark::BenchmarkArguments),
+    /// Write the accuracy report
+    Report(report::ReportArguments),
     /// Measure the LSTM's speed beside candle_nn's and PyTorch's, on one thread
     BenchLstm(bench::BenchArguments),
 }
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Score(arguments) => commands::score(&arguments),
         Command::Publish(arguments) => commands::publish(&arguments),
         Command::Benchmark(arguments) => benchmark::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::BenchLstm(arguments) => bench::run(&arguments),
     };
     match result {

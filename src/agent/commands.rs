@@ -124,6 +124,10 @@ impl Agent {
             self.postgres.checkpoint(CHECKPOINT_TIMEOUT).await?;
             return Ok(CommandOutput::default());
         }
+        // What takes hours, and leaves the live PostgreSQL alone.
+        if let Some(outcome) = self.repository_command(envelope, progress).await {
+            return outcome;
+        }
         let _one_at_a_time = self.operating.lock().await;
         let known = self.keeper.read(|memory| memory.highest_epoch);
         if epoch > known {
@@ -134,9 +138,26 @@ impl Agent {
             self.lease_changed.notify_one();
         }
         match &envelope.command {
-            Command::Fence | Command::Checkpoint | Command::VerifyWrite { .. } => {
-                Err(Trouble::Refused("not a command for this place".to_owned()))
+            Command::SetAside => {
+                progress.tell("putting the data aside");
+                self.set_aside(&envelope.operation).await
             }
+            Command::AdoptCopy => {
+                progress.tell("putting the restored data in place");
+                self.adopt_copy(&envelope.operation).await
+            }
+            Command::Fence
+            | Command::Checkpoint
+            | Command::VerifyWrite { .. }
+            | Command::PrepareRepository
+            | Command::Backup { .. }
+            | Command::VerifyBackup { .. }
+            | Command::MarkLedger
+            | Command::CheckRestore { .. }
+            | Command::RestoreCopy { .. }
+            | Command::RecoverCopy { .. }
+            | Command::CheckCopy { .. }
+            | Command::RemoveCopy { .. } => Err(Trouble::Refused("not a command for this place".to_owned())),
             Command::Demote { timeout } => {
                 progress.tell("fast shutdown");
                 self.demote(epoch, *timeout).await

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use super::Agent;
 use crate::api::agent::health::NodeSnapshot;
 use crate::api::agent::{AgentHandler, AssignmentRefused};
+use crate::domain::backup::Repository;
 use crate::domain::command::{AssignedRole, Assignment, CommandEnvelope, CommandReply, PromiseReply, PromiseRequest};
 use std::sync::Arc;
 
@@ -26,6 +27,10 @@ impl AgentHandler for Arc<Agent> {
 
     async fn promise(&self, request: PromiseRequest) -> PromiseReply {
         self.give_promise(&request).await
+    }
+
+    async fn backups(&self) -> Result<Repository, String> {
+        Agent::backups(self).await
     }
 
     fn snapshot(&self) -> NodeSnapshot {

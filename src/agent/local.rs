@@ -76,6 +76,8 @@ pub(super) struct Local {
     pub failed_at: Moment,
     /// Why PostgreSQL is down, for people.
     pub down_because: Option<String>,
+    /// What a rejoin kept aside, until the step that did so has told of it.
+    pub divergent: Option<String>,
     /// When the heartbeat loop last turned.
     pub turned_at: Moment,
     /// Reports sent.

@@ -3,6 +3,7 @@
 //! A shell: what to move is decided by controllers; the agent alone decides to stop writing.
 
 mod assignment;
+mod backup;
 mod commands;
 mod fence;
 pub mod guard;
@@ -43,6 +44,7 @@ use crate::domain::report::{Report, Tags};
 use crate::ports::agent::{
     AgentMemory, ControllerLink, GuardEvent, GuardLink, Memory, MemoryError, PeerLink, StampedMoment,
 };
+use crate::ports::backup::BackupRepository;
 use crate::ports::clock::Clock;
 use crate::ports::postgres::{LocalPostgres, PostgresError};
 use keeper::Keeper;
@@ -68,6 +70,8 @@ pub struct AgentParts {
     pub peers: Arc<dyn PeerLink>,
     /// The way to the guard.
     pub guard: Arc<dyn GuardLink>,
+    /// The backup repository, where one is configured.
+    pub backup: Option<Arc<dyn BackupRepository>>,
 }
 
 /// Where an agent is reached.
@@ -151,6 +155,7 @@ pub(crate) struct Agent {
     controllers: Arc<dyn ControllerLink>,
     peers: Arc<dyn PeerLink>,
     guard: Arc<dyn GuardLink>,
+    backup: Option<Arc<dyn BackupRepository>>,
     keeper: Keeper,
     local: Mutex<Local>,
     tasks: Tasks,
@@ -192,6 +197,7 @@ impl Agent {
             controllers: parts.controllers,
             peers: parts.peers,
             guard: parts.guard,
+            backup: parts.backup,
             keeper: Keeper::new(memory, parts.memory),
             local: Mutex::new(local),
             tasks: Tasks::default(),
@@ -217,7 +223,8 @@ impl Agent {
             write_probe_loop,
             disk_loop,
             presence_loop,
-            assignment_loop
+            assignment_loop,
+            repository_loop
         );
         let agent = self.clone();
         tasks.spawn(async move { agent.keeper.write_behind().await });

@@ -156,8 +156,9 @@ async fn settle(role: &ProxyRole) {
         let mut told = String::new();
         loop {
             sleep(SETTLE_AFTER).await;
+            let orders = role.orders();
             match role.router().settle().await {
-                Ok(Settled::Done) => break,
+                Ok(Settled::Done) => break role.settled(orders),
                 Ok(Settled::Later { reason }) => tracing::debug!(reason, "the reload of HAProxy waits"),
                 // Once for each problem, not twice a second.
                 Err(error) if error.to_string() == told => {}
@@ -168,6 +169,5 @@ async fn settle(role: &ProxyRole) {
             }
             role.settle_problem((!told.is_empty()).then(|| told.clone()));
         }
-        role.settled();
     }
 }

@@ -35,6 +35,10 @@ impl DataChange for Agent {
             problem: error.to_string(),
         })
     }
+
+    fn kept(&self, words: &str) {
+        self.local().divergent = Some(words.to_owned());
+    }
 }
 
 impl Agent {
@@ -53,7 +57,7 @@ impl Agent {
             RewindOutcome::NotNeeded => "in_place",
             RewindOutcome::Rewound => "rewound",
         };
-        Ok(CommandOutput { lsn: None, note: Some(note.to_owned()) })
+        Ok(CommandOutput { lsn: None, note: Some(self.with_divergent(note)) })
     }
 
     pub(super) async fn reclone(
@@ -69,7 +73,15 @@ impl Agent {
         self.keeper.change(|memory| memory.half_rejoined = false).await?;
         self.local().is_empty = false;
         self.refresh_control().await;
-        Ok(CommandOutput { lsn: None, note: Some("recloned".to_owned()) })
+        Ok(CommandOutput { lsn: None, note: Some(self.with_divergent("recloned")) })
+    }
+
+    /// What was done, and what was kept aside before it.
+    fn with_divergent(&self, done: &str) -> String {
+        match self.local().divergent.take() {
+            Some(kept) => format!("{done}; {kept}"),
+            None => done.to_owned(),
+        }
     }
 
     pub(super) async fn start_as_standby(
@@ -165,7 +177,7 @@ impl Agent {
     }
 
     /// A running standby is stopped; whatever else is left is killed.
-    async fn stop_for_rejoin(self: &Arc<Self>) -> Result<(), Trouble> {
+    pub(super) async fn stop_for_rejoin(self: &Arc<Self>) -> Result<(), Trouble> {
         if self.postgres.presence().await == Presence::NoData {
             return Ok(());
         }

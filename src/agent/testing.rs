@@ -484,6 +484,7 @@ impl Bench {
         let peers = Arc::new(FakePeers::default());
         let guard = Arc::new(FakeGuard { held: Mutex::new(guarded), ..FakeGuard::default() });
         let parts = AgentParts {
+            backup: None,
             config,
             clock: Arc::new(HostClock),
             postgres: postgres.clone(),

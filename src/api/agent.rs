@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use subtle::ConstantTimeEq;
 
 use super::wire::Problem;
+use crate::domain::backup::Repository;
 pub use crate::domain::command::WAIT_HEADER;
 use crate::domain::command::{
     Assignment, CommandEnvelope, CommandReply, PromiseReply, PromiseRequest, ProxyAssignment, ProxyReply,
@@ -49,6 +50,10 @@ pub trait AgentHandler: Send + Sync + 'static {
     async fn assign(&self, assignment: Assignment) -> Result<(), AssignmentRefused>;
     /// Promises the holder of an epoch not to be promoted, or says why not.
     async fn promise(&self, request: PromiseRequest) -> PromiseReply;
+    /// What is in the backup repository, as the repository itself says; an error in words.
+    async fn backups(&self) -> Result<Repository, String> {
+        Err("this agent has no backup repository".to_owned())
+    }
     /// What the health paths answer from; must not wait.
     fn snapshot(&self) -> NodeSnapshot;
     /// Prometheus text.
@@ -102,6 +107,7 @@ pub fn node_router(handler: Arc<dyn AgentHandler>, token: AgentToken) -> Router 
         .route("/v1/command", post(node_command))
         .route("/v1/assignment", post(node_assignment))
         .route("/v1/promise", post(node_promise))
+        .route("/v1/backups", get(node_backups))
         .layer(middleware::from_fn_with_state(token, require_token));
     finish(open.merge(guarded).with_state(handler))
 }
@@ -204,6 +210,13 @@ async fn node_promise(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<PromiseReply>, Problem> {
     Ok(Json(handler.promise(document(body)?).await))
+}
+
+async fn node_backups(State(handler): Node) -> Result<Json<Repository>, Problem> {
+    match handler.backups().await {
+        Ok(repository) => Ok(Json(repository)),
+        Err(why) => Err(problem(StatusCode::CONFLICT, "the repository cannot be listed", &why)),
+    }
 }
 
 async fn proxy_health(State(handler): Proxy) -> (StatusCode, Json<ProxyReport>) {

@@ -15,11 +15,12 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::risk::{ModelList, RiskDocument};
-use super::wire::{ClusterStatus, Explanation, MutationReply, Problem};
+use super::wire::{BackupList, ClusterStatus, Explanation, MutationReply, Problem};
 use crate::domain::clock::WallTime;
 use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
 use crate::domain::readiness::Readiness;
+use crate::domain::sequence::Sequence;
 
 /// A controller on the same host answers a connect at once; across sites this is many round trips.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -152,6 +153,11 @@ impl Client {
         self.document(&format!("/api/v1/clusters/{cluster}/explain")).await
     }
 
+    /// What is in the backup repository.
+    pub async fn backups(&self, cluster: &str) -> Result<Document<BackupList>, ClientError> {
+        self.document(&format!("/api/v1/clusters/{cluster}/backups")).await
+    }
+
     /// Would it survive the next fault?
     pub async fn doctor(&self, cluster: &str) -> Result<Document<Readiness>, ClientError> {
         self.document(&format!("/api/v1/clusters/{cluster}/doctor")).await
@@ -187,6 +193,11 @@ impl Client {
         Ok(Document { value: read(path, &raw)?, raw })
     }
 
+    /// The configured sequences.
+    pub async fn sequences(&self, cluster: &str) -> Result<Document<Vec<Sequence>>, ClientError> {
+        self.list(&format!("/api/v1/clusters/{cluster}/sequences")).await
+    }
+
     /// The newest events, newest first.
     pub async fn events(&self, cluster: &str, limit: usize) -> Result<Document<Vec<Event>>, ClientError> {
         self.list(&format!("/api/v1/clusters/{cluster}/events?limit={limit}")).await
@@ -217,7 +228,7 @@ impl Client {
         self.send(Method::POST, &path, Some(&serde_json::json!({}))).await
     }
 
-    /// `POST …/{verb}`: switchover, failover, pause, resume, fence, unfence, rejoin.
+    /// `POST …/{verb}`: switchover, failover, pause, resume, fence, unfence, rejoin, backup, drill, restore.
     pub async fn mutate(
         &self,
         cluster: &str,

@@ -10,7 +10,8 @@ use super::risk::{ModelList, PromoteRequest, RiskDocument};
 use super::tokens::{TokenDocument, TokenReply, TokenRequest};
 use super::webhook::AlertsReply;
 use super::wire::{
-    ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, SwitchoverRequest,
+    BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
+    PauseRequest, Problem, RestoreRequest, SequenceRequest, SwitchoverRequest,
 };
 use crate::domain::alert::Alert;
 use crate::domain::clock::WallTime;
@@ -19,6 +20,7 @@ use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
 use crate::domain::readiness::Readiness;
 use crate::domain::report::{ProxyReport, Report};
+use crate::domain::sequence::Sequence;
 use crate::domain::trail::{AuditEntry, AuditRow, EventRow};
 
 /// The controller as its API sees it. A cluster that it does not keep is [`Problem::not_found`].
@@ -86,6 +88,24 @@ pub trait ControllerHandler: Send + Sync + 'static {
     async fn unfence(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem>;
     /// Brings a node back as a standby.
     async fn rejoin(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem>;
+    /// Sequences that there are.
+    async fn sequences(&self, cluster: &str) -> Result<Vec<Sequence>, Problem>;
+    /// Begins one by name.
+    async fn begin_sequence(
+        &self,
+        cluster: &str,
+        name: &str,
+        request: SequenceRequest,
+        caller: &Caller,
+    ) -> Result<MutationReply, Problem>;
+    /// What is in the backup repository.
+    async fn backups(&self, cluster: &str) -> Result<BackupList, Problem>;
+    /// Takes a backup.
+    async fn backup(&self, cluster: &str, request: BackupRequest, caller: &Caller) -> Result<MutationReply, Problem>;
+    /// Restores a backup where nobody uses it, checks it and removes it.
+    async fn drill(&self, cluster: &str, request: DrillRequest, caller: &Caller) -> Result<MutationReply, Problem>;
+    /// Begins the cluster anew from the repository, or makes a copy beside it.
+    async fn restore(&self, cluster: &str, request: RestoreRequest, caller: &Caller) -> Result<MutationReply, Problem>;
     /// Stops automatic operations for a while.
     async fn pause(&self, cluster: &str, request: PauseRequest, caller: &Caller) -> Result<MutationReply, Problem>;
     /// Lets automatic operations go on.

@@ -52,6 +52,8 @@ pub(super) struct Wish {
     /// The first parameter of the path: the cluster, or the operation.
     pub target: String,
     pub caller: Caller,
+    /// The second parameter of the path; empty where there is none.
+    pub name: String,
 }
 
 type Outcome = Result<Done, Problem>;
@@ -102,6 +104,16 @@ impl Mutation {
                 takes!(headers, body, |it, request| it.handler.unfence(&it.target, request, &it.caller))
             }
             Endpoint::Rejoin => takes!(headers, body, |it, request| it.handler.rejoin(&it.target, request, &it.caller)),
+            Endpoint::SequenceBegin => {
+                takes!(headers, body, |it, request| it
+                    .handler
+                    .begin_sequence(&it.target, &it.name, request, &it.caller))
+            }
+            Endpoint::Backup => takes!(headers, body, |it, request| it.handler.backup(&it.target, request, &it.caller)),
+            Endpoint::Drill => takes!(headers, body, |it, request| it.handler.drill(&it.target, request, &it.caller)),
+            Endpoint::Restore => {
+                takes!(headers, body, |it, request| it.handler.restore(&it.target, request, &it.caller))
+            }
             Endpoint::Pause => takes!(headers, body, |it, request| it.handler.pause(&it.target, request, &it.caller)),
             Endpoint::Cancel => asks!(headers, body, |it| it.handler.cancel(&it.target, &it.caller)),
             Endpoint::Resume => asks!(headers, body, |it| it.handler.resume(&it.target, &it.caller)),

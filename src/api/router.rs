@@ -288,6 +288,7 @@ impl Api {
             Endpoint::Doctor => Json(handler.doctor(target).await?).into_response(),
             Endpoint::Risk => Json(handler.risk(target).await?).into_response(),
             Endpoint::Models => Json(handler.models().await?).into_response(),
+            Endpoint::Sequences => Json(handler.sequences(target).await?).into_response(),
             Endpoint::Events => handler.page_of_events(target, wanted).await?.into_answer(uri, wanted.limit),
             Endpoint::EventStream => stream::events(handler.clone(), target.to_owned()).await?,
             Endpoint::History => self.history(target, wanted).await?.into_answer(uri, wanted.limit),
@@ -301,6 +302,7 @@ impl Api {
                 Json(all).into_response()
             }
             Endpoint::Operation => Json(handler.operation(target).await?).into_response(),
+            Endpoint::Backups => Json(handler.backups(target).await?).into_response(),
             Endpoint::Report => Json(handler.report(target).await?).into_response(),
             Endpoint::Audit => handler.page_of_audit(wanted).await?.into_answer(uri, wanted.limit),
             _ => return Err(Problem::internal(format!("{} is no question", question.route.verb))),
@@ -342,7 +344,8 @@ impl Api {
             }
         }
         let target = question.target().to_owned();
-        let result = mutation.run(Wish { handler: self.handler.clone(), target, caller }).await;
+        let name = question.second().to_owned();
+        let result = mutation.run(Wish { handler: self.handler.clone(), target, caller, name }).await;
         if let Some(key) = &key {
             key.settle(self.handler.as_ref(), &result).await;
         }
@@ -418,7 +421,7 @@ impl Api {
                 format!("{word} ({}): {}", problem.status, problem.detail)
             }
         };
-        let target = printable(question.target());
+        let target = printable(&question.subject());
         let words = [question.route.verb, target.as_str(), request];
         let what = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
         self.handler
@@ -437,6 +440,16 @@ impl Question {
     /// The first parameter of the path: the cluster, the operation; empty where there is none.
     fn target(&self) -> &str {
         self.parameters.first().map(|(_, value)| value.as_str()).unwrap_or_default()
+    }
+
+    /// What is asked about, for the audit log.
+    fn subject(&self) -> String {
+        self.parameters.iter().map(|(_, value)| value.as_str()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The second parameter of the path; empty where there is none.
+    fn second(&self) -> &str {
+        self.parameters.get(1).map(|(_, value)| value.as_str()).unwrap_or_default()
     }
 
     fn require_cluster(&self, reported: &ClusterName) -> Result<(), Problem> {

@@ -16,12 +16,14 @@ use super::risk::{ModelList, PromoteRequest, RiskDocument};
 use super::tokens::{TokenDocument, TokenReply, TokenRequest};
 use super::webhook::{AlertmanagerPost, AlertsReply, POST_LENGTH_MAX};
 use super::wire::{
-    ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, SwitchoverRequest, Word,
+    BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
+    PauseRequest, RestoreRequest, SequenceRequest, SwitchoverRequest, Word,
 };
 use crate::domain::access::Role;
 use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
 use crate::domain::readiness::Readiness;
+use crate::domain::sequence::Sequence;
 use crate::domain::trail::{AuditEntry, EventRow};
 
 /// Who may use a route.
@@ -62,6 +64,10 @@ pub enum Endpoint {
     ModelPromote,
     /// Makes the one before it score again.
     ModelRollback,
+    /// Sequences that there are.
+    Sequences,
+    /// Begins one.
+    SequenceBegin,
     /// Newest events.
     Events,
     /// Newest operations that have ended.
@@ -98,6 +104,14 @@ pub enum Endpoint {
     Unfence,
     /// Brings a node back.
     Rejoin,
+    /// What is in the backup repository.
+    Backups,
+    /// Takes a backup.
+    Backup,
+    /// Restores one on trial.
+    Drill,
+    /// Begins anew from the repository.
+    Restore,
     /// Automation off.
     Pause,
     /// Automation on.
@@ -328,6 +342,7 @@ const fn report(path: &'static str, endpoint: Endpoint, verb: &'static str, says
 
 const OPEN: Access = Access::Open;
 const VIEWER: Access = Access::AtLeast(Role::Viewer);
+const BACKUP: Access = Access::AtLeast(Role::Backup);
 const OPERATOR: Access = Access::AtLeast(Role::Operator);
 const ADMIN: Access = Access::AtLeast(Role::Admin);
 
@@ -345,6 +360,7 @@ pub static ROUTES: &[Route] = &[
     get("/api/v1/clusters/{cluster}/doctor", VIEWER, Endpoint::Doctor, "doctor", "Would it survive the next fault? Every check, and the share that passes.").gives::<Readiness>(),
     get("/api/v1/clusters/{cluster}/risk", VIEWER, Endpoint::Risk, "risk", "What is expected of every node, and why.").gives::<RiskDocument>(),
     get("/api/v1/models", VIEWER, Endpoint::Models, "models", "Models of the predictor.").gives::<ModelList>(),
+    get("/api/v1/clusters/{cluster}/sequences", VIEWER, Endpoint::Sequences, "sequences", "The configured sequences with their steps.").gives_list::<Sequence>().asks(&[]),
     get("/api/v1/clusters/{cluster}/events", VIEWER, Endpoint::Events, "events", "Newest events, newest first.").gives_list::<EventRow>(),
     get("/api/v1/clusters/{cluster}/history", VIEWER, Endpoint::History, "history", "Newest operations that have ended, newest first.").gives_list::<Operation>(),
     get("/api/v1/clusters/{cluster}/operations", VIEWER, Endpoint::ClusterOperations, "cluster_operations", "Newest operations of one cluster, newest first.").gives_list::<Operation>(),
@@ -366,6 +382,11 @@ pub static ROUTES: &[Route] = &[
     post("/api/v1/clusters/{cluster}/fence", OPERATOR, Endpoint::Fence, "fence", "Keeps a node unable to accept writes.").takes::<NodeRequest>(),
     post("/api/v1/clusters/{cluster}/unfence", OPERATOR, Endpoint::Unfence, "unfence", "Lifts an operator's fence.").takes::<NodeRequest>(),
     post("/api/v1/clusters/{cluster}/rejoin", OPERATOR, Endpoint::Rejoin, "rejoin", "Brings a node back as a standby.").takes::<NodeRequest>(),
+    post("/api/v1/clusters/{cluster}/sequences/{name}", OPERATOR, Endpoint::SequenceBegin, "sequence", "Begins a sequence by its name.").takes::<SequenceRequest>(),
+    get("/api/v1/clusters/{cluster}/backups", VIEWER, Endpoint::Backups, "backups", "What is in the backup repository.").gives::<BackupList>(),
+    post("/api/v1/clusters/{cluster}/backup", BACKUP, Endpoint::Backup, "backup", "Takes a backup and reads it back.").takes::<BackupRequest>(),
+    post("/api/v1/clusters/{cluster}/drill", BACKUP, Endpoint::Drill, "drill", "Restores the newest backup where nobody uses it, checks it and removes it.").takes::<DrillRequest>(),
+    post("/api/v1/clusters/{cluster}/restore", OPERATOR, Endpoint::Restore, "restore", "Begins the cluster anew from the repository, or makes a copy beside it.").takes::<RestoreRequest>(),
     post("/api/v1/clusters/{cluster}/pause", OPERATOR, Endpoint::Pause, "pause", "Stops automatic operations for a while.").takes::<PauseRequest>(),
     post("/api/v1/clusters/{cluster}/resume", OPERATOR, Endpoint::Resume, "resume", "Lets automatic operations go on."),
 

@@ -2,12 +2,16 @@
 //!
 //! Raw units (bytes, seconds), RFC 3339 in UTC, `null` for unknown: never a default in place of a fact.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::risk::{NodeRisk, PredictorStatus};
+use crate::domain::backup::{BackupType, Repository};
 use crate::domain::clock::WallTime;
 use crate::domain::ids::{Address, NodeName};
+use crate::domain::lsn::Lsn;
 use crate::domain::operation::Operation;
 use crate::domain::plan::{Plan, Reason};
 use crate::domain::traffic::TrafficReport;
@@ -289,12 +293,81 @@ pub struct NodeRequest {
     pub reclone: bool,
 }
 
+/// Body of `POST …/sequences/{name}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SequenceRequest {
+    /// Only plan: `expect` says what each step would do.
+    pub dry_run: bool,
+}
+
 /// Body of `POST …/pause`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PauseRequest {
     /// How long, in seconds; one hour if not given.
     pub duration_seconds: Option<u64>,
+}
+
+/// Body of `POST …/backup`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct BackupRequest {
+    /// `full`, `diff` or `incr`; incremental if not given.
+    #[serde(rename = "type")]
+    pub backup_type: Option<BackupType>,
+    /// Only plan.
+    pub dry_run: bool,
+}
+
+/// Body of `POST …/drill`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DrillRequest {
+    /// Only plan.
+    pub dry_run: bool,
+}
+
+/// Body of `POST …/restore`. To the end of the WAL in the repository, unless it says up to where.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RestoreRequest {
+    /// To the last commit made until then.
+    pub to_time: Option<WallTime>,
+    /// To this position.
+    pub to_lsn: Option<Lsn>,
+    /// Only nodes of this site.
+    pub site: Option<String>,
+    /// Only a copy, in this directory of a node's host.
+    pub into: Option<String>,
+    /// Only plan.
+    pub dry_run: bool,
+}
+
+/// `GET …/backups`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BackupList {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// The cluster.
+    pub cluster: String,
+    /// Whose agent looked.
+    pub seen_by: NodeName,
+    /// What it found.
+    pub repository: Repository,
+    /// What the journal says of backups that were taken by operations, by their label.
+    pub verified: BTreeMap<String, VerifiedBackup>,
+}
+
+/// A backup that was read back after it was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VerifiedBackup {
+    /// When.
+    pub at: WallTime,
+    /// By which operation.
+    pub operation: String,
+    /// What the agent said of it; names the manifest's checksum.
+    pub note: String,
 }
 
 /// Answer to every mutation.

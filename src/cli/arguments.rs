@@ -6,6 +6,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::domain::access::Role;
+use crate::domain::backup::BackupType;
+use crate::domain::clock::WallTime;
+use crate::domain::lsn::Lsn;
 
 /// Where a controller on the same host answers.
 pub const DEFAULT_CONTROLLER: &str = "http://127.0.0.1:8432";
@@ -205,6 +208,35 @@ pub enum Command {
         #[arg(long)]
         reclone: bool,
     },
+    /// Sequences: what is done after a failover, on an alert or by name.
+    #[command(subcommand)]
+    Sequence(SequenceCommand),
+    /// Take a backup and read it back.
+    #[command(after_help = "Examples:\n  stormglass backup orders\n  stormglass backup orders --type full --no-wait")]
+    Backup {
+        /// The cluster; may be left out where the controller keeps one.
+        cluster: Option<String>,
+        /// How much it shall hold: full, diff or incr.
+        #[arg(long = "type", value_name = "full|diff|incr", default_value = "incr")]
+        backup_type: BackupType,
+    },
+    /// What is in the backup repository, and which backups were read back.
+    Backups {
+        /// The cluster; may be left out where the controller keeps one.
+        cluster: Option<String>,
+    },
+    /// Restore the newest backup where nobody uses it, check every table, and remove it: proves that a restore would work, and
+    /// measures how long it takes.
+    Drill {
+        /// The cluster; may be left out where the controller keeps one.
+        cluster: Option<String>,
+    },
+    /// Begin the cluster anew from the backup repository; the former data are put aside. With --into, only a copy beside it.
+    #[command(
+        after_help = "Examples:\n  stormglass restore orders --latest\n  stormglass restore orders --to-time 2026-11-21T03:12:09Z --dry-run\n  \
+                      stormglass restore orders --to-lsn 5/3A21F8C8 --into /srv/copy"
+    )]
+    Restore(RestoreArguments),
     /// Operations that ended: what moved, when, how long it took.
     History(ListArguments),
     /// What happened, as sentences.
@@ -331,6 +363,53 @@ pub struct ListArguments {
     /// How many of the newest.
     #[arg(long, default_value_t = 50, value_name = "N")]
     pub limit: usize,
+}
+
+/// `stormglass sequence …`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum SequenceCommand {
+    /// The configured sequences, with their steps.
+    List {
+        /// The cluster; may be left out where the controller keeps one.
+        cluster: Option<String>,
+    },
+    /// Begin a sequence by its name.
+    #[command(
+        after_help = "Examples:\n  stormglass sequence run restore --dry-run\n  stormglass sequence run restore orders --yes"
+    )]
+    Run {
+        /// Which.
+        name: String,
+        /// The cluster; may be left out where the controller keeps one.
+        cluster: Option<String>,
+    },
+}
+
+/// `stormglass restore …`.
+#[derive(Debug, Clone, Args)]
+#[command(group = clap::ArgGroup::new("target").required(true))]
+pub struct RestoreArguments {
+    /// The cluster; may be left out where the controller keeps one.
+    pub cluster: Option<String>,
+    /// To the end of the WAL in the repository.
+    #[arg(long, group = "target")]
+    pub latest: bool,
+    /// To the last commit made until then (RFC 3339).
+    #[arg(long, group = "target", value_name = "TIME", value_parser = wall_time)]
+    pub to_time: Option<WallTime>,
+    /// To this position.
+    #[arg(long, group = "target", value_name = "LSN")]
+    pub to_lsn: Option<Lsn>,
+    /// On a node of this site.
+    #[arg(long)]
+    pub site: Option<String>,
+    /// Only a copy, in this new directory of a node's host; nothing of the cluster is touched.
+    #[arg(long, value_name = "DIR")]
+    pub into: Option<String>,
+}
+
+fn wall_time(text: &str) -> Result<WallTime, String> {
+    WallTime::try_from(text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// `stormglass operation …`.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::backup::AgentBackupSection;
 use super::secret::SecretReference;
 pub use super::traffic::PgbouncerSection;
 use crate::domain::ids::{Address, ClusterName, NodeName, ProxyName, SiteName};
@@ -27,6 +28,9 @@ pub struct AgentConfig {
     /// Placement tags of the node.
     #[serde(default)]
     pub tags: Tags,
+    /// On a database host: the backup repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<AgentBackupSection>,
 }
 
 /// `[agent]`.

@@ -6,14 +6,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::backup::ControllerBackupSection;
+use super::error::ConfigError;
 pub use super::predictor::{PredictorSection, PrometheusSection};
 use super::secret::SecretReference;
+use super::sequence::SequenceSection;
 use super::store::{StoreKind, StoreSection};
 pub use super::traffic::{ApplicationSection, ApplicationServerSection, ReadsSection};
 use super::webhook::WebhookSection;
 pub use crate::domain::access::Role;
 use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::policy::DurabilityMode;
+use crate::domain::sequence::Sequence;
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,6 +53,12 @@ pub struct ControllerConfig {
     /// Where the time series are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prometheus: Option<PrometheusSection>,
+    /// `[[sequence]]`: what is done after a failover, on an alert or by name.
+    #[serde(rename = "sequence", default, skip_serializing_if = "Vec::is_empty")]
+    pub sequences: Vec<SequenceSection>,
+    /// When backups and drills are made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<ControllerBackupSection>,
     /// What scores them. Without it nothing is predicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predictor: Option<PredictorSection>,
@@ -77,6 +87,11 @@ impl ControllerConfig {
             Some(url) => url.trim_end_matches('/').to_owned(),
             None => format!("http://{}", self.controller.listen),
         }
+    }
+
+    /// Every sequence, as domain data.
+    pub fn sequences(&self) -> Result<Vec<Sequence>, ConfigError> {
+        super::sequence::sequences(&self.sequences).map_err(|violation| violation.without_place())
     }
 
     /// True if this is one of several controllers.

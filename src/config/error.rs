@@ -94,6 +94,11 @@ impl Violation {
         let key = key.split('.').filter(|part| !part.is_empty()).map(str::to_owned).collect();
         Self { key, problem: problem.into() }
     }
+
+    /// As the error of settings that were made in memory.
+    pub fn without_place(self) -> ConfigError {
+        ConfigError::Invalid { place: Place { origin: None, key: key_text(&self.key) }, problem: self.problem }
+    }
 }
 
 /// Writes a path as people read it: `node.1.agent` becomes `node[1].agent`.

@@ -10,8 +10,8 @@ use super::error::{ConfigError, Violation};
 use super::{AgentConfig, ControllerConfig, SecretReference};
 
 const CONTROLLER_SECTIONS: &[&str] =
-    &["controller", "cluster", "store", "failover", "authentication", "prometheus", "webhook", "predictor"];
-const AGENT_SECTIONS: &[&str] = &["agent", "postgresql", "proxy", "tags"];
+    &["controller", "cluster", "store", "failover", "authentication", "prometheus", "webhook", "predictor", "backup"];
+const AGENT_SECTIONS: &[&str] = &["agent", "postgresql", "proxy", "tags", "backup"];
 
 /// What both kinds of settings can do.
 trait Settings: DeserializeOwned + Serialize {
@@ -57,6 +57,7 @@ impl Settings for AgentConfig {
         {
             secrets.push(("proxy.verify.password".to_owned(), password));
         }
+        secrets.extend(self.backup.iter().flat_map(|backup| backup.secrets()));
         secrets
     }
 }

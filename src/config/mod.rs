@@ -3,6 +3,7 @@
 //! No default here hides a missing secret, and no secret is ever held in a configuration file itself.
 
 pub mod agent;
+pub mod backup;
 pub mod controller;
 mod document;
 pub mod duration;
@@ -13,6 +14,7 @@ pub mod features;
 pub mod load;
 pub mod predictor;
 pub mod secret;
+pub mod sequence;
 pub mod store;
 pub mod traffic;
 mod validate;

@@ -26,6 +26,9 @@ const AGENT_PARAMETERS: &[&str] = &[
     "unix_socket_directories",
 ];
 
+/// Parameters that follow from `[backup]`.
+const ARCHIVE_PARAMETERS: &[&str] = &["archive_mode", "archive_command", "archive_library", "archive_timeout"];
+
 /// Parameters without which a confirmed commit may not survive a crash.
 const DURABLE_PARAMETERS: &[&str] = &["fsync", "full_page_writes"];
 
@@ -118,6 +121,7 @@ impl ControllerConfig {
                 return Err(Violation::at(&format!("proxy.{index}.agent"), problem));
             }
         }
+        super::sequence::sequences(&self.sequences)?;
         unique("authentication.token", "name", self.authentication.tokens.iter().map(|token| token.name.clone()))?;
         if self.authentication.requests_per_second == 0 {
             return Err(Violation::at("authentication.requests_per_second", "must be more than 0"));
@@ -131,6 +135,9 @@ impl ControllerConfig {
             if self.prometheus.is_none() {
                 return Err(Violation::at("predictor", "needs [prometheus] with a url: the samples come from there"));
             }
+        }
+        if let Some(backup) = &self.backup {
+            backup.violation()?;
         }
         let synchronous = matches!(self.cluster.durability, Some(DurabilityMode::Sync | DurabilityMode::SyncStrict));
         if synchronous && self.nodes.len() < 2 {
@@ -156,6 +163,16 @@ impl AgentConfig {
         }
         for (index, controller) in self.agent.controllers.iter().enumerate() {
             base_url(&format!("agent.controllers.{index}"), controller)?;
+        }
+        if let Some(backup) = &self.backup {
+            if self.postgresql.is_none() {
+                return Err(Violation::at("backup", "belongs to the agent of a database host: take it out"));
+            }
+            backup.violation()?;
+            let name = self.agent.cluster.as_str();
+            if backup.stanza.is_none() && !super::backup::is_stanza(name) {
+                return Err(Violation::at("backup.stanza", format!("missing: {name:?} is no name for pgBackRest")));
+            }
         }
         match (&self.postgresql, &self.proxy) {
             (Some(postgresql), None) => self.check_postgresql(postgresql),
@@ -222,6 +239,9 @@ impl AgentConfig {
         }
         for (name, value) in &postgresql.parameters {
             let key = format!("postgresql.parameters.{name}");
+            if self.backup.is_some() && ARCHIVE_PARAMETERS.contains(&name.to_ascii_lowercase().as_str()) {
+                return Err(Violation::at(&key, "is set by the agent where there is [backup]: take one of them out"));
+            }
             if AGENT_PARAMETERS.contains(&name.to_ascii_lowercase().as_str()) {
                 return Err(Violation::at(&key, "is set by the agent: take it out"));
             }

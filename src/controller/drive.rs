@@ -58,6 +58,7 @@ impl Controller {
                 }
             }
         }
+        self.begin_due_sequences();
         self.show_door(&self.view());
         self.note_strains();
         self.note_risks();
@@ -87,14 +88,14 @@ impl Controller {
         }
     }
 
-    /// Journals a new operation.
-    fn begin(&mut self, kind: OperationKind, plan: &Plan, origin: &str) -> Operation {
+    /// What an operation is when it begins.
+    pub(super) fn planned(&self, kind: OperationKind, plan: &Plan, origin: &str) -> Operation {
         let now = self.parts.clock.now();
         let detected_at = match &kind {
             OperationKind::Failover { .. } => self.state.trouble_since.unwrap_or(now),
             _ => now,
         };
-        let mut operation = Operation {
+        Operation {
             format: JOURNAL_FORMAT,
             id: OperationId(uuid::Uuid::now_v7().to_string()),
             cluster: self.state.cluster.clone(),
@@ -113,7 +114,12 @@ impl Controller {
             message: None,
             journal: Vec::new(),
             evidence: Vec::new(),
-        };
+        }
+    }
+
+    /// Journals a new operation.
+    pub(super) fn begin(&mut self, kind: OperationKind, plan: &Plan, origin: &str) -> Operation {
+        let mut operation = self.planned(kind, plan, origin);
         if matches!(operation.kind, OperationKind::Failover { .. }) {
             // It has not touched anything yet, and must not begin to.
             for preparing in self.state.operations.iter_mut().filter(|other| other.only_prepares()) {
@@ -253,6 +259,8 @@ impl Controller {
             proxies: self.parts.proxy_control.clone(),
             proxy_names: self.state.proxies.keys().cloned().collect(),
             proxy_assignment: assignment,
+            steps: self.parts.sequences.runner.clone(),
+            events: self.events.clone(),
         };
         let events = self.events.clone();
         tokio::spawn(async move {
@@ -328,7 +336,7 @@ impl Controller {
                         self.state.wishes.push_back((Wish::Unfence(node.clone()), None));
                         None
                     }
-                    Request::Switchover { .. } | Request::Failover { .. } | Request::Rejoin { .. } => None,
+                    _ => None,
                 }
             }
         };
@@ -402,7 +410,7 @@ impl Controller {
 
     /// Stores an operation without a step that would. Its end is stored however long that takes: the next leader would resume
     /// an operation that never ended.
-    fn save(&self, operation: Operation) {
+    pub(super) fn save(&self, operation: Operation) {
         let (journal, events) = (self.journal.clone(), self.events.clone());
         tokio::spawn(async move {
             while let Err(error) = journal.save(&operation).await {

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::journal::Journal;
 use super::prediction::{self, Word};
+use super::sequences::{SequenceAnswer, SequenceAsked};
 use super::state::{NodeState, PredictorState, ProxyState, State, Wish};
 use super::told::Told;
 use super::watched::StoreWatch;
@@ -60,6 +61,8 @@ pub(super) enum Event {
     Look { reply: oneshot::Sender<Box<Glance>> },
     /// An operator asks for something.
     Ask { request: Request, origin: String, dry_run: bool, reply: oneshot::Sender<(Plan, Option<Operation>)> },
+    /// Somebody asks for a sequence.
+    Sequence { asked: SequenceAsked, reply: oneshot::Sender<SequenceAnswer> },
     /// An operator pauses or resumes.
     Pause { until: Option<WallTime>, who: String, reply: oneshot::Sender<()> },
     /// Something that happened beside the loop.
@@ -244,6 +247,10 @@ impl Controller {
             }
             Event::Ask { request, origin, dry_run, reply } => {
                 let answer = self.ask(&request, &origin, dry_run);
+                let _ = reply.send(answer);
+            }
+            Event::Sequence { asked, reply } => {
+                let answer = self.ask_sequence(&asked);
                 let _ = reply.send(answer);
             }
             Event::Pause { until, who, reply } => {

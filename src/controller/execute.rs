@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::sync::{mpsc, oneshot};
 
+use super::event_loop::Event;
 use super::journal::Journal;
 use crate::domain::clock::Moment;
 use crate::domain::command::{Command, CommandEnvelope, CommandOutput, CommandReply, CommandState, ProxyAssignment};
@@ -15,7 +17,10 @@ use crate::domain::ids::{ClusterName, NodeName, ProxyName};
 use crate::domain::operation::{Operation, StepState};
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::{ProxyReport, Report};
+use crate::domain::sequence::StepRun;
+use crate::operate::sequence::{Awaited, is_met};
 use crate::operate::{Effect, Step};
+use crate::ports::steps::{StepError, StepRunner};
 use crate::ports::{Clock, ControlError, NodeControl, ProxyControl, Store, Swap};
 
 /// How long one question to an agent may take; a long command answers `Running` before that. A host that lost its power answers
@@ -23,6 +28,8 @@ use crate::ports::{Clock, ControlError, NodeControl, ProxyControl, Store, Swap};
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// For how long an agent that does not answer at all is asked again within one attempt.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// Between two looks at what a step waits for.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Between two questions about the same command.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// The others only report; the candidate is what is waited for.
@@ -38,6 +45,8 @@ pub(super) struct Outside {
     pub proxies: Arc<dyn ProxyControl>,
     pub proxy_names: Vec<ProxyName>,
     pub proxy_assignment: ProxyAssignment,
+    pub steps: Arc<dyn StepRunner>,
+    pub events: mpsc::Sender<Event>,
 }
 
 /// What came of it.
@@ -62,6 +71,7 @@ pub(super) async fn step(outside: &Outside, operation: &Operation, step: &Step) 
     }
     match &step.effect {
         Effect::Command { node, command } => run_command(outside, operation, step, node, command.clone()).await,
+        Effect::Each { nodes, command } => each(outside, operation, step, nodes, command).await,
         Effect::Swap { expected, record } => swap(outside, *expected, record, step.timeout).await,
         Effect::Freeze { candidate, others, fence_confirmed } => {
             freeze(outside, operation, step, candidate, others, *fence_confirmed).await
@@ -86,6 +96,44 @@ pub(super) async fn step(outside: &Outside, operation: &Operation, step: &Step) 
         Effect::VerifyWrites { expect } => {
             let command = Command::VerifyWrite { expect: expect.clone() };
             verify(outside, operation, step, command).await
+        }
+        Effect::RunStep { run } => run_step(outside, step, run).await,
+        Effect::Await { what } => wait_until(outside, step, what).await,
+    }
+}
+
+/// A step of a sequence; its processes end with this controller's term.
+async fn run_step(outside: &Outside, step: &Step, run: &StepRun) -> Done {
+    let ran = tokio::select! {
+        ran = tokio::time::timeout(step.timeout, outside.steps.run(run)) => ran,
+        () = outside.events.closed() => {
+            return Done::plain(StepState::Unknown { error: "this controller's term ended".to_owned() });
+        }
+    };
+    Done::plain(match ran {
+        Ok(Ok(text)) => succeeded((!text.is_empty()).then_some(text)),
+        Ok(Err(StepError::Failed(error))) => StepState::Failed { error },
+        Ok(Err(StepError::Unknown(error))) => StepState::Unknown { error },
+        Err(_) => StepState::Unknown { error: format!("no outcome within {:?}", step.timeout) },
+    })
+}
+
+/// Looks again and again.
+async fn wait_until(outside: &Outside, step: &Step, what: &Awaited) -> Done {
+    let deadline = outside.clock.now().plus(step.timeout);
+    loop {
+        let (reply, answer) = oneshot::channel();
+        let asked = outside.events.send(Event::Look { reply }).await;
+        let (Ok(()), Ok(glance)) = (asked, answer.await) else {
+            return Done::plain(StepState::Unknown { error: "this controller's term ended".to_owned() });
+        };
+        match is_met(what, &glance.view) {
+            Ok(words) => return Done::plain(succeeded(Some(words))),
+            Err(missing) if outside.clock.now() >= deadline => {
+                let seconds = step.timeout.as_secs();
+                return Done::plain(StepState::Failed { error: format!("{missing}, after {seconds} s") });
+            }
+            Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
         }
     }
 }
@@ -146,6 +194,21 @@ async fn run_command(outside: &Outside, operation: &Operation, step: &Step, node
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }
+}
+
+/// The same command for several nodes at the same time; the first that did not do it says how the step ended.
+async fn each(outside: &Outside, operation: &Operation, step: &Step, nodes: &[NodeName], command: &Command) -> Done {
+    let done = join_all(nodes.iter().map(|node| run_command(outside, operation, step, node, command.clone()))).await;
+    let (mut reports, mut notes, mut trouble) = (Vec::new(), Vec::new(), None);
+    for (node, done) in nodes.iter().zip(done) {
+        reports.extend(done.reports);
+        match done.state {
+            StepState::Succeeded { output } => notes.extend(output.note.map(|note| format!("{node}: {note}"))),
+            state => trouble = trouble.or(Some(state)),
+        }
+    }
+    let state = trouble.unwrap_or_else(|| succeeded((!notes.is_empty()).then(|| notes.join("; "))));
+    Done { state, reports, record: None }
 }
 
 /// Raises the epoch. Only what is found in the store afterwards counts as an outcome.

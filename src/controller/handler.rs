@@ -8,9 +8,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::event_loop::{Event, Glance};
 use super::prediction::{self, Prediction};
-use super::status;
+use super::sequences::{self, SequenceAsked, Sequences};
 use super::tokens::Tokens;
 use super::{ControllerParts, WaysIn};
+use super::{backup, status};
 use crate::api::authentication::{Caller, Identity, TokenDigest};
 use crate::api::controller::{ControllerHandler, no_predictor};
 use crate::api::listing::{Listing, Wanted};
@@ -18,12 +19,13 @@ use crate::api::risk::{ModelEntry, ModelList, PromoteRequest, RiskDocument};
 use crate::api::tokens::{TokenDocument, TokenReply, TokenRequest};
 use crate::api::webhook::AlertsReply;
 use crate::api::wire::{
-    ClusterStatus, Explanation, FailoverRequest, MutationReply, NodeRequest, PauseRequest, Problem, SCHEMA_VERSION,
-    SwitchoverRequest,
+    BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
+    PauseRequest, Problem, RestoreRequest, SCHEMA_VERSION, SequenceRequest, SwitchoverRequest,
 };
 use crate::decide::doctor::{self, Patient};
 use crate::decide::request::Request;
 use crate::domain::alert::{AcceptedAlert, Alert};
+use crate::domain::backup::RecoveryTarget;
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
 use crate::domain::ids::{ClusterName, OperationId, SiteName};
@@ -33,10 +35,11 @@ use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::Policy;
 use crate::domain::readiness::{Circumstances, Readiness};
 use crate::domain::report::{ProxyReport, Report};
+use crate::domain::sequence::Sequence;
 use crate::domain::trail::{AuditEntry, AuditRow, EventRow};
 use crate::domain::view::Fact;
 use crate::ports::metrics::ModelStoreError;
-use crate::ports::{Card, Clock, Drawer, Page, Paged, Store, StoreError};
+use crate::ports::{Card, Clock, Drawer, NodeControl, Page, Paged, Store, StoreError};
 use crate::telemetry::metrics::ControllerMetrics;
 
 /// A pause ends by itself after this, unless it was asked to last otherwise.
@@ -57,9 +60,12 @@ pub struct ControllerHandle {
     cluster: ClusterName,
     policy: Policy,
     circumstances: Circumstances,
+    sequences: Sequences,
     clock: Arc<dyn Clock>,
     store: Arc<dyn Store>,
     metrics: Arc<ControllerMetrics>,
+    nodes: Arc<dyn NodeControl>,
+    backups_from_standby: bool,
     ways: Arc<WaysIn>,
     alerts: mpsc::Sender<AcceptedAlert>,
     tokens: Arc<Tokens>,
@@ -80,9 +86,12 @@ impl ControllerHandle {
             cluster: parts.cluster.clone(),
             policy: parts.policy.clone(),
             circumstances: parts.circumstances.clone(),
+            sequences: parts.sequences.clone(),
             clock: parts.clock.clone(),
             store,
             metrics: parts.metrics.clone(),
+            nodes: parts.node_control.clone(),
+            backups_from_standby: parts.backup.as_ref().is_some_and(|section| section.from_standby),
             ways: parts.ways.clone(),
             alerts,
             tokens,
@@ -202,6 +211,8 @@ fn reply(plan: Plan, operation: Option<Operation>, dry_run: bool) -> MutationRep
             }],
         ),
         Intent::Start { operation: OperationKind::Fence { node } } => (format!("fence of {node}"), Vec::new()),
+        Intent::Start { operation: OperationKind::Sequence { name, .. } } => (format!("sequence {name}"), Vec::new()),
+        Intent::Start { operation } => backup::words(operation),
         Intent::UpdateRecord { .. } => ("the change is being stored".to_owned(), Vec::new()),
         Intent::Hold => ("nothing to do".to_owned(), Vec::new()),
     };
@@ -412,6 +423,82 @@ impl ControllerHandler for ControllerHandle {
 
     async fn rejoin(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem> {
         let wanted = Request::Rejoin { node: request.node, reclone: request.reclone };
+        self.request(cluster, wanted, caller, request.dry_run).await
+    }
+
+    async fn sequences(&self, cluster: &str) -> Result<Vec<Sequence>, Problem> {
+        self.check(cluster)?;
+        Ok(self.sequences.all.to_vec())
+    }
+
+    async fn begin_sequence(
+        &self,
+        cluster: &str,
+        name: &str,
+        request: SequenceRequest,
+        caller: &Caller,
+    ) -> Result<MutationReply, Problem> {
+        self.check(cluster)?;
+        let asked = SequenceAsked { name: name.to_owned(), origin: caller.name.clone(), dry_run: request.dry_run };
+        let answer = self.ask(|reply| Event::Sequence { asked, reply }).await?;
+        let (plan, operation) = answer.map_err(|names| {
+            let known = if names.is_empty() { "none is configured".to_owned() } else { names.join(", ") };
+            Problem::not_found(format!("there is no sequence {name:?}: {known}"))
+        })?;
+        if !plan.blocked_by.is_empty() {
+            let why: Vec<String> = plan.blocked_by.iter().map(ToString::to_string).collect();
+            return Err(Problem::refused(why.join("; "), plan.blocked_by));
+        }
+        let expect = operation.as_ref().map(|one| sequences::preview(one, self.sequences.runner.as_ref()));
+        let message = if request.dry_run { "would begin: sequence" } else { "sequence" };
+        Ok(MutationReply {
+            schema_version: SCHEMA_VERSION,
+            operation: operation.filter(|_| !request.dry_run),
+            plan: Some(plan),
+            expect: expect.unwrap_or_default(),
+            message: format!("{message} {name}"),
+        })
+    }
+
+    async fn backups(&self, cluster: &str) -> Result<BackupList, Problem> {
+        let glance = self.look(cluster).await?;
+        let seen = backup::list(self.nodes.as_ref(), &glance.view, backup::LIST_TIMEOUT_FOR_PEOPLE).await;
+        let (seen_by, repository) = seen.map_err(|problems| {
+            let words: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            let nobody = "no agent is heard: see stormglass status".to_owned();
+            Problem::unavailable(if words.is_empty() { nobody } else { words.join("; ") })
+        })?;
+        let operations = stored(self.store.list_operations(&self.cluster, backup::LOOKED_THROUGH).await)?;
+        let cluster = cluster.to_owned();
+        let verified = backup::verified(&operations);
+        Ok(BackupList { schema_version: SCHEMA_VERSION, cluster, seen_by, repository, verified })
+    }
+
+    async fn backup(&self, cluster: &str, request: BackupRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        let wanted = Request::Backup {
+            backup_type: request.backup_type.unwrap_or(backup::TYPE_DEFAULT),
+            from_standby: self.backups_from_standby,
+        };
+        self.request(cluster, wanted, caller, request.dry_run).await
+    }
+
+    async fn drill(&self, cluster: &str, request: DrillRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.request(cluster, Request::Drill, caller, request.dry_run).await
+    }
+
+    async fn restore(&self, cluster: &str, request: RestoreRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        let target = match (request.to_time, request.to_lsn) {
+            (None, None) => RecoveryTarget::Latest,
+            (Some(at), None) => RecoveryTarget::Time { at },
+            (None, Some(lsn)) => RecoveryTarget::Lsn { lsn },
+            (Some(_), Some(_)) => {
+                return Err(Problem::bad_request("give to_time or to_lsn, not both"));
+            }
+        };
+        if request.into.as_ref().is_some_and(|directory| !directory.starts_with('/') || directory.contains('\n')) {
+            return Err(Problem::bad_request("into must be an absolute path on the node's host"));
+        }
+        let wanted = Request::Restore { target, site: site(request.site)?, into: request.into };
         self.request(cluster, wanted, caller, request.dry_run).await
     }
 

@@ -18,8 +18,8 @@ use crate::api::risk::{ModelList, PromoteRequest, RiskDocument};
 use crate::api::tokens::{TokenDocument, TokenReply, TokenRequest};
 use crate::api::webhook::AlertsReply;
 use crate::api::wire::{
-    ClusterStatus, Explanation, FailoverRequest, LeaderAddress, MutationReply, NodeRequest, PauseRequest, Problem,
-    SwitchoverRequest,
+    BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, LeaderAddress, MutationReply,
+    NodeRequest, PauseRequest, Problem, RestoreRequest, SequenceRequest, SwitchoverRequest,
 };
 use crate::domain::alert::Alert;
 use crate::domain::clock::WallTime;
@@ -28,6 +28,7 @@ use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
 use crate::domain::readiness::Readiness;
 use crate::domain::report::{ProxyReport, Report};
+use crate::domain::sequence::Sequence;
 use crate::domain::trail::{AuditEntry, AuditRow, EventRow};
 use crate::ports::{Clock, Leader, Leadership, Term};
 use crate::telemetry::metrics::ControllerMetrics;
@@ -305,6 +306,36 @@ impl ControllerHandler for Seat {
 
     async fn rejoin(&self, cluster: &str, request: NodeRequest, caller: &Caller) -> Result<MutationReply, Problem> {
         self.leader()?.rejoin(cluster, request, caller).await
+    }
+
+    async fn sequences(&self, cluster: &str) -> Result<Vec<Sequence>, Problem> {
+        self.leader()?.sequences(cluster).await
+    }
+
+    async fn begin_sequence(
+        &self,
+        cluster: &str,
+        name: &str,
+        request: SequenceRequest,
+        caller: &Caller,
+    ) -> Result<MutationReply, Problem> {
+        self.leader()?.begin_sequence(cluster, name, request, caller).await
+    }
+
+    async fn backups(&self, cluster: &str) -> Result<BackupList, Problem> {
+        self.leader()?.backups(cluster).await
+    }
+
+    async fn backup(&self, cluster: &str, request: BackupRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.backup(cluster, request, caller).await
+    }
+
+    async fn drill(&self, cluster: &str, request: DrillRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.drill(cluster, request, caller).await
+    }
+
+    async fn restore(&self, cluster: &str, request: RestoreRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.restore(cluster, request, caller).await
     }
 
     async fn pause(&self, cluster: &str, request: PauseRequest, caller: &Caller) -> Result<MutationReply, Problem> {

@@ -4,6 +4,7 @@
 //! an event. Decisions are made on every event. No rule about *what* to do lives here.
 
 mod alerts;
+mod backup;
 mod drive;
 mod event_loop;
 mod execute;
@@ -12,6 +13,7 @@ mod journal;
 pub mod leading;
 mod notes;
 pub mod prediction;
+mod sequences;
 mod state;
 mod status;
 mod tokens;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::config::backup::ControllerBackupSection;
 use crate::domain::alert::AlertPolicy;
 use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::operation::Operation;
@@ -35,6 +38,7 @@ use crate::telemetry::metrics::ControllerMetrics;
 
 pub use handler::ControllerHandle;
 pub use prediction::Prediction;
+pub use sequences::Sequences;
 use watched::StoreWatch;
 
 /// How many events may wait for the loop; a sender beyond that waits.
@@ -90,6 +94,10 @@ pub struct ControllerParts {
     pub primary_probe: Arc<dyn PrimaryProbe>,
     /// Counters.
     pub metrics: Arc<ControllerMetrics>,
+    /// What is done after a failover, on an alert or by name.
+    pub sequences: Sequences,
+    /// When backups and drills are made; `None`: only when somebody asks.
+    pub backup: Option<ControllerBackupSection>,
     /// The ways in beside the API itself.
     pub ways: Arc<WaysIn>,
     /// What predicts; `None`: nothing does.
@@ -117,6 +125,9 @@ pub async fn start(parts: ControllerParts, shutdown: watch::Receiver<bool>) -> R
     }
     for operation in operations.iter().filter(|operation| !operation.status.is_final()) {
         tracing::info!(operation = %operation.id, kind = operation.kind.label(), "operation resumed from its journal");
+    }
+    if let Some(keeper) = backup::Keeper::new(&parts, events.clone()) {
+        tokio::spawn(keeper.run(store.clone()));
     }
     let (alerts, accepted) = mpsc::channel(alerts::WAITING_MAX);
     let tokens = Arc::new(tokens::Tokens::load(store.as_ref()).await?);

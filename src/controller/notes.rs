@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::event_loop::Controller;
-use super::status;
+use super::{backup, status};
 use crate::decide;
 use crate::decide::doctor::{self, Patient};
 use crate::domain::clock::Moment;
@@ -145,6 +145,10 @@ impl Controller {
             took: ended.since(operation.detected_at),
             message: operation.message.clone(),
         });
+        backup::count(&self.parts.metrics, &self.state.cluster, operation);
+        if let Some(event) = backup::told(operation) {
+            self.tell(&event);
+        }
         let label = operation.kind.label();
         self.parts.metrics.observe_phase(label, "detect_to_decide", operation.decided_at.since(operation.detected_at));
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::candidate::{self, Demand};
 use super::primary::{self, Condition};
-use super::{doctor_outside, strain};
+use super::{doctor_outside, doctor_traffic, strain};
 use crate::domain::ids::NodeName;
 use crate::domain::operation::{Operation, OperationStatus};
 use crate::domain::policy::{DurabilityMode, Policy};
@@ -54,6 +54,7 @@ const CHECKS: &[Examination] = &[
     doctor_outside::backups,
     doctor_outside::drills,
     proxies,
+    doctor_traffic::backends,
     doctor_outside::names,
     doctor_outside::certificates,
     clocks,
@@ -100,7 +101,7 @@ impl Patient<'_> {
 }
 
 impl Check {
-    fn about(self, subject: impl ToString) -> Self {
+    pub(super) fn about(self, subject: impl ToString) -> Self {
         Self { subject: Some(subject.to_string()), ..self }
     }
 

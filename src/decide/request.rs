@@ -4,7 +4,8 @@
 
 use super::candidate::{self, Demand};
 use super::primary::{self, Condition};
-use super::{moving, rejoin};
+use super::{moving, rejoin, repository};
+use crate::domain::backup::{BackupType, RecoveryTarget};
 use crate::domain::ids::{NodeName, SiteName};
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Loss, Plan, Reason, ReasonCode};
@@ -51,6 +52,24 @@ pub enum Request {
         /// Which.
         node: NodeName,
     },
+    /// Take a backup.
+    Backup {
+        /// How much it shall hold.
+        backup_type: BackupType,
+        /// From a standby, where one streams.
+        from_standby: bool,
+    },
+    /// Restore a backup where nobody uses it, check it, remove it.
+    Drill,
+    /// Begin anew from the repository.
+    Restore {
+        /// Up to where.
+        target: RecoveryTarget,
+        /// In this site.
+        site: Option<SiteName>,
+        /// Only a copy, in this directory.
+        into: Option<String>,
+    },
 }
 
 /// The plan for a request. `Intent::Hold` with `blocked_by` is a refusal.
@@ -76,6 +95,13 @@ pub fn plan(view: &View, policy: &Policy, operations: &[Operation], request: &Re
         Request::Rejoin { node, reclone } => bring_back(view, record, policy, operations, node, *reclone),
         Request::Fence { node } => fence(view, record, operations, node),
         Request::Unfence { node } => unfence(view, record, node),
+        Request::Backup { backup_type, from_standby } => {
+            repository::backup(view, record, policy, operations, *backup_type, *from_standby)
+        }
+        Request::Drill => repository::drill(view, record, policy, operations),
+        Request::Restore { target, site, into } => {
+            repository::restore(view, record, operations, *target, site.as_ref(), into.clone())
+        }
     };
     match answer {
         Ok((intent, mut reasons)) => {

@@ -59,10 +59,14 @@ impl Hearing<'_> {
     /// The primary that the operation moves away from, or works against.
     fn primary(&self) -> Option<NodeName> {
         match &self.operation.kind {
-            OperationKind::Failover { from, .. } | OperationKind::Switchover { from, .. } => Some(from.clone()),
-            OperationKind::Rejoin { .. } | OperationKind::Fence { .. } => {
-                self.view.record.as_ref().map(|record| record.holder.clone())
-            }
+            OperationKind::Failover { from, .. }
+            | OperationKind::Switchover { from, .. }
+            | OperationKind::Restore { from, .. } => Some(from.clone()),
+            OperationKind::Rejoin { .. }
+            | OperationKind::Fence { .. }
+            | OperationKind::Backup { .. }
+            | OperationKind::Drill { .. }
+            | OperationKind::Sequence { .. } => self.view.record.as_ref().map(|record| record.holder.clone()),
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::backup::{BackupType, CopyPlace, DrillMark, RecoveryTarget, RestorePlan};
 use super::clock::Moment;
 use super::epoch::{Epoch, RecordNumber};
 use super::ids::{Address, ClusterName, NodeName, OperationId, SystemIdentifier};
@@ -198,6 +199,55 @@ pub enum Command {
         /// Where it listens.
         primary_address: Address,
     },
+    /// Primary: make the repository ready for this database, and prove that its WAL arrives there.
+    PrepareRepository,
+    /// Take a backup from this node. The note begins with its label.
+    Backup {
+        /// How much it shall hold.
+        backup_type: BackupType,
+    },
+    /// Read a backup and its WAL back from the repository. The note begins with its label and names the manifest's checksum.
+    VerifyBackup {
+        /// Which.
+        label: String,
+    },
+    /// Find out, touching nothing, whether `target` can be reached here. The note is a [`RestorePlan`].
+    CheckRestore {
+        /// Up to where.
+        target: RecoveryTarget,
+        /// Where the copy would be.
+        place: CopyPlace,
+    },
+    /// Restore a backup to a place beside the live data.
+    RestoreCopy {
+        /// What was found before.
+        plan: RestorePlan,
+        /// Where.
+        place: CopyPlace,
+    },
+    /// Replay WAL in the restored copy, which only this agent reaches, until `target`, and end its recovery.
+    RecoverCopy {
+        /// Up to where.
+        target: RecoveryTarget,
+        /// Where the copy is.
+        place: CopyPlace,
+    },
+    /// Primary: count the rows of the ledger's tables and have all WAL until then archived. The note is a [`DrillMark`].
+    MarkLedger,
+    /// Check the data of the recovered copy of a drill. The note says what was checked.
+    CheckCopy {
+        /// What the live cluster had when the drill began.
+        mark: DrillMark,
+    },
+    /// Stop what runs on a copy, and remove it.
+    RemoveCopy {
+        /// Where it is.
+        place: CopyPlace,
+    },
+    /// Stop PostgreSQL and put its data directory aside, under a name that the operation gives.
+    SetAside,
+    /// Put the data directory aside, and the recovered copy in its place.
+    AdoptCopy,
     /// Proxy hosts: a real write through the write port, which must arrive at `expect`.
     VerifyWrite {
         /// Where the write must have been made.

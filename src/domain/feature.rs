@@ -11,6 +11,9 @@ pub const WINDOW_PLACEHOLDER: &str = "$window";
 /// Stands for the span of a rate of rare events: twenty steps.
 pub const LONG_WINDOW_PLACEHOLDER: &str = "$long";
 
+/// Stands for how far ahead a straight line is followed: sixty steps, in seconds.
+pub const HORIZON_PLACEHOLDER: &str = "$horizon";
+
 /// Which way of a feature is bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -63,13 +66,13 @@ impl Feature {
             return Some(format!("the query must select nodes with node=~\"{NODE_PLACEHOLDER}\""));
         }
         let unknown = self.query.split('$').skip(1).find(|rest| {
-            !["node", "window", "long"].iter().any(|known| {
+            !["node", "window", "long", "horizon"].iter().any(|known| {
                 rest.strip_prefix(known).is_some_and(|after| !after.starts_with(|next: char| next.is_alphanumeric()))
             })
         });
         unknown.map(|rest| {
             let word: String = rest.chars().take_while(|letter| letter.is_alphanumeric()).collect();
-            format!("${word} is not known: $node, $window and $long are filled in")
+            format!("${word} is not known: $node, $window, $long and $horizon are filled in")
         })
     }
 
@@ -81,6 +84,7 @@ impl Feature {
             .replace(NODE_PLACEHOLDER, &nodes.join("|"))
             .replace(WINDOW_PLACEHOLDER, &format!("{}s", (step_seconds * 5).max(5)))
             .replace(LONG_WINDOW_PLACEHOLDER, &format!("{}s", step_seconds * 20))
+            .replace(HORIZON_PLACEHOLDER, &(step_seconds * 60).to_string())
     }
 }
 

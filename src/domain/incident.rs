@@ -159,6 +159,7 @@ pub fn title(kind: &OperationKind) -> String {
         OperationKind::Failover { from, to, .. } if from == to => format!("failover of {from} in place"),
         OperationKind::Failover { from, to, .. } => format!("failover from {from} to {to}"),
         OperationKind::Switchover { from, to } => format!("switchover from {from} to {to}"),
+        OperationKind::Sequence { name, .. } => format!("sequence {name}"),
         other => format!("{} of {}", other.label(), other.subject()),
     }
 }
@@ -204,7 +205,7 @@ impl IncidentReport {
             steps: lines(operation),
             witnesses: operation.evidence.clone(),
             followed_by: followed.iter().map(|other| follow(other)).collect(),
-            restore_sequence: Vec::new(),
+            restore_sequence: followed.iter().flat_map(|other| sequence_lines(other)).collect(),
         }
     }
 }
@@ -220,9 +221,31 @@ fn followed<'a>(operation: &Operation, all: &'a [Operation]) -> Vec<&'a Operatio
     found
 }
 
+/// Each step of a sequence once, as it ended or stands.
+pub fn sequence_lines(operation: &Operation) -> Vec<SequenceLine> {
+    let OperationKind::Sequence { steps, .. } = &operation.kind else { return Vec::new() };
+    let line = |(index, step): (usize, &super::sequence::SequenceStep)| {
+        let name = StepName::Sequence(super::sequence_step::SequenceIndex::new(index)?);
+        let last = operation.last(name)?;
+        let first = operation.journal.iter().find(|event| event.step == name)?;
+        let (outcome, detail) = match &last.state {
+            StepState::Started => ("running", None),
+            StepState::Succeeded { output } => ("succeeded", output.note.clone()),
+            StepState::Failed { error } => ("failed", Some(error.clone())),
+            StepState::Unknown { error } => ("unknown", Some(error.clone())),
+        };
+        let is_over = last.state != StepState::Started;
+        let spent = offset(operation, last.at, last.wall).saturating_sub(offset(operation, first.at, first.wall));
+        let (outcome, seconds) = (outcome.to_owned(), is_over.then(|| seconds(spent)));
+        Some(SequenceLine { step: step.name.clone(), outcome, seconds, detail })
+    };
+    steps.iter().enumerate().filter_map(line).collect()
+}
+
 fn follow(operation: &Operation) -> Followed {
     let notes = operation.journal.iter().filter_map(|event| match &event.state {
-        StepState::Succeeded { output } => output.note.clone(),
+        // The steps of a sequence have a table of their own.
+        StepState::Succeeded { output } if !matches!(event.step, StepName::Sequence(_)) => output.note.clone(),
         _ => None,
     });
     let detail: Vec<String> = operation.message.clone().into_iter().chain(notes).collect();
@@ -305,7 +328,7 @@ fn phases(operation: &Operation) -> Vec<Phase> {
         let ended = operation.journal.iter().rev().find(|it| it.step == event.step && it.state != StepState::Started);
         let began = offset(operation, event.at, event.wall);
         phases.push(Phase {
-            phase: event.step.label().to_owned(),
+            phase: operation.step_label(event.step).to_owned(),
             began_seconds: seconds(began),
             seconds: ended.map(|end| seconds(offset(operation, end.at, end.wall).saturating_sub(began))),
         });
@@ -327,7 +350,7 @@ fn lines(operation: &Operation) -> Vec<Line> {
         };
         Line {
             at_seconds: seconds(offset(operation, event.at, event.wall)),
-            step: event.step.label().to_owned(),
+            step: operation.step_label(event.step).to_owned(),
             attempt: event.attempt,
             state: state.to_owned(),
             seconds: step_took(&operation.journal[..index], event).map(seconds),

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod alert;
+pub mod backup;
 pub mod clock;
 pub mod command;
 pub mod epoch;
@@ -23,6 +24,8 @@ pub mod readiness;
 pub mod record;
 pub mod report;
 pub mod risk;
+pub mod sequence;
+pub mod sequence_step;
 pub mod timing;
 pub mod traffic;
 pub mod trail;

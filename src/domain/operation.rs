@@ -1,16 +1,20 @@
 //! An operation: a plan under way, with its journal. The journal is the only memory of what was done.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::backup::{BackupType, RecoveryTarget};
 use super::clock::{Moment, WallTime};
 use super::command::CommandOutput;
 use super::epoch::Epoch;
 use super::evidence::Observation;
 use super::ids::{ClusterName, NodeName, OperationId};
 use super::plan::Reason;
+use super::sequence::SequenceStep;
+use super::sequence_step::SequenceIndex;
 
 /// Format of the journal. A changed list of steps is a new format: running operations are finished or refused,
 /// never reinterpreted.
@@ -53,6 +57,42 @@ pub enum OperationKind {
         /// Which.
         node: NodeName,
     },
+    /// A list of steps that users wrote: after a failover, on an alert, by name.
+    Sequence {
+        /// Which.
+        name: String,
+        /// The operation that it follows.
+        cause: Option<OperationId>,
+        /// The primary when it began.
+        primary: NodeName,
+        /// As they were configured then; references to secrets, never secrets.
+        steps: Vec<SequenceStep>,
+        /// What their templates may name.
+        variables: BTreeMap<String, String>,
+    },
+    /// A backup is taken and read back.
+    Backup {
+        /// From whom.
+        node: NodeName,
+        /// How much it holds.
+        backup_type: BackupType,
+    },
+    /// A backup is restored where nobody uses it, checked and removed.
+    Drill {
+        /// On whose host.
+        node: NodeName,
+    },
+    /// The cluster begins anew from the repository; or, with `into`, a copy is made beside it that nobody uses.
+    Restore {
+        /// The primary before.
+        from: NodeName,
+        /// The primary afterwards.
+        node: NodeName,
+        /// Up to where.
+        target: RecoveryTarget,
+        /// Only a copy, in this directory of the node's host.
+        into: Option<String>,
+    },
 }
 
 impl OperationKind {
@@ -63,19 +103,33 @@ impl OperationKind {
             OperationKind::Switchover { .. } => "switchover",
             OperationKind::Rejoin { .. } => "rejoin",
             OperationKind::Fence { .. } => "fence",
+            OperationKind::Sequence { .. } => "sequence",
+            OperationKind::Backup { .. } => "backup",
+            OperationKind::Drill { .. } => "drill",
+            OperationKind::Restore { .. } => "restore",
         }
     }
 
     /// True for the operations that move the primary: one at a time in a cluster.
     pub fn moves_primary(&self) -> bool {
-        matches!(self, OperationKind::Failover { .. } | OperationKind::Switchover { .. })
+        matches!(
+            self,
+            OperationKind::Failover { .. }
+                | OperationKind::Switchover { .. }
+                | OperationKind::Restore { into: None, .. }
+        )
     }
 
     /// The node that the operation works on: the next primary, or the node that comes back.
     pub fn subject(&self) -> &NodeName {
         match self {
             OperationKind::Failover { to, .. } | OperationKind::Switchover { to, .. } => to,
-            OperationKind::Rejoin { node, .. } | OperationKind::Fence { node } => node,
+            OperationKind::Rejoin { node, .. }
+            | OperationKind::Fence { node }
+            | OperationKind::Backup { node, .. }
+            | OperationKind::Drill { node }
+            | OperationKind::Restore { node, .. } => node,
+            OperationKind::Sequence { primary, .. } => primary,
         }
     }
 }
@@ -112,6 +166,31 @@ pub enum StepName {
     Reinstate,
     /// Undo of a drain: the write ports lead to the old primary again.
     Release,
+    /// The repository is ready, and WAL arrives in it.
+    CheckRepository,
+    /// A backup is taken.
+    Backup,
+    /// The backup is read back.
+    VerifyBackup,
+    /// What a restore needs is there.
+    Preflight,
+    /// What the live cluster holds is noted, and archived.
+    MarkLedger,
+    /// A backup is restored to a place of its own.
+    RestoreCopy,
+    /// WAL is replayed there.
+    RecoverCopy,
+    /// Its data are checked.
+    CheckData,
+    /// It is removed.
+    RemoveCopy,
+    /// The data of the other nodes are put aside.
+    SetAside,
+    /// The restored data take the place of the node's own, which are put aside.
+    AdoptCopy,
+    /// A step of a sequence, by its place: `step_1`.
+    #[serde(untagged)]
+    Sequence(SequenceIndex),
 }
 
 impl StepName {
@@ -132,6 +211,18 @@ impl StepName {
             StepName::StartStandby => "start_standby",
             StepName::Reinstate => "reinstate",
             StepName::Release => "release",
+            StepName::Sequence(place) => place.label(),
+            StepName::CheckRepository => "check_repository",
+            StepName::Backup => "backup",
+            StepName::VerifyBackup => "verify_backup",
+            StepName::Preflight => "preflight",
+            StepName::MarkLedger => "mark_ledger",
+            StepName::RestoreCopy => "restore_copy",
+            StepName::RecoverCopy => "recover_copy",
+            StepName::CheckData => "check_data",
+            StepName::RemoveCopy => "remove_copy",
+            StepName::SetAside => "set_aside",
+            StepName::AdoptCopy => "adopt_copy",
         }
     }
 }
@@ -271,6 +362,16 @@ impl Operation {
         self.journal.iter().rev().find(|event| event.step == step)
     }
 
+    /// What people call a step: in a sequence, the name that they gave it.
+    pub fn step_label(&self, step: StepName) -> &str {
+        match (&self.kind, step) {
+            (OperationKind::Sequence { steps, .. }, StepName::Sequence(place)) => {
+                steps.get(place.index()).map_or(step.label(), |step| step.name.as_str())
+            }
+            _ => step.label(),
+        }
+    }
+
     /// Output of `step`, if it succeeded.
     pub fn output(&self, step: StepName) -> Option<&CommandOutput> {
         self.journal.iter().rev().find_map(|event| match &event.state {
@@ -308,7 +409,19 @@ impl Operation {
             OperationKind::Failover { from, to, .. } | OperationKind::Switchover { from, to } => (from, to),
             OperationKind::Fence { node } => return Some(format!("the fence of {node} is stored")),
             // A data directory that is half rejoined is never started, and the next rejoin begins anew.
-            OperationKind::Rejoin { .. } => return None,
+            // What its steps did outside is theirs to undo.
+            OperationKind::Sequence { .. } => return None,
+            OperationKind::Rejoin { .. } | OperationKind::Backup { .. } | OperationKind::Drill { .. } => return None,
+            OperationKind::Restore { into: Some(directory), node, .. } => {
+                let began = self.attempts(StepName::RestoreCopy) > 0;
+                return began.then(|| format!("{directory} on {node} may hold a part of the copy"));
+            }
+            OperationKind::Restore { from, node, into: None, .. } => {
+                if self.attempts(StepName::SetAside) + self.attempts(StepName::AdoptCopy) > 0 {
+                    return Some("data directories were put aside, as the journal says".to_owned());
+                }
+                (from, node)
+            }
         };
         if self.succeeded(StepName::Reinstate) {
             return None;

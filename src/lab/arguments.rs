@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::network::Direction;
 use crate::domain::ids::{Address, SiteName};
-use crate::domain::policy::DurabilityMode;
+use crate::domain::policy::{DurabilityMode, PredictionMode};
 
 /// `stormglass lab …`.
 #[derive(Debug, Clone, Subcommand)]
@@ -153,15 +153,24 @@ pub struct RunArguments {
     /// controller-crash: together with the primary, then in the middle of a failover
     #[arg(long)]
     pub during_failover: bool,
-    /// hang-primary: which processes stop; both faults one after the other if not given
+    /// hang-primary: which processes stop; degrade-primary: what grows; all of them one after the other if not given
     #[arg(long, value_enum)]
-    pub fault: Option<HangFault>,
+    pub fault: Option<NamedFault>,
     /// The cluster's durability mode [default: sync]
     #[arg(long, value_parser = durability_mode, value_name = "sync|sync_strict|async")]
     pub durability: Option<DurabilityMode>,
     /// How many controllers; more than one are elected in etcd, which has as many members
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
     pub controllers: u8,
+    /// healthy-load: how long it lasts [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub duration: Option<Duration>,
+    /// degrade-primary, healthy-load: also write the samples of every node, for the trainer
+    #[arg(long, value_name = "DIR")]
+    pub samples: Option<PathBuf>,
+    /// Which part of degrade-primary this is (run by the lab itself)
+    #[arg(long, value_enum, hide = true)]
+    pub part: Option<Part>,
     /// A lab directory with volumes of limited size in it (made by the lab itself)
     #[arg(long, value_name = "DIR", hide = true)]
     pub prepared: Option<PathBuf>,
@@ -202,6 +211,23 @@ pub enum Scenario {
     DiskFull,
     /// The primary's host loses its line and its power at once; then it is switched on again
     HostLost,
+    /// A fault grows until commits fail; and once more with the predictor in mode `act`: how long before is the primary moved away?
+    DegradePrimary,
+    /// Varied load without a fault: what alarms all the same?
+    HealthyLoad,
+    /// Every rung of the way back: WAL that parted ways, a data directory removed, a host gone and replaced by Terraform
+    RejoinLadder,
+    /// The data of all nodes are destroyed; the cluster is restored from the repository to a point in time
+    Restore,
+}
+
+/// One of the two runs of `degrade-primary`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// The predictor may act
+    Act,
+    /// It only observes: when do commits fail?
+    Control,
 }
 
 impl RunArguments {
@@ -214,6 +240,22 @@ impl RunArguments {
 }
 
 impl Scenario {
+    /// Whether every node's data is on a volume of limited size.
+    pub fn needs_volumes(self) -> bool {
+        matches!(self, Scenario::DiskFull | Scenario::DegradePrimary | Scenario::HealthyLoad)
+    }
+
+    /// What predictions may do in it; `None`: there is no predictor.
+    pub fn prediction(self, part: Option<Part>) -> Option<PredictionMode> {
+        match (self, part) {
+            (Scenario::DegradePrimary, Some(Part::Control)) | (Scenario::HealthyLoad, _) => {
+                Some(PredictionMode::Observe)
+            }
+            (Scenario::DegradePrimary, _) => Some(PredictionMode::Act),
+            _ => None,
+        }
+    }
+
     /// Name in the report.
     pub fn label(self) -> &'static str {
         match self {
@@ -226,19 +268,90 @@ impl Scenario {
             Scenario::PartitionPrimary => "partition-primary",
             Scenario::DiskFull => "disk-full",
             Scenario::HostLost => "host-lost",
+            Scenario::DegradePrimary => "degrade-primary",
+            Scenario::HealthyLoad => "healthy-load",
+            Scenario::RejoinLadder => "rejoin-ladder",
+            Scenario::Restore => "restore",
         }
     }
 }
 
-/// What stops in `hang-primary`.
+/// What stops in `hang-primary`, or grows in `degrade-primary`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum HangFault {
-    /// Every PostgreSQL process of the primary
+pub enum NamedFault {
+    /// hang-primary: every PostgreSQL process of the primary
     All,
-    /// The postmaster alone: sessions go on, new ones hang
+    /// hang-primary: the postmaster alone: sessions go on, new ones hang
     Postmaster,
-    /// The agent and its guard, longer than a lease, while PostgreSQL goes on: nobody may be promoted beside it
+    /// hang-primary: the agent and its guard, longer than a lease, while PostgreSQL goes on: nobody may be promoted beside it
     Agent,
+    /// degrade-primary: the volume fills up
+    DiskFilling,
+    /// degrade-primary: somebody opens connections and forgets to close them
+    ConnectionsLeaking,
+    /// degrade-primary: a slot that nobody reads keeps all WAL
+    WalPilingUp,
+    /// degrade-primary: the processors are taken away (needs a host of its own for each node)
+    ProcessorStolen,
+    /// degrade-primary: the disk gets slower (needs root and a throttled block device)
+    DiskSlowing,
+    /// degrade-primary: memory gets short (needs root and a memory cgroup)
+    MemoryPressure,
+}
+
+impl NamedFault {
+    /// Faults that grow and that the lab can inject.
+    pub const GROWING: [NamedFault; 3] =
+        [NamedFault::DiskFilling, NamedFault::ConnectionsLeaking, NamedFault::WalPilingUp];
+
+    /// Name in the report, and on the command line.
+    pub fn label(self) -> &'static str {
+        match self {
+            NamedFault::All => "all",
+            NamedFault::Postmaster => "postmaster",
+            NamedFault::Agent => "agent",
+            NamedFault::DiskFilling => "disk-filling",
+            NamedFault::ConnectionsLeaking => "connections-leaking",
+            NamedFault::WalPilingUp => "wal-piling-up",
+            NamedFault::ProcessorStolen => "processor-stolen",
+            NamedFault::DiskSlowing => "disk-slowing",
+            NamedFault::MemoryPressure => "memory-pressure",
+        }
+    }
+
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            NamedFault::DiskFilling => "the volume of the primary fills up",
+            NamedFault::ConnectionsLeaking => "connections to the primary are opened and never closed",
+            NamedFault::WalPilingUp => "WAL piles up behind a slot of the primary",
+            other => other.label(),
+        }
+    }
+
+    /// The scenario that it belongs to.
+    fn scenario(self) -> Scenario {
+        match self {
+            NamedFault::All | NamedFault::Postmaster | NamedFault::Agent => Scenario::HangPrimary,
+            _ => Scenario::DegradePrimary,
+        }
+    }
+
+    /// What the lab lacks to inject it; `None` if nothing.
+    pub fn missing(self) -> Option<&'static str> {
+        match self {
+            NamedFault::ProcessorStolen => Some(
+                "all nodes of the lab share this host's processors: what is stolen is stolen from every node, and no move helps",
+            ),
+            NamedFault::DiskSlowing => Some(
+                "a disk gets slower only where root throttles a block device of its own (cgroup blkio), which the lab does not set up",
+            ),
+            NamedFault::MemoryPressure => Some(
+                "memory gets short for one node only in a memory cgroup of its own, which root makes and the lab does not set up",
+            ),
+            _ => None,
+        }
+    }
 }
 
 /// How data is written to stdout.
@@ -257,11 +370,27 @@ impl LabCommand {
     /// Options that do not belong to the scenario, which would be ignored silently.
     pub fn contradiction(&self) -> Option<String> {
         let LabCommand::Run(run) = self else { return None };
-        if run.namespaces && run.scenario == Scenario::DiskFull {
-            return Some("--namespaces: disk-full has namespaces of another kind".to_owned());
+        if run.namespaces && run.scenario.needs_volumes() {
+            return Some(format!("--namespaces: {} has namespaces of another kind", run.scenario.label()));
         }
-        if run.keep && run.scenario == Scenario::DiskFull {
-            return Some("--keep: the volumes of disk-full end with the run".to_owned());
+        if run.keep && run.scenario.needs_volumes() {
+            return Some(format!("--keep: the volumes of {} end with the run", run.scenario.label()));
+        }
+        if run.scenario == Scenario::DegradePrimary
+            && (run.runs > 1 || run.controllers > 1 || run.samples.is_some() && run.fault.is_none())
+        {
+            return Some(
+                "degrade-primary takes one controller, no --runs, and --samples only with one --fault".to_owned(),
+            );
+        }
+        if let Some(fault) = run.fault.filter(|fault| fault.scenario() != run.scenario) {
+            return Some(format!("--fault {} belongs to the scenario {}", fault.label(), fault.scenario().label()));
+        }
+        if let Some(missing) = run.fault.and_then(NamedFault::missing) {
+            return Some(format!("--fault {}: {missing}", run.fault.map_or("", NamedFault::label)));
+        }
+        if run.namespaces && run.scenario == Scenario::RejoinLadder {
+            return Some("--namespaces: Terraform starts the replacement outside of them".to_owned());
         }
         if run.controllers == 2 {
             return Some("--controllers: two members of etcd survive no loss; take one or three".to_owned());
@@ -272,7 +401,7 @@ impl LabCommand {
         let misplaced = [
             (run.held, Scenario::Switchover, "--held"),
             (run.during_failover, Scenario::ControllerCrash, "--during-failover"),
-            (run.fault.is_some(), Scenario::HangPrimary, "--fault"),
+            (run.duration.is_some(), Scenario::HealthyLoad, "--duration"),
         ];
         misplaced
             .iter()
@@ -309,6 +438,10 @@ mod tests {
             "partition-primary",
             "disk-full",
             "host-lost",
+            "degrade-primary",
+            "healthy-load",
+            "rejoin-ladder",
+            "restore",
         ] {
             let LabCommand::Run(run) = parse(&["run", name]).expect("parsed") else { panic!("not a run") };
             assert_eq!(run.scenario.label(), name);
@@ -324,6 +457,13 @@ mod tests {
         assert!(contradiction(&["run", "switchover", "--during-failover"]).is_some());
         assert!(contradiction(&["run", "switchover", "--fault", "all"]).is_some());
         assert!(contradiction(&["run", "disk-full", "--keep"]).is_some());
+        assert!(contradiction(&["run", "degrade-primary", "--fault", "agent"]).is_some());
+        assert!(contradiction(&["run", "hang-primary", "--fault", "disk-filling"]).is_some());
+        assert!(
+            contradiction(&["run", "degrade-primary", "--fault", "memory-pressure"])
+                .is_some_and(|why| why.contains("root"))
+        );
+        assert!(contradiction(&["run", "degrade-primary", "--fault", "wal-piling-up"]).is_none());
         assert!(contradiction(&["run", "switchover", "--held"]).is_none());
         assert!(contradiction(&["up"]).is_none());
     }

@@ -9,15 +9,20 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::client::TABLE;
+use super::ladder;
 use super::layout::{
     ANY_DATABASE_CLIENT, APPLICATION_ROLE, CONTROLLER_HOST, DATABASE, Layout, NodeLayout, ProxyLayout, socket, url,
 };
 use super::pooling;
 use super::programs::Programs;
 use crate::config::agent::{AgentSection, PostgresqlSection, ProxyNode, ProxySection, VerifySection};
+use crate::config::backup::{
+    AgentBackupSection, CheckSection, ControllerBackupSection, DrillSection, LedgerSection, PeerSection,
+};
 use crate::config::controller::{
-    AuthenticationSection, ClusterSection, ControllerSection, FailoverSection, NodeSection, PrometheusSection,
-    ProxyHostSection, ReadsSection, Role, TokenSection,
+    AuthenticationSection, ClusterSection, ControllerSection, FailoverSection, NodeSection, PredictorSection,
+    PrometheusSection, ProxyHostSection, ReadsSection, Role, TokenSection,
 };
 use crate::config::store::{StoreKind, StoreSection};
 use crate::config::webhook::WebhookSection;
@@ -25,6 +30,12 @@ use crate::config::{AgentConfig, ControllerConfig, SecretReference};
 use crate::domain::alert::{AlertAction, AlertRoute, LabelValues};
 use crate::domain::ids::Address;
 use crate::domain::report::Tags;
+
+/// Time between two samples of the lab's predictor: as often as Prometheus scrapes.
+const PREDICTOR_STEP: Duration = Duration::from_secs(1);
+
+/// Where models are: those of the repository, else those of the package.
+const MODELS: [&str; 2] = [concat!(env!("CARGO_MANIFEST_DIR"), "/models"), "/usr/share/stormglass/models"];
 
 /// Roles with a bearer token, and the name of each token and of its file.
 pub const TOKENS: [(&str, Role); 4] =
@@ -99,7 +110,19 @@ pub fn controller(
         applications: pooling::applications(layout)?,
         webhook: webhook(),
         prometheus: Some(PrometheusSection::at(url(&layout.prometheus))),
-        predictor: None,
+        predictor: layout.prediction.map(|mode| PredictorSection {
+            mode,
+            model_directory: layout.model_directory(),
+            step: PREDICTOR_STEP,
+            ..PredictorSection::default()
+        }),
+        sequences: if layout.has_ladder { vec![ladder::sequence(layout)] } else { Vec::new() },
+        // Nothing by itself: a backup that nobody asked for would disturb what is measured.
+        backup: Some(ControllerBackupSection {
+            from_standby: true,
+            after_failover: false,
+            ..ControllerBackupSection::default()
+        }),
     })
 }
 
@@ -160,7 +183,48 @@ pub fn node_agent(layout: &Layout, node: &NodeLayout, programs: &Programs) -> an
         }),
         proxy: None,
         tags: Tags::default(),
+        backup: Some(backup(layout, node, programs)),
     })
+}
+
+/// One repository for all: a directory that every host of the lab sees.
+fn backup(layout: &Layout, node: &NodeLayout, programs: &Programs) -> AgentBackupSection {
+    AgentBackupSection {
+        stanza: None,
+        path: Some(layout.repository_directory()),
+        cipher_passphrase: None,
+        retention_full: 2,
+        retention_diff: None,
+        processes: 1,
+        archive_timeout: Duration::from_secs(60),
+        program: programs.pgbackrest.clone(),
+        options: BTreeMap::new(),
+        s3: None,
+        peers: layout
+            .nodes
+            .iter()
+            .filter(|peer| peer.name != node.name)
+            .map(|peer| PeerSection {
+                node: peer.name.clone(),
+                // The hosts of a lab share one filesystem.
+                host: None,
+                data_directory: peer.data_directory(),
+                port: peer.postgres.port,
+                socket_directory: Some(peer.directory.join("state/socket")),
+            })
+            .collect(),
+        drill: DrillSection {
+            directory: None,
+            ledgers: vec![LedgerSection { database: DATABASE.to_owned(), table: format!("public.{TABLE}") }],
+            checks: vec![CheckSection {
+                name: "no write is there twice".to_owned(),
+                database: DATABASE.to_owned(),
+                sql: format!(
+                    "SELECT NOT EXISTS (SELECT FROM public.{TABLE} GROUP BY run, writer, sequence HAVING count(*) > 1)"
+                ),
+            }],
+        },
+    }
 }
 
 /// Settings of a proxy host's agent.
@@ -206,6 +270,7 @@ pub fn proxy_agent(layout: &Layout, proxy: &ProxyLayout) -> anyhow::Result<Agent
             pgbouncer: pooling::section(layout, proxy),
         }),
         tags: Tags::default(),
+        backup: None,
     })
 }
 
@@ -247,6 +312,9 @@ pub fn prometheus(layout: &Layout) -> String {
         .iter()
         .map(|proxy| (proxy.agent.to_string(), format!(", proxy: '{}', site: '{}'", proxy.name, proxy.site)));
     let agents = layout.nodes.iter().map(|node| (node.agent.to_string(), node_labels(node))).chain(proxies);
+    if layout.prediction.is_some() {
+        job("host", layout.nodes.iter().map(|node| (node.host_exporter.to_string(), node_labels(node))).collect());
+    }
     job("stormglass-agent", agents.collect());
     job("stormglass", layout.controllers().map(|controller| (controller.to_string(), String::new())).collect());
     text
@@ -273,21 +341,7 @@ pub fn alertmanager(layout: &Layout) -> String {
 }
 
 /// Further questions of the exporter: what 0.11 does not ask by itself and the predictor needs.
-pub const EXPORTER_QUERIES: &str = "\
-pg_standby:
-  query: |
-    SELECT CASE WHEN pg_is_in_recovery() THEN 1 ELSE 0 END AS in_recovery,
-           CASE WHEN NOT pg_is_in_recovery() OR pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
-                ELSE COALESCE(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 0) END
-             AS replay_age_seconds,
-           CASE WHEN pg_is_in_recovery()
-                THEN COALESCE(pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), 0) ELSE 0 END
-             AS replay_lag_bytes
-  metrics:
-    - in_recovery: {usage: GAUGE, description: '1 on a standby'}
-    - replay_age_seconds: {usage: GAUGE, description: 'Age of the last replayed commit while WAL waits'}
-    - replay_lag_bytes: {usage: GAUGE, description: 'Received and not replayed'}
-";
+pub const EXPORTER_QUERIES: &str = include_str!("../../training/queries.yaml");
 
 /// Writes every configuration file and every secret of the lab.
 pub fn write_all(layout: &Layout, programs: &Programs, rto: Option<Duration>) -> anyhow::Result<()> {
@@ -297,6 +351,7 @@ pub fn write_all(layout: &Layout, programs: &Programs, rto: Option<Duration>) ->
         layout.directory.join("bin"),
         layout.controller_directory(),
         layout.prometheus_directory(),
+        layout.repository_directory(),
         layout.alertmanager_directory(),
     ];
     folders.extend(layout.etcd.iter().map(|member| member.directory.clone()));
@@ -322,10 +377,32 @@ pub fn write_all(layout: &Layout, programs: &Programs, rto: Option<Duration>) ->
         pooling::write_all(layout, proxy)?;
         write(&proxy.agent_config(), &toml::to_string(&settings).context("write the agent's settings as TOML")?)?;
     }
+    if layout.prediction.is_some() {
+        copy_models(&layout.model_directory())?;
+    }
+    if layout.has_ladder {
+        ladder::prepare(layout)?;
+    }
     write(&layout.prometheus_directory().join("prometheus.yml"), &prometheus(layout))?;
     write(&layout.prometheus_directory().join("rules.yml"), RULES)?;
     write(&layout.alertmanager_directory().join("alertmanager.yml"), &alertmanager(layout))?;
     write(&layout.prometheus_directory().join("queries.yaml"), EXPORTER_QUERIES)
+}
+
+/// The lab's own copy of every model that there is: it may be told to promote another one. Without any, the predictor abstains.
+fn copy_models(target: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(target).with_context(|| format!("make the directory {}", target.display()))?;
+    let Some(source) = MODELS.iter().map(Path::new).find(|source| source.is_dir()) else { return Ok(()) };
+    let entries = |folder: &Path| fs::read_dir(folder).with_context(|| format!("list {}", folder.display()));
+    for model in entries(source)?.filter_map(Result::ok).filter(|entry| entry.path().join("model.json").is_file()) {
+        let own = target.join(model.file_name());
+        fs::create_dir_all(&own).with_context(|| format!("make the directory {}", own.display()))?;
+        for file in entries(&model.path())?.filter_map(Result::ok).filter(|entry| entry.path().is_file()) {
+            fs::copy(file.path(), own.join(file.file_name()))
+                .with_context(|| format!("copy {}", file.path().display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Version 4 of UUID is not built in; two of version 7 have 148 random bits between them.
@@ -358,6 +435,7 @@ mod tests {
             prometheus: "/usr/bin/prometheus".into(),
             alertmanager: "/usr/bin/prometheus-alertmanager".into(),
             exporter: "/usr/bin/prometheus-postgres-exporter".into(),
+            pgbackrest: "/usr/bin/pgbackrest".into(),
         }
     }
 

@@ -10,7 +10,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::layout::{Layout, url};
-use crate::api::wire::{ClusterStatus, MutationReply, Problem, SwitchoverRequest};
+use crate::api::wire::{BackupRequest, ClusterStatus, MutationReply, Problem, RestoreRequest, SwitchoverRequest};
+use crate::domain::backup::BackupType;
+use crate::domain::ids::OperationId;
 use crate::domain::operation::Operation;
 
 /// How long one request may take.
@@ -69,6 +71,22 @@ impl Controller {
     /// Asks for a switchover to the best candidate.
     pub async fn switchover(&self) -> anyhow::Result<MutationReply> {
         self.post(&format!("/api/v1/clusters/{}/switchover", self.cluster), &SwitchoverRequest::default()).await
+    }
+
+    /// One operation with its journal.
+    pub async fn operation(&self, id: &OperationId) -> anyhow::Result<Operation> {
+        self.get(&format!("/api/v1/operations/{id}")).await
+    }
+
+    /// Asks for a backup.
+    pub async fn backup(&self, backup_type: BackupType) -> anyhow::Result<MutationReply> {
+        let request = BackupRequest { backup_type: Some(backup_type), dry_run: false };
+        self.post(&format!("/api/v1/clusters/{}/backup", self.cluster), &request).await
+    }
+
+    /// Asks for a restore of the whole cluster.
+    pub async fn restore(&self, request: &RestoreRequest) -> anyhow::Result<MutationReply> {
+        self.post(&format!("/api/v1/clusters/{}/restore", self.cluster), request).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 
+use super::client::{TABLE, table_statement};
 use super::configuration::write;
 use super::layout::{APPLICATION_ROLE, DATABASE, Layout, NodeLayout};
 use super::namespaces;
@@ -62,9 +63,15 @@ pub fn initialise(layout: &Layout, node: &NodeLayout, programs: &Programs) -> an
         let file = layout.secret(name);
         Ok(fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?.trim().to_owned())
     };
-    let mut single = Command::new(programs.postgres.join("postgres"));
-    single.args(["--single", "-D"]).arg(&data).args(["-c", "exit_on_error=on", "postgres"]);
-    run(single, &statements(&read("replicator")?, &read("exporter")?), &log)?;
+    let single = |database: &str| {
+        let mut single = Command::new(programs.postgres.join("postgres"));
+        single.args(["--single", "-D"]).arg(&data).args(["-c", "exit_on_error=on", database]);
+        single
+    };
+    run(single("postgres"), &statements(&read("replicator")?, &read("exporter")?), &log)?;
+    // Drills count its rows, whether or not a client was ever there.
+    let table = format!("{}\nALTER TABLE {TABLE} OWNER TO {APPLICATION_ROLE}\n", table_statement());
+    run(single(DATABASE), &table, &log)?;
 
     write(&data.join("pg_hba.conf"), &access_rules(layout))?;
     // Started by hand, without the agent, the node cannot be reached.

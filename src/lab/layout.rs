@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::namespaces;
 use super::random::Random;
 use crate::domain::ids::{Address, ClusterName, NodeName, ProxyName, SiteName};
-use crate::domain::policy::DurabilityMode;
+use crate::domain::policy::{DurabilityMode, PredictionMode};
 
 /// The lab's only cluster.
 pub const CLUSTER: &str = "main";
@@ -60,12 +60,18 @@ pub struct Layout {
     /// The cluster's durability mode; the product's default if not given.
     #[serde(default)]
     pub durability: Option<DurabilityMode>,
+    /// True where a restore sequence follows each failover.
+    #[serde(default)]
+    pub has_ladder: bool,
     /// Controllers besides the first one.
     #[serde(default)]
     pub more_controllers: Vec<Address>,
     /// Members of etcd; none where there is one controller.
     #[serde(default)]
     pub etcd: Vec<EtcdLayout>,
+    /// What predictions may do; `None`: there is no predictor.
+    #[serde(default)]
+    pub prediction: Option<PredictionMode>,
     /// Port of the application on every proxy.
     #[serde(default)]
     pub application_port: Option<u16>,
@@ -127,6 +133,8 @@ pub struct NodeLayout {
     pub agent: Address,
     /// Its exporter.
     pub exporter: Address,
+    /// The exporter of the host.
+    pub host_exporter: Address,
 }
 
 /// A proxy host.
@@ -209,6 +217,7 @@ impl Layout {
                 postgres: ports.free(address)?,
                 agent: ports.free(address)?,
                 exporter: ports.free(address)?,
+                host_exporter: ports.free(address)?,
             });
         }
         let mut proxies = Vec::new();
@@ -248,8 +257,10 @@ impl Layout {
             links: Vec::new(),
             has_namespaces: false,
             durability: None,
+            has_ladder: false,
             more_controllers: Vec::new(),
             etcd: Vec::new(),
+            prediction: None,
             application_port: Some(application_port),
             applications,
         })
@@ -342,9 +353,19 @@ impl Layout {
         self.directory.join("controller")
     }
 
+    /// Models of the predictor.
+    pub fn model_directory(&self) -> PathBuf {
+        self.directory.join("models")
+    }
+
     /// Prometheus' directory.
     pub fn prometheus_directory(&self) -> PathBuf {
         self.directory.join("prometheus")
+    }
+
+    /// The backup repository.
+    pub fn repository_directory(&self) -> PathBuf {
+        self.directory.join("repository")
     }
 
     /// Alertmanager's directory.
@@ -429,7 +450,8 @@ mod tests {
         assert_eq!(sites, ["a", "a", "b"]);
         let mut seen =
             BTreeSet::from([layout.controller.clone(), layout.prometheus.clone(), layout.alertmanager.clone()]);
-        let nodes = layout.nodes.iter().flat_map(|node| [&node.postgres, &node.agent, &node.exporter]);
+        let nodes =
+            layout.nodes.iter().flat_map(|node| [&node.postgres, &node.agent, &node.exporter, &node.host_exporter]);
         let proxies = layout
             .proxies
             .iter()

@@ -12,6 +12,7 @@ pub mod configuration;
 pub mod control;
 pub mod database;
 pub mod down;
+pub mod ladder;
 pub mod layout;
 pub mod ledger;
 pub mod manifest;
@@ -20,6 +21,7 @@ pub mod network;
 pub mod phases;
 pub mod place;
 pub mod pooling;
+pub mod prediction;
 pub mod process;
 pub mod programs;
 pub mod progress;
@@ -47,6 +49,8 @@ use progress::Progress;
 use report::{Report, Series};
 use up::{Kind, Lab};
 
+use crate::domain::policy::PredictionMode;
+
 /// Exit codes of `stormglass lab`, as everywhere in the command line.
 mod exit {
     pub const DONE: u8 = 0;
@@ -55,6 +59,9 @@ mod exit {
     pub const NOT_FOUND: u8 = 4;
     pub const ABORTED: u8 = 7;
 }
+
+/// What a run of a given length takes besides.
+const HEALTHY_PATIENCE: std::time::Duration = std::time::Duration::from_secs(240);
 
 /// Lines of a log that an error shows.
 const LOG_TAIL_LINES: usize = 15;
@@ -82,7 +89,9 @@ pub async fn execute(command: LabCommand, output: OutputFormat) -> anyhow::Resul
             Ok(exit::USAGE)
         }
         LabCommand::Up { directory, namespaces, rto, controllers } => {
-            let kind = Kind { has_links: true, has_namespaces: namespaces, rto, controllers, ..Kind::default() };
+            let prediction = Some(PredictionMode::Advise);
+            let kind =
+                Kind { has_links: true, has_namespaces: namespaces, rto, controllers, prediction, ..Kind::default() };
             up(directory, user.uid, kind, output).await
         }
         LabCommand::Chaos(arguments) => {
@@ -104,7 +113,15 @@ pub async fn execute(command: LabCommand, output: OutputFormat) -> anyhow::Resul
                 exit::FAILED
             })
         }
-        LabCommand::Run(arguments) if arguments.scenario == Scenario::DiskFull && arguments.prepared.is_none() => {
+        LabCommand::Run(arguments)
+            if arguments.scenario == Scenario::DegradePrimary && arguments.prepared.is_none() =>
+        {
+            let Some(report) = prediction::run(&arguments, &user, Progress::new()).await? else {
+                return Ok(exit::USAGE);
+            };
+            Ok(if finish(&arguments, vec![report], output)? { exit::DONE } else { exit::FAILED })
+        }
+        LabCommand::Run(arguments) if arguments.scenario.needs_volumes() && arguments.prepared.is_none() => {
             volume::run_with_volumes(&user).await
         }
         LabCommand::Run(arguments) => run(&arguments, user.uid, output).await,
@@ -237,7 +254,10 @@ async fn run(arguments: &RunArguments, uid: u32, output: OutputFormat) -> anyhow
     if arguments.keep {
         clear(&directory, uid, progress)?;
     }
-    let rescue = rescue::Rescue::arm(&directory, uid, arguments.runs);
+    let rescue = match arguments.duration {
+        Some(duration) => rescue::Rescue::arm_for(&directory, uid, duration + HEALTHY_PATIENCE),
+        None => rescue::Rescue::arm(&directory, uid, arguments.runs),
+    };
     let result = tokio::select! {
         // As in `up`.
         biased;
@@ -275,6 +295,8 @@ async fn run_in(
         rto: arguments.rto,
         durability: arguments.durability,
         controllers: arguments.controllers,
+        prediction: arguments.scenario.prediction(arguments.part),
+        has_ladder: arguments.scenario == arguments::Scenario::RejoinLadder,
         ..Kind::default()
     };
     let mut lab = Lab::build(directory, uid, kind, progress).await?;

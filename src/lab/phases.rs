@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::clock::Moment;
-use crate::domain::operation::{Operation, OperationStatus, StepName, StepState};
+use crate::domain::incident::{SequenceLine, sequence_lines};
+use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepName, StepState};
 
 /// Seconds of each phase; `None` where the operation had no such phase, or where there was no operation.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -52,6 +53,14 @@ pub fn phases(operation: &Operation, fault: Moment) -> Phases {
 
 /// Every step of `operation`, in the order in which they began.
 pub fn steps(operation: &Operation) -> Vec<StepTime> {
+    if matches!(operation.kind, OperationKind::Sequence { .. }) {
+        let time = |line: SequenceLine| {
+            let is_passed_over = line.detail.as_deref().is_some_and(|detail| detail.starts_with("passed over"));
+            let outcome = if is_passed_over { "passed_over".to_owned() } else { line.outcome };
+            StepTime { step: line.step, outcome, seconds: line.seconds }
+        };
+        return sequence_lines(operation).into_iter().map(time).collect();
+    }
     let mut order: Vec<StepName> = Vec::new();
     for event in &operation.journal {
         if !order.contains(&event.step) {

@@ -25,6 +25,8 @@ pub struct Programs {
     pub alertmanager: PathBuf,
     /// Prometheus' exporter for PostgreSQL.
     pub exporter: PathBuf,
+    /// Backups.
+    pub pgbackrest: PathBuf,
 }
 
 impl Programs {
@@ -52,6 +54,7 @@ impl Programs {
                 "prometheus-postgres-exporter",
                 "prometheus-postgres-exporter",
             ),
+            pgbackrest: need(on_path("pgbackrest"), "pgbackrest", "pgbackrest"),
         };
         if !missing.is_empty() {
             let list: Vec<String> =
@@ -69,6 +72,15 @@ impl Programs {
 pub fn etcd() -> anyhow::Result<PathBuf> {
     on_path("etcd").ok_or_else(|| {
         anyhow::anyhow!("several controllers need etcd (package etcd-server, or etcd); scripts/setup installs it")
+    })
+}
+
+/// The exporter of hosts; only labs with a predictor need it.
+pub fn host_exporter() -> anyhow::Result<PathBuf> {
+    on_path("prometheus-node-exporter").or_else(|| on_path("node_exporter")).ok_or_else(|| {
+        anyhow::anyhow!(
+            "a predictor needs metrics of hosts (package prometheus-node-exporter); scripts/setup installs it"
+        )
     })
 }
 

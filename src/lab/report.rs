@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::held::HeldTally;
 use super::phases::{Phases, StepTime};
+use crate::domain::clock::WallTime;
 use crate::domain::ids::NodeName;
 
 /// Version of the document.
@@ -67,6 +68,12 @@ pub struct Report {
     pub faults: Vec<FaultReport>,
     /// Errors that the writers behind HAProxy saw.
     pub client_errors: BTreeMap<String, u64>,
+    /// `healthy-load` only: what alarmed although nothing was wrong.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub false_alarms: Vec<FalseAlarms>,
+    /// Scenario `restore` only.
+    #[serde(default)]
+    pub restore: Option<RestoreReport>,
     /// `switchover --held`: the longest statement that a client of PgBouncer waited for.
     pub longest_statement_seconds: Option<f64>,
     /// `switchover --held`: newcomers, each with a connection of its own through HAProxy, who were not let in.
@@ -77,6 +84,65 @@ pub struct Report {
     pub held: Option<HeldTally>,
     /// At the end, the site that serves the application at each proxy; `null` from one that does not answer.
     pub application_served_from: BTreeMap<String, Option<String>>,
+}
+
+/// What a prediction made of a growing fault.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PredictionReport {
+    /// What predictions could do.
+    pub mode: String,
+    /// From the beginning of the fault to the decision to move the primary; `null`: there was none.
+    pub decided_after_seconds: Option<f64>,
+    /// From the beginning of the fault to the first commit or connection that failed, or commit of more than a second; in the
+    /// control run.
+    pub trouble_after_seconds: Option<f64>,
+    /// The second less the first.
+    pub lead_seconds: Option<f64>,
+    /// The decision came before any commit of its own run failed or was slow.
+    pub moved_before_trouble: Option<bool>,
+    /// Why it was decided.
+    pub reasons: Vec<String>,
+    /// What the usual alert rules said of the control run.
+    pub baselines: Vec<Baseline>,
+}
+
+/// An alert rule.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Baseline {
+    /// What it watches.
+    pub rule: String,
+    /// From the beginning of the fault until it fires; `null`: it never does.
+    pub fires_after_seconds: Option<f64>,
+    /// Before the first trouble of the control run.
+    pub lead_seconds: Option<f64>,
+}
+
+/// How often something alarmed although nothing was wrong.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FalseAlarms {
+    /// What.
+    pub detector: String,
+    /// How often.
+    pub alarms: u64,
+    /// For how long, times how many nodes.
+    pub node_days: f64,
+    /// One divided by the other.
+    pub alarms_per_node_day: f64,
+    /// The true rate is below this, with 95 % confidence.
+    pub upper_bound_95_per_node_day: f64,
+}
+
+/// What was restored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RestoreReport {
+    /// Up to where.
+    pub target: WallTime,
+    /// From the request until the restored primary accepted writes through HAProxy.
+    pub rto_seconds: Option<f64>,
+    /// Acknowledged before the target: all of them must be there.
+    pub commits_before_target: u64,
+    /// Acknowledged between the target and the end of the data: gone, as it was wished.
+    pub commits_after_target: u64,
 }
 
 /// One fault.
@@ -100,6 +166,9 @@ pub struct FaultReport {
     pub epoch: Option<u64>,
     /// How often the standbys renewed the primary's lease while no controller answered; `null` where one did.
     pub lease_renewals_by_standbys: Option<u64>,
+    /// Growing faults only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prediction: Option<PredictionReport>,
 }
 
 /// Several runs of one scenario.
@@ -251,6 +320,13 @@ impl Report {
         for step in &self.restore_sequence {
             let _ = writeln!(text, "  {:<14}{:<10}{}", step.step.replace('_', " "), step.outcome, shown(step.seconds));
         }
+        for one in &self.false_alarms {
+            let _ = writeln!(
+                text,
+                "{:>4} alarms in {:.4} node-days, at most {:.1} a node-day (95 %)  {}",
+                one.alarms, one.node_days, one.upper_bound_95_per_node_day, one.detector
+            );
+        }
         if !self.failures.is_empty() {
             text.push_str("\nwhat did not hold:\n");
             for failure in &self.failures {
@@ -283,8 +359,26 @@ impl FaultReport {
         if let Some(renewals) = self.lease_renewals_by_standbys {
             let _ = writeln!(text, "  {:<14}{renewals:>9} times by the standbys", "lease renewed");
         }
+        if let Some(prediction) = &self.prediction {
+            prediction.describe(text);
+        }
         let _ = writeln!(text, "  {:<14}{}", "write outage", shown(self.write_outage_seconds));
         let _ = writeln!(text, "  {:<14}{}\n", "redundant", shown(self.redundant_after_seconds));
+    }
+}
+
+impl PredictionReport {
+    fn describe(&self, text: &mut String) {
+        let _ = writeln!(text, "  {:<14}{} after its beginning", "decided", shown(self.decided_after_seconds));
+        let _ =
+            writeln!(text, "  {:<14}{} after it, without a predictor", "trouble", shown(self.trouble_after_seconds));
+        let _ = writeln!(text, "  {:<14}{}", "lead", shown(self.lead_seconds));
+        for reason in self.reasons.iter().take(3) {
+            let _ = writeln!(text, "  {:<14}{reason}", "because");
+        }
+        for baseline in &self.baselines {
+            let _ = writeln!(text, "  {:<14}{}  {}", "rule fires", shown(baseline.fires_after_seconds), baseline.rule);
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use super::random::Random;
 use super::wall_clock::{Clocks, Environment};
 use super::{clock, configuration, database, log_tail, place, programs, volume};
 use crate::api::wire::{ClusterStatus, Health};
-use crate::domain::policy::DurabilityMode;
+use crate::domain::policy::{DurabilityMode, PredictionMode};
 
 /// A lab that is not ready by then will not be.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
@@ -47,6 +47,10 @@ pub struct Kind {
     pub durability: Option<DurabilityMode>,
     /// More than one: elected in etcd. Zero counts as one.
     pub controllers: u8,
+    /// What predictions may do; `None`: there is no predictor, and no exporter of hosts.
+    pub prediction: Option<PredictionMode>,
+    /// A restore sequence after each failover, which replaces a lost host.
+    pub has_ladder: bool,
 }
 
 /// A lab whose processes this process started.
@@ -75,6 +79,8 @@ impl Lab {
             Layout::find(&directory, &mut Random::new(uuid::Uuid::now_v7().as_u128() as u64))?
         };
         layout.durability = kind.durability;
+        layout.prediction = kind.prediction;
+        layout.has_ladder = kind.has_ladder;
         if kind.controllers > 1 {
             ensure!(
                 !kind.has_namespaces,
@@ -230,7 +236,19 @@ impl Lab {
             .env("DATA_SOURCE_URI", format!("{}/postgres?sslmode=disable", node.postgres))
             .env("DATA_SOURCE_USER", "exporter")
             .env("DATA_SOURCE_PASS_FILE", self.layout().secret("exporter"));
-        self.start(&format!("exporter-{}", node.name), node.name.as_str(), command, &node.directory)
+        self.start(&format!("exporter-{}", node.name), node.name.as_str(), command, &node.directory)?;
+        if self.layout().prediction.is_none() {
+            return Ok(());
+        }
+        let mut command = Command::new(programs::host_exporter()?);
+        command
+            .arg(format!("--web.listen-address={}", node.host_exporter))
+            .args(["--collector.disable-defaults", "--web.disable-exporter-metrics", "--log.level=error"])
+            .args(
+                ["cpu", "meminfo", "vmstat", "pressure", "diskstats", "filesystem"]
+                    .map(|it| format!("--collector.{it}")),
+            );
+        self.start(&format!("host-exporter-{}", node.name), node.name.as_str(), command, &node.directory)
     }
 
     /// Starts a process in a group of its own (Ctrl-C in the terminal is for the lab, not for it), listed first.

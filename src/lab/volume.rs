@@ -44,9 +44,14 @@ fn of_node(directory: &Path, node: &str) -> PathBuf {
 /// Runs this very command again where volumes of limited size can be mounted, and returns its exit code; 2 where the
 /// host does not let an ordinary user do that.
 pub async fn run_with_volumes(user: &User) -> anyhow::Result<u8> {
+    run_again(user, std::env::args_os().skip(1).collect(), Stdio::inherit()).await
+}
+
+/// Runs this program with `given` where volumes of limited size can be mounted.
+pub async fn run_again(user: &User, given: Vec<OsString>, out: Stdio) -> anyhow::Result<u8> {
     if let Err(error) = possible().await {
         say(&format!(
-            "disk-full needs a filesystem of limited size, and this host does not let {} mount one in a user namespace: {error}; \
+            "the scenario needs a filesystem of limited size, and this host does not let {} mount one in a user namespace: {error}; \
              allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1 and \
              kernel.apparmor_restrict_unprivileged_userns=0, where they exist) and install util-linux",
             user.name
@@ -61,7 +66,6 @@ pub async fn run_with_volumes(user: &User) -> anyhow::Result<u8> {
     for volume in &volumes {
         fs::create_dir_all(volume).with_context(|| format!("make the directory {}", volume.display()))?;
     }
-    let given: Vec<OsString> = std::env::args_os().skip(1).collect();
     let mut child = Command::new("unshare");
     child
         .args(["--user", "--map-root-user", "--mount", "--", "sh", "-c", SCRIPT, "volumes"])
@@ -72,7 +76,8 @@ pub async fn run_with_volumes(user: &User) -> anyhow::Result<u8> {
         .arg(up::own_program()?)
         .args(given)
         .arg("--prepared")
-        .arg(&directory);
+        .arg(&directory)
+        .stdout(out);
     let mut running = child.spawn().context("start unshare")?;
     let status = loop {
         tokio::select! {
@@ -160,6 +165,10 @@ pub fn fill(volume: &Path) -> anyhow::Result<u64> {
 
 /// Gives the space back.
 pub fn relieve(volume: &Path) -> anyhow::Result<()> {
-    let file = volume.join(BALLAST);
-    fs::remove_file(&file).with_context(|| format!("remove {}", file.display()))
+    remove(&volume.join(BALLAST))
+}
+
+/// Removes what took the space.
+pub fn remove(file: &Path) -> anyhow::Result<()> {
+    fs::remove_file(file).with_context(|| format!("remove {}", file.display()))
 }

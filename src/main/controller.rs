@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use stormglass::adapters::control::{HttpControl, TcpPrimaryProbe};
 use stormglass::adapters::models::ModelFolder;
 use stormglass::adapters::prometheus::{Credentials, PrometheusSettings, PrometheusSource};
+use stormglass::adapters::steps::HostSteps;
 use stormglass::adapters::store::etcd::{EtcdLeadership, EtcdSettings, EtcdStore, EtcdTls};
 use stormglass::adapters::store::{SqliteStore, migration};
 use stormglass::adapters::system::{SystemClock, priority};
@@ -21,12 +22,13 @@ use stormglass::api::controller::ControllerHandler;
 use stormglass::api::{router, server};
 use stormglass::config::features::load_features;
 use stormglass::config::store::{StoreKind, StoreSection};
-use stormglass::config::{ControllerConfig, load_controller};
+use stormglass::config::{ControllerConfig, SecretReference, load_controller};
 use stormglass::controller::leading::{self, Candidacy};
-use stormglass::controller::{self, ConfiguredNode, ControllerParts, Prediction, WaysIn};
+use stormglass::controller::{self, ConfiguredNode, ControllerParts, Prediction, Sequences, WaysIn};
 use stormglass::domain::ids::ProxyName;
 use stormglass::domain::policy::Policy;
 use stormglass::domain::readiness::Circumstances;
+use stormglass::domain::sequence::{Sequence, Trigger};
 use stormglass::ports::{Clock, Leader, Leadership as _, Sole, Term};
 use stormglass::telemetry::metrics::ControllerMetrics;
 
@@ -102,14 +104,22 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         .collect();
     let prediction = prediction(config)?;
     let proxies: Vec<ProxyName> = config.proxies.iter().map(|proxy| proxy.name.clone()).collect();
+    let sequences = sequences(config)?;
+    let follows = |sequence: &&Sequence| sequence.when.contains(&Trigger::AfterFailover);
+    let circumstances = Circumstances {
+        has_election: config.has_election(),
+        sequences_after_failover: sequences.all.iter().filter(follows).map(|one| one.name.clone()).collect(),
+        ..Circumstances::default()
+    };
+    let backup = config.backup.clone();
     let traffic = config.traffic();
     let ways = Arc::new(WaysIn { alerts: config.webhook.policy() });
-    let circumstances = Circumstances { has_election: config.has_election(), ..Circumstances::default() };
     Ok(Box::new(move |term| ControllerParts {
         name: name.clone(),
         cluster: cluster.clone(),
         policy: policy.clone(),
         circumstances: circumstances.clone(),
+        sequences: sequences.clone(),
         nodes: nodes.clone(),
         proxies: proxies.clone(),
         traffic: traffic.clone(),
@@ -119,9 +129,25 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         proxy_control: control.clone(),
         primary_probe: Arc::new(TcpPrimaryProbe),
         metrics: metrics(),
+        backup: backup.clone(),
         ways: ways.clone(),
         prediction: prediction.clone(),
     }))
+}
+
+/// The configured sequences, and who carries their steps out on this host.
+fn sequences(config: &ControllerConfig) -> anyhow::Result<Sequences> {
+    let resolve = |reference: &str| {
+        let reference = SecretReference::try_from(reference.to_owned()).map_err(|error| error.to_string())?;
+        reference.resolve().map_err(|error| error.to_string())
+    };
+    // Never the whole environment: it may hold the tokens of this controller.
+    let inherited = ["PATH", "HOME", "USER", "LANG", "TMPDIR", "SSH_AUTH_SOCK"].into_iter().filter_map(|name| {
+        let value = std::env::var_os(name)?.into_string().ok()?;
+        Some((name.to_owned(), value))
+    });
+    let runner = HostSteps::new(Arc::new(resolve), inherited.collect());
+    Ok(Sequences { all: config.sequences()?.into(), runner: Arc::new(runner) })
 }
 
 /// What predicts, where both `[predictor]` and `[prometheus]` are configured.

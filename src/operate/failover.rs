@@ -136,7 +136,7 @@ fn still_run_out(
 }
 
 /// Until it is proven that the old primary cannot write: ask its agent, and wait for the lease beside that.
-fn fence(
+pub(super) fn fence(
     operation: &Operation,
     view: &View,
     record: &ClusterRecord,

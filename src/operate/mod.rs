@@ -3,10 +3,14 @@
 //! The same journal and view always give the same answer, so any controller can go on where another one stopped. Steps are
 //! idempotent and carry (operation, step, epoch); a step that may have happened is asked for again, never assumed.
 
+pub mod backup;
+pub mod drill;
 pub mod failover;
 pub mod fence;
 mod moving;
 pub mod rejoin;
+pub mod restore;
+pub mod sequence;
 pub mod switchover;
 
 use std::time::Duration;
@@ -20,6 +24,7 @@ use crate::domain::operation::{
 };
 use crate::domain::policy::Policy;
 use crate::domain::record::ClusterRecord;
+use crate::domain::sequence::StepRun;
 use crate::domain::view::View;
 
 /// What to do with an operation now.
@@ -82,6 +87,13 @@ pub enum Effect {
         /// What.
         command: Command,
     },
+    /// The same command for several agents at once; done when all have done it.
+    Each {
+        /// Whose.
+        nodes: Vec<NodeName>,
+        /// What.
+        command: Command,
+    },
     /// Raise the epoch: compare-and-swap on the record that this was derived from.
     Swap {
         /// The number that the store must still have; `None`: no record yet.
@@ -107,6 +119,16 @@ pub enum Effect {
         /// Where.
         expect: Address,
     },
+    /// A step of a sequence that reaches outside.
+    RunStep {
+        /// Which, with all that it needs.
+        run: Box<StepRun>,
+    },
+    /// Nothing but waiting until it is so.
+    Await {
+        /// What.
+        what: sequence::Awaited,
+    },
 }
 
 /// What to do with `operation` now.
@@ -126,6 +148,10 @@ pub fn next(operation: &Operation, view: &View, policy: &Policy) -> Next {
         OperationKind::Switchover { .. } => switchover::next(operation, view, policy),
         OperationKind::Rejoin { node, reclone } => rejoin::next(operation, node, *reclone, view, policy),
         OperationKind::Fence { node } => fence::next(operation, node, view),
+        OperationKind::Sequence { steps, .. } => sequence::next(operation, steps, view),
+        OperationKind::Backup { node, backup_type } => backup::next(operation, node, *backup_type, view),
+        OperationKind::Drill { node } => drill::next(operation, node, view),
+        OperationKind::Restore { .. } => restore::next(operation, view, policy),
     }
 }
 
@@ -153,7 +179,17 @@ pub fn cancel_refusal(operation: &Operation) -> Option<&'static str> {
             Some("the node's data is being rewritten, and is of no use before that has ended")
         }
         OperationKind::Fence { .. } => Some("the fence is the operator's own word: stormglass unfence lifts it"),
-        OperationKind::Failover { .. } | OperationKind::Switchover { .. } | OperationKind::Rejoin { .. } => None,
+        OperationKind::Restore { into: None, .. } if restore::is_past_no_return(operation) => {
+            Some("data directories may have been put aside: it only goes forward")
+        }
+        OperationKind::Failover { .. }
+        | OperationKind::Switchover { .. }
+        | OperationKind::Rejoin { .. }
+        | OperationKind::Backup { .. }
+        | OperationKind::Drill { .. }
+        | OperationKind::Restore { .. }
+        // It ends before its next step.
+        | OperationKind::Sequence { .. } => None,
     }
 }
 

@@ -98,8 +98,11 @@ pub(super) fn tail(
 
 /// The epoch that the old primary left by a confirmed fence, as far as this controller heard.
 fn fence_confirmed(operation: &Operation, view: &View) -> Option<Epoch> {
-    let (OperationKind::Failover { from, .. } | OperationKind::Switchover { from, .. }) = &operation.kind else {
-        return None;
+    let from = match &operation.kind {
+        OperationKind::Failover { from, .. }
+        | OperationKind::Switchover { from, .. }
+        | OperationKind::Restore { from, .. } => from,
+        _ => return None,
     };
     let confirmed = view.last_report(from)?.standing.fence_confirmed;
     confirmed.filter(|epoch| *epoch >= operation.epoch_before)

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::domain::backup::Repository;
 use crate::domain::command::{Assignment, CommandEnvelope, CommandReply, ProxyAssignment, ProxyReply};
 use crate::domain::ids::{Address, NodeName, ProxyName};
 
@@ -55,6 +56,12 @@ pub trait NodeControl: Send + Sync {
 
     /// Pushes an assignment, so that the node need not wait for its next heartbeat.
     async fn assign(&self, node: &NodeName, assignment: &Assignment, timeout: Duration) -> Result<(), ControlError>;
+
+    /// What the node's agent finds in the backup repository.
+    async fn backups(&self, node: &NodeName, timeout: Duration) -> Result<Repository, ControlError> {
+        let problem = format!("no backups here, not within {timeout:?} either");
+        Err(ControlError::Rejected { agent: node.to_string(), url: String::new(), problem })
+    }
 }
 
 /// Reaches agents of proxy hosts.

@@ -4,15 +4,18 @@
 //! No implementation enters here.
 
 pub mod agent;
+pub mod backup;
 pub mod clock;
 pub mod control;
 pub mod leadership;
 pub mod metrics;
 pub mod postgres;
+pub mod steps;
 pub mod store;
 pub mod traffic;
 
 pub use agent::{AgentMemory, ControllerLink, GuardLink, KillFamily, Memory, PeerLink};
+pub use backup::BackupRepository;
 pub use clock::Clock;
 pub use control::{ControlError, NodeControl, PrimaryProbe, ProxyControl};
 pub use leadership::{Leader, Leadership, Sole, Term};

@@ -3,6 +3,7 @@
 //! Every call has an end: what can hang (SQL, a stalled disk) takes a timeout and fails; killing never waits for the disk.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -103,6 +104,9 @@ pub enum RewindOutcome {
 pub trait DataChange: Send + Sync {
     /// It begins; on an error it does not. Whoever remembers it must have it on disk when this returns.
     async fn begins(&self) -> Result<(), PostgresError>;
+
+    /// WAL that the primary's history does not contain was kept aside: where, and which transactions it held. For people.
+    fn kept(&self, _words: &str) {}
 }
 
 /// The local PostgreSQL.
@@ -195,6 +199,19 @@ pub trait LocalPostgres: Send + Sync {
         change: &dyn DataChange,
         progress: &(dyn Fn(String) + Send + Sync),
     ) -> Result<(), PostgresError>;
+
+    /// Renames the data directory of a stopped PostgreSQL, so that the node has no data. `name` tells operations apart; repeated under
+    /// the same name it does nothing more. Returns where the data are; `None` if there were none.
+    async fn set_aside(&self, name: &str) -> Result<Option<PathBuf>, PostgresError> {
+        let _no_files = name;
+        Err(PostgresError::Failed { action: "put the data aside", problem: "this PostgreSQL cannot".to_owned() })
+    }
+
+    /// The same, and puts the recovered, stopped copy in its place, closed to clients. Repeated, it finds it there.
+    async fn adopt_copy(&self, copy: &Path, name: &str) -> Result<Option<PathBuf>, PostgresError> {
+        let _no_files = (copy, name);
+        Err(PostgresError::Failed { action: "adopt a restored copy", problem: "this PostgreSQL cannot".to_owned() })
+    }
 
     /// Space left on the filesystems of data and WAL, without touching them for longer than a moment.
     async fn disk(&self) -> Option<DiskReport>;

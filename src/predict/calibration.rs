@@ -9,8 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::levels::LevelHistory;
 
-/// Kinds of scores that are combined.
+/// Kinds of scores: the size of the residuals, their whitened distance, the whitened distance of the values themselves.
 pub const COMPONENTS: usize = 3;
+
+/// So many of them, the first ones, make up the surprise. The values' own distance ranks rows, but is no surprise: a level that stays
+/// high would be an alarm for days.
+const SURPRISING: usize = 2;
 
 /// Rows that the model's own reference counts for against a node's: about the time that the forecasts need to settle.
 const PRIOR_ROWS: f32 = 300.0;
@@ -49,7 +53,7 @@ impl Calibration {
             references,
             reference_quantile: 0.9,
             memory_seconds: 7 * 86_400,
-            alarm_surprise: 1.9,
+            alarm_surprise: 1.5,
             risk_curve: SHIPPED_CURVE.iter().map(|&(surprise, risk)| RiskPoint { surprise, risk }).collect(),
         }
     }
@@ -77,15 +81,15 @@ impl Calibration {
         Ok(())
     }
 
-    /// How many times the score lies above what is usual on its node, as a natural logarithm: the mean over the components.
+    /// How many times the score lies above what is usual on its node, as a natural logarithm: the mean over the two scores of residuals.
     pub fn surprise(&self, logarithms: &[f32; COMPONENTS], levels: &mut [LevelHistory; COMPONENTS]) -> f32 {
         let mut sum = 0.0;
-        for ((logarithm, prior), level) in logarithms.iter().zip(self.references).zip(levels) {
+        for ((logarithm, prior), level) in logarithms.iter().zip(self.references).zip(levels).take(SURPRISING) {
             let rows = level.rows() as f32;
             let own = level.reference().unwrap_or(prior);
             sum += logarithm - (PRIOR_ROWS * prior + rows * own) / (PRIOR_ROWS + rows);
         }
-        sum / COMPONENTS as f32
+        sum / SURPRISING as f32
     }
 
     /// The risk of a surprise, in [0, 1].

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Scaled values beyond this many spreads count as this many: one wild sample must not fill every sum.
-pub const CLIP: f32 = 10.0;
+pub const CLIP: f32 = 20.0;
 
 /// Share of values cut off at each end before a spread is taken, so that a few incidents in the history do not hide the next.
 const TRIM: f64 = 0.001;

@@ -15,6 +15,9 @@ use super::scaler::FeatureScale;
 /// Weight of the newest row in the score for ranking: about five rows.
 const SMOOTHING: f32 = 0.2;
 
+/// Weight of the newest row in the surprise: a single wild row counts for a little less than two in a row.
+const SURPRISE_SMOOTHING: f32 = 0.7;
+
 /// A score below this is this: the logarithm of zero is no number.
 const SCORE_MIN: f32 = 1e-3;
 
@@ -28,7 +31,7 @@ pub struct Assessment {
     pub risk: Option<f64>,
     /// For ranking rows of one node: smoothed, at least 0, 1 is about usual.
     pub score: f64,
-    /// How far the unsmoothed score lies above what is usual on this node, as a natural logarithm; 0 while the model abstains.
+    /// How far the score of the last row or two lies above what is usual on this node, as a natural logarithm; 0 while the model abstains.
     pub surprise: f64,
     /// The surprise is large enough for an alarm.
     pub alarm: bool,
@@ -90,6 +93,7 @@ pub struct NodeScorer {
     state: ForecasterState,
     levels: [LevelHistory; COMPONENTS],
     smoothed: Option<f32>,
+    surprise: f32,
     rows_missed: u64,
     scaled: Vec<Option<f32>>,
     centred: Vec<f32>,
@@ -108,6 +112,7 @@ impl NodeScorer {
             state: model.forecaster().start(),
             levels: std::array::from_fn(|_| LevelHistory::new(calibration.reference_quantile, memory_rows)),
             smoothed: None,
+            surprise: 0.0,
             rows_missed: 0,
             scaled: Vec::with_capacity(document.features.len()),
             centred: Vec::with_capacity(model.forecaster().residual_count()),
@@ -156,6 +161,7 @@ impl NodeScorer {
                 // What came before so long a gap says nothing of what comes after it; what is usual stays known.
                 self.state = model.forecaster().start();
                 self.smoothed = None;
+                self.surprise = 0.0;
             }
             return self.abstain(Abstention::FewFeatures { present, expected: self.varying });
         }
@@ -178,7 +184,9 @@ impl NodeScorer {
         ];
         let logarithms = scores.map(|score| score.max(SCORE_MIN).ln());
         let calibration = &model.document().calibration;
-        let surprise = calibration.surprise(&logarithms, &mut self.levels);
+        let instant = calibration.surprise(&logarithms, &mut self.levels);
+        self.surprise += SURPRISE_SMOOTHING * (instant - self.surprise);
+        let surprise = self.surprise;
         self.levels.iter_mut().zip(logarithms).for_each(|(level, logarithm)| level.add(logarithm));
         let instant = (logarithms.iter().sum::<f32>() / COMPONENTS as f32).exp();
         let smoothed = self.smoothed.map_or(instant, |before| before + SMOOTHING * (instant - before));

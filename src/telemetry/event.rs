@@ -245,6 +245,39 @@ pub enum Event {
         /// What it was.
         code: ReasonCode,
     },
+    /// A backup did not end well.
+    BackupFailed {
+        /// From whom.
+        node: NodeName,
+        /// Which step failed, why, what to do.
+        problem: String,
+    },
+    /// A drill did not end well: what the repository holds may not be enough.
+    DrillFailed {
+        /// On whose host.
+        node: NodeName,
+        /// Which step failed, why, what to do.
+        problem: String,
+    },
+    /// A drill ended well.
+    DrillPassed {
+        /// On whose host.
+        node: NodeName,
+        /// From the beginning of the restore until the data were checked.
+        rto: Duration,
+        /// Age of the newest WAL in the repository when it began.
+        rpo: Duration,
+    },
+    /// A total loss would cost more than the cluster is promised.
+    RpoViolated {
+        /// What is known of the newest WAL and backup in the repository.
+        problem: String,
+    },
+    /// It would not any more.
+    RpoKept {
+        /// For how long it would have.
+        lasted: Duration,
+    },
     /// An alert was stored, and is carried out next.
     AlertAccepted {
         /// Its fingerprint.
@@ -332,6 +365,11 @@ impl Event {
             Event::LeaseNotRenewed { .. } => "lease_not_renewed",
             Event::ProxyRedirected { .. } => "proxy_redirected",
             Event::ProxyFailed { .. } => "proxy_failed",
+            Event::BackupFailed { .. } => "backup_failed",
+            Event::DrillFailed { .. } => "drill_failed",
+            Event::DrillPassed { .. } => "drill_passed",
+            Event::RpoViolated { .. } => "rpo_violated",
+            Event::RpoKept { .. } => "rpo_kept",
             Event::AlertAccepted { .. } => "alert_accepted",
             Event::AlertHandled { .. } => "alert_handled",
             Event::StoreFailed { .. } => "store_failed",
@@ -349,7 +387,7 @@ impl Event {
     /// How loud.
     pub fn severity(&self) -> Severity {
         match self {
-            Event::NodeRefused { .. } | Event::StoreFailed { .. } => Severity::Error,
+            Event::NodeRefused { .. } | Event::StoreFailed { .. } | Event::DrillFailed { .. } => Severity::Error,
             Event::OperationEnded { outcome: OperationStatus::Stuck, .. } => Severity::Error,
             Event::OperationEnded { outcome: OperationStatus::Failed | OperationStatus::Refused, .. }
             | Event::PrimaryLost { .. }
@@ -357,6 +395,8 @@ impl Event {
             | Event::AloneBegan { .. }
             | Event::LeaseNotRenewed { .. }
             | Event::StrainBegan { .. }
+            | Event::BackupFailed { .. }
+            | Event::RpoViolated { .. }
             | Event::RiskBegan { .. }
             | Event::ModelRefused { .. }
             | Event::PredictorAbstains { .. }
@@ -383,6 +423,9 @@ impl Event {
             | Event::OperatorFenced { node, .. }
             | Event::OperatorUnfenced { node, .. }
             | Event::FenceConfirmed { node, .. }
+            | Event::BackupFailed { node, .. }
+            | Event::DrillFailed { node, .. }
+            | Event::DrillPassed { node, .. }
             | Event::LeaseNotRenewed { node, .. } => Some(node),
             Event::StrainBegan { reason } | Event::RiskBegan { reason } => reason.node.as_ref(),
             Event::RiskEnded { node } => Some(node),

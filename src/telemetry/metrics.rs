@@ -13,6 +13,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use super::backup_metrics::BackupMetrics;
 use super::event::{Event, StepOutcome};
 use crate::domain::alert::AlertAction;
 use crate::domain::clock::WallTime;
@@ -62,6 +63,16 @@ names! {
     MODEL_INFO = "stormglass_model_info", "Constant 1, labelled with the model that scores.";
     SCORING_SECONDS = "stormglass_scoring_seconds", "How long the samples of one step took to be scored, for all nodes.";
     STORE_SECONDS = "stormglass_store_seconds", "How long the store took, flush included.";
+    BACKUP_OPERATIONS = "stormglass_backup_operations_total", "Backups that ended, however they did.";
+    BACKUP_FAILURES = "stormglass_backup_failures_total", "Backups that did not end well.";
+    BACKUP_LAST_SUCCESS = "stormglass_backup_last_success_timestamp_seconds", "When the newest backup in the repository was complete.";
+    BACKUP_NEWEST_WAL = "stormglass_backup_newest_wal_timestamp_seconds", "When WAL last arrived in the repository.";
+    BACKUP_REACHABLE = "stormglass_backup_repository_reachable", "1 if the repository could be read the last time.";
+    BACKUP_RPO_VIOLATION = "stormglass_backup_rpo_violation", "1 while a total loss would cost more than backup.rpo.";
+    DRILL_LAST_RTO = "stormglass_drill_last_rto_seconds", "From the beginning of the restore until the data were checked, in the last drill that went well.";
+    DRILL_LAST_RPO = "stormglass_drill_last_rpo_seconds", "Age of the newest WAL in the repository when the last drill that went well began.";
+    DRILL_LAST_SUCCESS = "stormglass_drill_last_success_timestamp_seconds", "When the last drill that went well ended.";
+    DRILL_FAILURES = "stormglass_drill_failures_total", "Drills that did not end well.";
 }
 
 /// From a step that only sends a message to a base backup. The failover budget is 0.25 s, so it is finest below that.
@@ -73,7 +84,8 @@ const DECISION_BUCKETS: [f64; 8] = [0.000_01, 0.000_03, 0.000_1, 0.000_3, 0.001,
 /// A sample costs microseconds, and a thousand nodes are scored at once.
 const SCORING_BUCKETS: [f64; 8] = [0.000_03, 0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1];
 
-const OPERATION_KINDS: [&str; 4] = ["failover", "switchover", "rejoin", "fence"];
+const OPERATION_KINDS: [&str; 8] =
+    ["failover", "switchover", "rejoin", "fence", "backup", "drill", "restore", "sequence"];
 const OTHER_INTENTS: [&str; 2] = ["hold", "update_record"];
 const OUTCOMES: [OperationStatus; 5] = [
     OperationStatus::Succeeded,
@@ -152,6 +164,8 @@ pub struct ControllerMetrics {
     alerts: IntCounterVec,
     decisions: Histogram,
     store: HistogramVec,
+    /// Backups and drills.
+    pub backups: BackupMetrics,
     risk: GaugeVec,
     risk_alarm: IntGaugeVec,
     model: IntGaugeVec,
@@ -192,6 +206,7 @@ impl ControllerMetrics {
                 Histogram::with_opts(histogram_options(DECISION_SECONDS).buckets(DECISION_BUCKETS.to_vec())),
             ),
             store: histograms(&registry, STORE_SECONDS, &["action"]),
+            backups: BackupMetrics::new(&registry),
             risk: seconds_gauges(&registry, RISK_RATIO),
             risk_alarm: gauges(&registry, RISK_ALARM, &["cluster", "node"]),
             model: gauges(&registry, MODEL_INFO, &["name", "version"]),
@@ -379,7 +394,7 @@ fn help(name: &str) -> &'static str {
     ALL.iter().find(|(known, _)| *known == name).map(|(_, help)| *help).expect("names and help come from one list")
 }
 
-fn options(name: &str) -> Opts {
+pub(super) fn options(name: &str) -> Opts {
     Opts::new(name, help(name))
 }
 
@@ -387,13 +402,13 @@ fn histogram_options(name: &str) -> HistogramOpts {
     HistogramOpts::new(name, help(name)).buckets(SECONDS.to_vec())
 }
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+pub(super) fn register<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
     let collector = made.expect("names, labels and buckets are constants that the tests have checked");
     registry.register(Box::new(collector.clone())).expect("every metric has a name of its own");
     collector
 }
 
-fn gauges(registry: &Registry, name: &str, labels: &[&str]) -> IntGaugeVec {
+pub(super) fn gauges(registry: &Registry, name: &str, labels: &[&str]) -> IntGaugeVec {
     register(registry, IntGaugeVec::new(options(name), labels))
 }
 
@@ -401,7 +416,7 @@ fn seconds_gauges(registry: &Registry, name: &str) -> GaugeVec {
     register(registry, GaugeVec::new(options(name), &["cluster", "node"]))
 }
 
-fn counters(registry: &Registry, name: &str, labels: &[&str]) -> IntCounterVec {
+pub(super) fn counters(registry: &Registry, name: &str, labels: &[&str]) -> IntCounterVec {
     register(registry, IntCounterVec::new(options(name), labels))
 }
 
@@ -412,6 +427,7 @@ fn histograms(registry: &Registry, name: &str, labels: &[&str]) -> HistogramVec 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::backup_metrics::DrillFigures;
 
     fn node(name: &str) -> NodeName {
         NodeName::new(name).expect("valid")
@@ -465,6 +481,23 @@ mod tests {
             message: None,
         };
         metrics.count(&ended);
+        let set = serde_json::from_value(serde_json::json!({
+            "label": "20261128-143346F", "backup_type": "full", "began": "2026-11-28T14:33:46Z",
+            "ended": "2026-11-28T14:33:53Z", "start_lsn": "0/2000028", "stop_lsn": "0/2000100",
+            "first_segment": "000000010000000000000002", "last_segment": "000000010000000000000002",
+            "database_bytes": 1, "repository_bytes": 1, "reference": [], "major_version": 15, "has_error": false
+        }))
+        .expect("a backup");
+        let repository = crate::domain::backup::Repository {
+            backups: vec![set],
+            newest_wal_at: Some(WallTime(5_000_000)),
+            ..Default::default()
+        };
+        metrics.backups.show_repository(&cluster, Some(&repository), false);
+        metrics.backups.show_drill(&cluster, None);
+        let figures = DrillFigures { rto_seconds: 4.5, rpo_seconds: 1.0, ended: WallTime(9_000_000) };
+        metrics.backups.show_drill(&cluster, Some(figures));
+        metrics.backups.ended(crate::domain::backup::BackupType::Full, false);
 
         let text = metrics.render();
         for (name, _) in ALL {
@@ -478,6 +511,10 @@ mod tests {
             "stormglass_node_role{cluster=\"main\",node=\"db1\",role=\"primary\"} 0",
             "stormglass_lease_remaining_seconds{cluster=\"main\",node=\"db1\"} 1.5",
             "stormglass_epoch{cluster=\"main\"} 3",
+            "stormglass_backup_failures_total{type=\"full\"} 1",
+            "stormglass_backup_newest_wal_timestamp_seconds{cluster=\"main\"} 5",
+            "stormglass_drill_last_rto_seconds{cluster=\"main\"} 4.5",
+            "stormglass_drill_failures_total{cluster=\"main\"} 1",
         ] {
             assert!(text.contains(line), "{line} is not in:\n{text}");
         }

@@ -2,6 +2,7 @@
 //!
 //! Says, and never decides; names that dashboards and scripts rely on stand here and nowhere else.
 
+pub mod backup_metrics;
 pub mod chain;
 pub mod event;
 pub mod logging;

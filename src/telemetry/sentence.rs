@@ -123,6 +123,32 @@ impl fmt::Display for Event {
             Event::StrainEnded { node: None, code } => {
                 write!(formatter, "The strain is over: {}.", code.label().replace('_', " "))
             }
+            Event::BackupFailed { node, problem } => {
+                write!(formatter, "The backup of {node} did not end well")?;
+                ending(formatter, Some(problem))
+            }
+            Event::DrillFailed { node, problem } => {
+                write!(
+                    formatter,
+                    "The drill on {node} did not end well, so nobody knows whether the cluster could be restored"
+                )?;
+                ending(formatter, Some(problem))
+            }
+            Event::DrillPassed { node, rto, rpo } => write!(
+                formatter,
+                "The drill on {node} ended well: restored and checked in {}, and a total loss would have cost {}.",
+                seconds(*rto),
+                seconds(*rpo)
+            ),
+            Event::RpoViolated { problem } => {
+                formatter.write_str("A total loss would cost more than the cluster is promised")?;
+                ending(formatter, Some(problem))
+            }
+            Event::RpoKept { lasted } => write!(
+                formatter,
+                "A total loss would cost no more than the cluster is promised, again after {}.",
+                seconds(*lasted)
+            ),
             Event::AlertAccepted { fingerprint, name, action } => {
                 write!(formatter, "Alert {name} ({fingerprint}) was accepted for {action}.")
             }

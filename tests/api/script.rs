@@ -12,8 +12,9 @@ use stormglass::api::routes::Endpoint;
 use stormglass::api::tokens::{StoredToken, TokenDocument, TokenReply, TokenRequest, find};
 use stormglass::api::webhook::AlertsReply;
 use stormglass::api::wire::{
-    ClusterStatus, Explanation, FailoverPreview, FailoverRequest, Health, LeaderAddress, MutationReply, NodeRequest,
-    PauseRequest, Problem, SCHEMA_VERSION, SwitchoverRequest, TimerStatus,
+    BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverPreview, FailoverRequest, Health,
+    LeaderAddress, MutationReply, NodeRequest, PauseRequest, Problem, RestoreRequest, SCHEMA_VERSION, SequenceRequest,
+    SwitchoverRequest, TimerStatus,
 };
 use stormglass::domain::alert::Alert;
 use stormglass::domain::clock::{BootId, Moment, WallTime};
@@ -26,6 +27,7 @@ use stormglass::domain::operation::{JOURNAL_FORMAT, Operation, OperationKind, Op
 use stormglass::domain::plan::{Intent, Loss, Plan, Reason, ReasonCode};
 use stormglass::domain::readiness::{Check, Readiness, Verdict};
 use stormglass::domain::report::{PostgresReport, PostgresState, Probes, ProxyReport, Report, Standing, Tags};
+use stormglass::domain::sequence::Sequence;
 use stormglass::domain::trail::{AuditEntry, AuditRow, EventRow};
 use stormglass::telemetry::chain;
 use tokio::sync::Notify;
@@ -364,6 +366,39 @@ impl ControllerHandler for Script {
 
     async fn rejoin(&self, cluster: &str, _: NodeRequest, _: &Caller) -> Result<MutationReply, Problem> {
         known(cluster).map(|()| reply("rejoin begun"))
+    }
+
+    async fn sequences(&self, cluster: &str) -> Result<Vec<Sequence>, Problem> {
+        known(cluster).map(|()| Vec::new())
+    }
+
+    async fn begin_sequence(
+        &self,
+        cluster: &str,
+        name: &str,
+        _: SequenceRequest,
+        _: &Caller,
+    ) -> Result<MutationReply, Problem> {
+        known(cluster).map(|()| reply(&format!("sequence {name} begun")))
+    }
+
+    async fn backups(&self, cluster: &str) -> Result<BackupList, Problem> {
+        known(cluster)?;
+        let seen_by = NodeName::new("n1").expect("valid");
+        let (repository, verified) = (Default::default(), Default::default());
+        Ok(BackupList { schema_version: SCHEMA_VERSION, cluster: cluster.to_owned(), seen_by, repository, verified })
+    }
+
+    async fn backup(&self, cluster: &str, _: BackupRequest, _: &Caller) -> Result<MutationReply, Problem> {
+        known(cluster).map(|()| reply("backup begun"))
+    }
+
+    async fn drill(&self, cluster: &str, _: DrillRequest, _: &Caller) -> Result<MutationReply, Problem> {
+        known(cluster).map(|()| reply("drill begun"))
+    }
+
+    async fn restore(&self, cluster: &str, _: RestoreRequest, _: &Caller) -> Result<MutationReply, Problem> {
+        known(cluster).map(|()| reply("restore begun"))
     }
 
     async fn pause(&self, cluster: &str, _: PauseRequest, _: &Caller) -> Result<MutationReply, Problem> {

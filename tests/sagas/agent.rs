@@ -213,6 +213,32 @@ impl Agent {
                 self.follows = Some(primary.clone());
                 Ok(None)
             }
+            Command::PrepareRepository | Command::MarkLedger if self.postgres != Postgres::Primary => {
+                refuse("no primary runs here")
+            }
+            // The repository and copies are the world's business.
+            Command::PrepareRepository
+            | Command::MarkLedger
+            | Command::Backup { .. }
+            | Command::VerifyBackup { .. }
+            | Command::CheckRestore { .. }
+            | Command::RestoreCopy { .. }
+            | Command::RecoverCopy { .. }
+            | Command::CheckCopy { .. }
+            | Command::RemoveCopy { .. } => Ok(None),
+            Command::SetAside | Command::AdoptCopy if self.postgres == Postgres::Primary => {
+                refuse("a primary runs here")
+            }
+            Command::SetAside => {
+                (self.postgres, self.primary_data, self.lsn) = (Postgres::NoData, false, Lsn(0));
+                Ok(None)
+            }
+            Command::AdoptCopy => {
+                self.history.forks.push(Fork { timeline: self.history.timeline, switched_at: Lsn(0x400_0000) });
+                self.history.timeline = Timeline(50);
+                (self.postgres, self.primary_data, self.lsn) = (Postgres::Stopped, true, Lsn(0x400_0000));
+                Ok(None)
+            }
             Command::VerifyWrite { .. } => refuse("not a proxy"),
         }
     }

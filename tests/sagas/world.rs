@@ -55,6 +55,10 @@ pub fn failed(error: &str) -> StepState {
     StepState::Failed { error: error.to_owned() }
 }
 
+fn noted(note: &str) -> StepState {
+    StepState::Succeeded { output: CommandOutput { lsn: None, note: Some(note.to_owned()) } }
+}
+
 fn succeeded() -> StepState {
     StepState::Succeeded { output: CommandOutput::default() }
 }
@@ -292,6 +296,12 @@ impl World {
     pub fn effect(&mut self, id: &OperationId, step: &Step) -> Done {
         let done = match &step.effect {
             Effect::Command { node, command } => self.command(id, step, node, command.clone()),
+            Effect::Each { nodes, command } => {
+                let done: Vec<Done> = nodes.iter().map(|node| self.command(id, step, node, command.clone())).collect();
+                let trouble = done.iter().find(|done| !matches!(done.state, StepState::Succeeded { .. }));
+                let state = trouble.map_or_else(succeeded, |done| done.state.clone());
+                Done { state, record: None, reports: done.into_iter().flat_map(|done| done.reports).collect() }
+            }
             Effect::Swap { expected, record } => self.swap(*expected, record),
             Effect::Freeze { candidate, others, fence_confirmed } => {
                 for other in others {
@@ -380,6 +390,20 @@ impl World {
     /// What commands do to data directories.
     fn copied(&mut self, name: &NodeName, command: &Command, output: CommandOutput) -> StepState {
         let primary = match command {
+            Command::Backup { .. } => return noted("20261128-143346F: full"),
+            Command::MarkLedger => {
+                return noted(r#"{"lsn":"0/5000000","rpo":{"secs":1,"nanos":0},"counts":[]}"#);
+            }
+            Command::CheckRestore { .. } => {
+                return noted(
+                    r#"{"label":"20261128-143346F","ended":"2026-11-28T14:33:53Z","last_segment":"000000010000000000000002","database_bytes":1,"free_bytes":9}"#,
+                );
+            }
+            Command::AdoptCopy => {
+                // Commits after the target are gone, as somebody wished.
+                self.may_lose = true;
+                return StepState::Succeeded { output };
+            }
             Command::Rewind { primary, .. } | Command::Reclone { primary, .. } => primary,
             Command::StartStandby { primary, .. } => {
                 return if self.streaming_from(primary).contains(name) {

@@ -145,10 +145,12 @@ async fn live(world: Arc<World>, index: usize, process: Process) {
 fn parts(port: &ControllerPort, term: Arc<dyn Term>) -> ControllerParts {
     let control = Arc::new(port.clone());
     ControllerParts {
+        backup: None,
         name: format!("c{}", port.index + 1),
         cluster: cluster(),
         policy: policy(&port.world.lock()),
         circumstances: Default::default(),
+        sequences: Default::default(),
         nodes: (0..HOSTS).map(configured).collect(),
         traffic: Default::default(),
         proxies: vec![clients::proxy_name()],

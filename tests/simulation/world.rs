@@ -341,6 +341,7 @@ impl State {
 pub fn parts(world: &Arc<World>, host: usize, process: &Process) -> AgentParts {
     let port = super::agents::HostPort { world: world.clone(), host, process: process.clone() };
     AgentParts {
+        backup: None,
         config: world.lock().hosts[host].config.clone(),
         clock: Arc::new(port.clone()),
         postgres: Arc::new(port.clone()),

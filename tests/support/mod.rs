@@ -165,6 +165,7 @@ impl Place {
             divergent_directory: directory.join("divergent"),
             os_user: self.user.map(|_| "postgres".to_owned()),
             log_file: directory.join("postgres.log"),
+            archive_stop_file: None,
         };
         let postgres = Postgres::new(settings.clone()).expect("good settings");
         Node { name, settings, postgres, user: self.user, bin: self.bin.clone() }
@@ -180,6 +181,15 @@ fn own_host() -> String {
 }
 
 impl Node {
+    #[allow(dead_code, reason = "each test binary uses its part")]
+    /// The same node, before it has data, with settings that are changed.
+    pub fn with_settings(&self, change: impl FnOnce(&mut PostgresSettings)) -> Node {
+        let mut settings = self.settings.clone();
+        change(&mut settings);
+        let postgres = Postgres::new(settings.clone()).expect("good settings");
+        Node { name: self.name.clone(), settings, postgres, user: self.user, bin: self.bin.clone() }
+    }
+
     pub fn upstream(&self) -> Upstream {
         Upstream { node: self.name.clone(), address: self.settings.address.clone() }
     }

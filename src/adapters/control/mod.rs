@@ -16,6 +16,7 @@ use reqwest::{Client, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::backup::Repository;
 use crate::domain::command::{Assignment, CommandEnvelope, CommandReply, ProxyAssignment, ProxyReply, WAIT_HEADER};
 use crate::domain::ids::{NodeName, ProxyName};
 use crate::ports::control::{ControlError, NodeControl, ProxyControl};
@@ -213,6 +214,16 @@ impl NodeControl for HttpControl {
 
     async fn assign(&self, node: &NodeName, assignment: &Assignment, timeout: Duration) -> Result<(), ControlError> {
         self.post(&self.node(node), "/v1/assignment", assignment, timeout, None).await.map(|_| ())
+    }
+
+    async fn backups(&self, node: &NodeName, timeout: Duration) -> Result<Repository, ControlError> {
+        let agent = self.node(node);
+        let Some(base) = agent.base else {
+            return Err(agent.unreachable("it is not in the configuration".to_owned()));
+        };
+        let request = self.client.get(format!("{base}/v1/backups")).timeout(timeout);
+        let answer = request.send().await.map_err(|error| agent.unknown(words(&error)))?;
+        agent.parse(&agent.read(answer).await?)
     }
 }
 

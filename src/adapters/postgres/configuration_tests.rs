@@ -23,6 +23,7 @@ fn setup(home: &Path) -> Setup {
         divergent_directory: home.join("divergent"),
         os_user: rustix::process::geteuid().is_root().then(|| "postgres".to_owned()),
         log_file: home.join("postgres.log"),
+        archive_stop_file: None,
     })
     .expect("valid settings")
 }

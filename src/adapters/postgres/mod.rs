@@ -3,6 +3,8 @@
 //! What never enters: decisions, leases, epochs. Nothing here opens PostgreSQL but [`LocalPostgres::start`].
 
 mod admission;
+mod adopt;
+mod archiving;
 mod configuration;
 mod control_data;
 mod errors;
@@ -20,7 +22,7 @@ mod settings;
 mod upstream;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,7 +30,7 @@ use async_trait::async_trait;
 use rustix::process::Signal;
 use tokio_postgres::error::SqlState;
 
-pub use settings::{Password, PostgresSettings, discover_bin_directory};
+pub use settings::{Owner as FileOwner, Password, PostgresSettings, discover_bin_directory};
 
 use self::errors::{from_client, within};
 use self::session::{Held, Session};
@@ -88,6 +90,11 @@ impl Postgres {
     /// What a fence has to kill: for the guard process.
     pub fn family(&self) -> &Family {
         &self.setup.family
+    }
+
+    /// Whose files and processes PostgreSQL's are.
+    pub fn owner(&self) -> FileOwner {
+        self.setup.owner
     }
 
     /// The agent's own socket directory.
@@ -288,6 +295,16 @@ impl LocalPostgres for Postgres {
     ) -> Result<(), PostgresError> {
         let _changing = self.changing.lock().await;
         reclone::reclone(&self.setup, upstream, change, progress).await
+    }
+
+    async fn set_aside(&self, name: &str) -> Result<Option<PathBuf>, PostgresError> {
+        let _changing = self.changing.lock().await;
+        adopt::set_aside(&self.setup, name).await
+    }
+
+    async fn adopt_copy(&self, copy: &Path, name: &str) -> Result<Option<PathBuf>, PostgresError> {
+        let _changing = self.changing.lock().await;
+        adopt::adopt(&self.setup, copy, name).await
     }
 
     async fn disk(&self) -> Option<DiskReport> {

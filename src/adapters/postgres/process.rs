@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::admission;
+use super::archiving;
 use super::configuration::{self, Managed, close_postmaster_options, set_signal_files};
 use super::errors::{NO_THREAD, blocking, failed, within};
 use super::files;
@@ -118,6 +119,7 @@ pub(super) async fn start(setup: &Arc<Setup>, mode: &StartMode) -> Result<i32, P
         files::remove(&here.data.join("postmaster.pid")).map_err(at)?;
         files::remove(&here.data.join("postmaster.opts")).map_err(at)?;
         remove_stale_socket_locks(&here).map_err(at)?;
+        archiving::resume(&here).map_err(at)?;
         if is_closed {
             admission::close(&here)?
         } else {
@@ -233,8 +235,12 @@ pub(super) async fn stop_fast(setup: &Arc<Setup>, timeout: Duration) -> Result<(
     const ACTION: &str = "stop PostgreSQL";
     within(timeout, ACTION, async {
         if let Presence::Running { postmaster } = presence(setup).await {
+            archiving::suspend(setup).await;
             signal_postmaster(setup, Signal::INT).await;
-            wait_for_exit(postmaster).await;
+            tokio::select! {
+                () = wait_for_exit(postmaster) => {}
+                () = archiving::cut_short(setup) => {}
+            }
         }
         while matches!(presence(setup).await, Presence::Running { .. } | Presence::Orphans) {
             tokio::time::sleep(PAUSE).await;

@@ -62,7 +62,7 @@ pub(super) async fn reclone(
     }
 
     match &control {
-        Some(control) => keep_divergent(setup, upstream, control, &primary).await?,
+        Some(control) => keep_divergent(setup, upstream, control, &primary, change).await?,
         None if setup.has_data() => tracing::warn!("pg_control cannot be read: no WAL is kept aside"),
         None => {}
     }
@@ -96,7 +96,7 @@ pub(super) async fn reclone(
 }
 
 /// A directory beside the data directory, on the same filesystem.
-fn beside(data: &Path, what: &str) -> PathBuf {
+pub(super) fn beside(data: &Path, what: &str) -> PathBuf {
     let mut name = data.as_os_str().to_owned();
     name.push(".stormglass-");
     name.push(what);
@@ -104,7 +104,7 @@ fn beside(data: &Path, what: &str) -> PathBuf {
 }
 
 /// A mount point cannot be renamed, and beside it is another filesystem.
-fn is_mount_point(data: &Path) -> bool {
+pub(super) fn is_mount_point(data: &Path) -> bool {
     let device = |path: &Path| fs::metadata(path).map(|found| found.dev());
     match (device(data), data.parent().map(device)) {
         (Ok(own), Some(Ok(above))) => own != above,

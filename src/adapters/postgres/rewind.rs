@@ -31,6 +31,9 @@ const REWIND_TIMEOUT: Duration = Duration::from_secs(4 * 60 * 60);
 /// A record's header and a part of what follows; the record that begins a timeline is longer.
 const FIRST_RECORD_BYTES: usize = 48;
 
+/// So many commits of divergent WAL are listed one by one.
+const TRANSACTIONS_LISTED: usize = 10_000;
+
 /// Reading the WAL since the last checkpoint. Beyond it the end counts as unknown, and pg_rewind decides.
 const WAL_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -65,7 +68,7 @@ pub(super) async fn rewind(
             ),
         )),
         Divergence::From(fork) => {
-            keep_aside(setup, &control, &local, fork, last).await?;
+            keep_aside(setup, &control, &local, fork, last, change).await?;
             upstream::wait_for_checkpoint(setup, upstream, primary.history.timeline).await?;
             change.begins().await?;
             let outcome = run_pg_rewind(setup, upstream).await?;
@@ -90,6 +93,7 @@ pub(super) async fn keep_divergent(
     upstream: &Upstream,
     control: &Control,
     primary: &Identity,
+    change: &dyn DataChange,
 ) -> Result<(), PostgresError> {
     let local = match local_history(setup, control) {
         Ok(local) => local,
@@ -104,7 +108,7 @@ pub(super) async fn keep_divergent(
         Divergence::From(fork) => fork,
         Divergence::SameNumber => local.forks.last().map_or(Lsn(0), |fork| fork.switched_at),
     };
-    keep_aside(setup, control, &local, fork, last).await
+    keep_aside(setup, control, &local, fork, last, change).await
 }
 
 /// [`divergence`], and what the numbers alone do not tell: two promotions from one point that took the same number.
@@ -288,6 +292,7 @@ async fn keep_aside(
     local: &History,
     fork: Lsn,
     last: Option<Lsn>,
+    change: &dyn DataChange,
 ) -> Result<(), PostgresError> {
     let (here, segment_bytes, timeline) = (setup.clone(), control.wal_segment_bytes, local.timeline);
     let kept = blocking(ACTION, move || {
@@ -306,9 +311,54 @@ async fn keep_aside(
             })
             .map(|count| (target, count))
     });
-    let (target, count) = kept.await?;
+    let (target, count): (PathBuf, usize) = kept.await?;
     tracing::warn!(directory = %target.display(), segments = count, from = %fork, "divergent WAL kept aside");
+    let held = transactions(setup, &target, timeline, fork).await;
+    let held = held.unwrap_or_else(|| "pg_waldump cannot tell which transactions it held".to_owned());
+    change.kept(&format!("divergent WAL from {fork} is kept in {}; {held}", target.display()));
     Ok(())
+}
+
+/// Which transactions the WAL that was kept committed, by pg_waldump, in words; all of them are listed in a file beside it.
+async fn transactions(setup: &Setup, kept: &Path, timeline: Timeline, fork: Lsn) -> Option<String> {
+    let mut command = programs::command(setup, ACTION, "pg_waldump").ok()?;
+    command.arg("-p").arg(kept).arg("-t").arg(timeline.to_string()).arg("-s").arg(fork.to_string());
+    command.args(["-r", "Transaction"]).stdout(Stdio::piped()).stderr(Stdio::null()).env("LC_ALL", "C");
+    let mut child = command.spawn().ok()?;
+    let mut lines = BufReader::new(child.stdout.take()?).lines();
+    let read = async {
+        let mut commits = Vec::new();
+        let mut count = 0_u64;
+        while let Some(line) = lines.next_line().await.map_err(|error| failed(ACTION, error))? {
+            if line.contains("desc: COMMIT") {
+                count += 1;
+                if commits.len() < TRANSACTIONS_LISTED {
+                    commits.push(line);
+                }
+            }
+        }
+        // It always ends with an error: behind the last record there is none.
+        let _ = child.wait().await;
+        Ok((count, commits))
+    };
+    let (count, commits) = within(WAL_TIMEOUT, ACTION, read).await.ok()?;
+    let number = |line: &String| Some(line.split_once("tx:")?.1.split(',').next()?.trim().to_owned());
+    let (first, last) = (commits.first().and_then(number), commits.last().and_then(number));
+    let list = kept.join("transactions.txt");
+    let (text, owner_of) = (commits.join("\n") + "\n", setup.owner);
+    let written = blocking(ACTION, move || {
+        let write = || fs::write(&list, text).and_then(|()| hand_over(&list, owner_of));
+        write().map_err(|error| failed(ACTION, format!("{}: {error}", list.display())))
+    });
+    if let Err(error) = written.await {
+        tracing::warn!(%error, "the transactions of divergent WAL are not listed");
+    }
+    Some(match (count, first, last) {
+        (0, ..) => "it held no commit".to_owned(),
+        (1, Some(only), _) => format!("it held 1 commit, of transaction {only}"),
+        (count, Some(first), Some(last)) => format!("it held {count} commits, of transactions {first} to {last}"),
+        (count, ..) => format!("it held {count} commits"),
+    })
 }
 
 /// Whole or not at all. What an earlier attempt kept stays: half a rewind may have changed the data since.

@@ -31,7 +31,7 @@ impl Password {
         Self(password.into())
     }
 
-    pub(super) fn expose(&self) -> &str {
+    pub(in crate::adapters) fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -77,12 +77,16 @@ pub struct PostgresSettings {
     pub os_user: Option<String>,
     /// Where PostgreSQL writes what it says before its own logging begins.
     pub log_file: PathBuf,
+    /// A file while which is there `archive_command` ends at once: a shutdown waits for no repository.
+    pub archive_stop_file: Option<PathBuf>,
 }
 
 /// Whose files and processes PostgreSQL's are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Owner {
+pub struct Owner {
+    /// User.
     pub uid: u32,
+    /// Group.
     pub gid: u32,
     /// This process is root and has to hand over files and start programs as the owner.
     pub switch: bool,

@@ -65,8 +65,10 @@ struct State {
     path: Option<(Address, ProbeHistory)>,
     /// Reads and applications, as HAProxy was last told.
     arranged: Option<Arrangement>,
-    /// The file, or a reload, is still to follow.
-    is_settling: bool,
+    /// Counts what HAProxy was told; the file follows each of them.
+    orders: u64,
+    /// The last of them that file and HAProxy have in full.
+    settled: u64,
     /// Looks so far.
     looks: u32,
     traffic: Option<TrafficReport>,
@@ -100,6 +102,12 @@ enum Insist {
     No,
 }
 
+impl State {
+    fn is_settling(&self) -> bool {
+        self.orders != self.settled
+    }
+}
+
 impl ProxyRole {
     pub(super) fn new(parts: ProxyParts, record: Option<ProxyRecord>) -> Result<Self, prometheus::Error> {
         let metrics = ProxyMetrics::new()?;
@@ -114,7 +122,8 @@ impl ProxyRole {
             problems: Problems::default(),
             path: None,
             arranged: None,
-            is_settling: false,
+            orders: 0,
+            settled: 0,
             looks: 0,
             traffic: None,
         };
@@ -149,13 +158,23 @@ impl ProxyRole {
 
     /// The file is to follow.
     fn unsettle(&self) {
-        self.state().is_settling = true;
+        self.order();
         self.unsettled.notify_one();
     }
 
-    /// It has followed.
-    pub(super) fn settled(&self) {
-        self.state().is_settling = false;
+    /// HAProxy is about to be told something: from now on it differs from its file.
+    fn order(&self) {
+        self.state().orders += 1;
+    }
+
+    /// What it was told last.
+    pub(super) fn orders(&self) -> u64 {
+        self.state().orders
+    }
+
+    /// The file has followed what HAProxy had been told by then.
+    pub(super) fn settled(&self, orders: u64) {
+        self.state().settled = orders;
         self.settle_problem(None);
     }
 
@@ -326,6 +345,7 @@ impl ProxyRole {
 
     /// Moves HAProxy and looks where it leads then. The caller holds `turn`.
     async fn enforce(&self, wanted: &Route) -> Result<(), TrafficError> {
+        self.order();
         let begun = self.parts.clock.now();
         let moved = match wanted {
             Route::Leads(target) => self.router().redirect(target).await,

@@ -147,7 +147,7 @@ impl Progress {
         let mut lines = Vec::new();
         for index in self.seen..operation.journal.len() {
             let (before, event) = (&operation.journal[..index], &operation.journal[index]);
-            let line = text::step_line(before, event);
+            let line = text::step_line(operation, before, event);
             let Some(live) = &self.live else {
                 lines.push(format!("  {line}"));
                 continue;

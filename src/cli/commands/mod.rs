@@ -6,11 +6,12 @@ mod follow;
 mod model;
 mod mutate;
 mod observe;
+mod sequence;
 mod watch;
 
 use serde_json::Value;
 
-use super::arguments::{Command, Global, OperationCommand, OutputFormat};
+use super::arguments::{Command, Global, OperationCommand, OutputFormat, SequenceCommand};
 use super::console::Console;
 use super::exit::{Exit, Failure};
 use super::render::Look;
@@ -36,6 +37,10 @@ pub(super) async fn run(console: &mut Console, global: Global, command: Command)
         Command::Watch { cluster } => session.watch(cluster.as_deref()).await,
         Command::Explain { subject } => session.explain(subject.as_deref()).await,
         Command::Doctor { cluster } => session.doctor(cluster.as_deref()).await,
+        Command::Sequence(SequenceCommand::List { cluster }) => session.sequences(cluster.as_deref()).await,
+        Command::Sequence(SequenceCommand::Run { name, cluster }) => {
+            session.sequence_run(&name, cluster.as_deref()).await
+        }
         Command::History(list) => session.history(&list).await,
         Command::Events(list) => session.events(&list).await,
         Command::Operation(OperationCommand::List(list)) => session.operations(&list).await,
@@ -52,7 +57,11 @@ pub(super) async fn run(console: &mut Console, global: Global, command: Command)
         | Command::Resume { .. }
         | Command::Fence(_)
         | Command::Unfence(_)
+        | Command::Backup { .. }
+        | Command::Drill { .. }
+        | Command::Restore(_)
         | Command::Rejoin { .. } => session.mutate(command).await,
+        Command::Backups { cluster } => session.backups(cluster.as_deref()).await,
         Command::Controller { .. } | Command::Agent { .. } | Command::Config(_) => {
             Err(Failure::new(Exit::Usage, "this command is no client of the controller"))
         }

@@ -6,9 +6,10 @@ use super::follow::exit_of;
 use super::{Session, node_name};
 use crate::api::client::{ClientError, Document};
 use crate::api::wire::{
-    ClusterStatus, FailoverRequest, MutationReply, NodeRequest, PauseRequest, SCHEMA_VERSION, SwitchoverRequest,
+    BackupRequest, ClusterStatus, DrillRequest, FailoverRequest, MutationReply, NodeRequest, PauseRequest,
+    RestoreRequest, SCHEMA_VERSION, SwitchoverRequest,
 };
-use crate::cli::arguments::{Command, OutputFormat};
+use crate::cli::arguments::{Command, OutputFormat, RestoreArguments};
 use crate::cli::exit::{Exit, Failure, chain};
 use crate::cli::render::{self, words};
 use crate::domain::ids::NodeName;
@@ -32,6 +33,8 @@ struct Request {
 /// What has to be answered first.
 #[derive(PartialEq, Eq)]
 enum Question {
+    /// Nobody is disturbed by it.
+    Nothing,
     /// `[y/N]`.
     Yes,
     /// The cluster's name is to be typed.
@@ -183,6 +186,48 @@ impl Session<'_> {
                 let next = format!("stormglass status {cluster}");
                 node_request(cluster, "rejoin", &node, reclone, next)
             }
+            Command::Backup { cluster, backup_type } => {
+                let cluster = self.cluster(cluster.as_deref()).await?;
+                Request {
+                    next: format!("stormglass backups {cluster}"),
+                    cluster,
+                    verb: "backup",
+                    body: encode(serde_json::to_value(BackupRequest {
+                        backup_type: Some(backup_type),
+                        dry_run: false,
+                    })),
+                    can_plan: true,
+                    risks: Vec::new(),
+                    question: Question::Nothing,
+                }
+            }
+            Command::Drill { cluster } => {
+                let cluster = self.cluster(cluster.as_deref()).await?;
+                Request {
+                    next: format!("stormglass history {cluster}"),
+                    cluster,
+                    verb: "drill",
+                    body: encode(serde_json::to_value(DrillRequest::default())),
+                    can_plan: true,
+                    risks: Vec::new(),
+                    question: Question::Nothing,
+                }
+            }
+            Command::Restore(arguments) => {
+                let cluster = self.cluster(arguments.cluster.as_deref()).await?;
+                let is_copy = arguments.into.is_some();
+                let RestoreArguments { to_time, to_lsn, site, into, .. } = arguments;
+                let risk = "commits after the target are not in the restored cluster; the former data lie aside";
+                Request {
+                    next: format!("stormglass status {cluster}"),
+                    cluster,
+                    verb: "restore",
+                    body: encode(serde_json::to_value(RestoreRequest { to_time, to_lsn, site, into, dry_run: false })),
+                    can_plan: true,
+                    risks: if is_copy { Vec::new() } else { vec![risk.to_owned()] },
+                    question: if is_copy { Question::Nothing } else { Question::ClusterName },
+                }
+            }
             _ => return Err(Failure::new(Exit::Usage, "this command changes nothing")),
         })
     }
@@ -226,6 +271,7 @@ impl Session<'_> {
         plan: &str,
     ) -> Result<(), Failure> {
         match request.question {
+            Question::Nothing => Ok(()),
             Question::Yes => self.confirm(&planned.raw, plan, None).await,
             Question::ClusterName => self.confirm(&planned.raw, plan, Some(&request.cluster)).await,
             Question::Oath => {

@@ -78,6 +78,13 @@ impl Session<'_> {
         }
     }
 
+    pub(super) async fn backups(&mut self, cluster: Option<&str>) -> Result<Exit, Failure> {
+        let cluster = self.cluster(cluster).await?;
+        let list = self.client.backups(&cluster).await?;
+        self.emit(&list.raw, |look| render::backups::render(&list.value, look))?;
+        Ok(Exit::Done)
+    }
+
     /// `doctor`: fails where the next fault may not be survived.
     pub(super) async fn doctor(&mut self, cluster: Option<&str>) -> Result<Exit, Failure> {
         let cluster = self.cluster(cluster).await?;

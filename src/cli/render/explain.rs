@@ -48,7 +48,11 @@ pub fn render(explanation: &Explanation, look: Look) -> String {
 /// One node.
 pub fn node(explanation: &NodeExplanation, look: Look) -> String {
     if !look.terminal {
-        return piped_node(explanation);
+        let mut text = piped_node(explanation);
+        if let Some(outlook) = &explanation.outlook {
+            text.push_str(&risk::piped(outlook));
+        }
+        return text;
     }
     let verdict = match (explanation.promotable, explanation.rank) {
         (true, Some(rank)) => format!("could be promoted if the primary were lost now (rank {rank})"),

@@ -2,6 +2,7 @@
 //!
 //! `?` is unknown, `-` does not apply; neither is ever written as 0. Colour repeats what a word says already.
 
+pub mod backups;
 pub mod doctor;
 pub mod explain;
 pub mod lists;
@@ -9,6 +10,7 @@ pub mod model;
 pub mod operation;
 pub mod plan;
 pub mod risk;
+pub mod sequence;
 pub mod status;
 pub mod words;
 

@@ -116,7 +116,7 @@ fn timeline(operation: &Operation) -> Table {
         let took = step_took(&operation.journal[..index], event);
         table.row(vec![
             format!("+{:.3} s", offset(operation, event.at, event.wall).as_secs_f64()).into(),
-            event.step.label().into(),
+            operation.step_label(event.step).into(),
             event.attempt.to_string().into(),
             Cell::toned(state, tone),
             took.map_or_else(|| "-".to_owned(), words::measured).into(),
@@ -143,21 +143,22 @@ fn phases(operation: &Operation, look: Look) -> String {
         let ended = operation.journal.iter().rev().find(|it| it.step == event.step && it.state != StepState::Started);
         let began = offset(operation, event.at, event.wall);
         let took = ended.map(|end| offset(operation, end.at, end.wall).saturating_sub(began));
-        add(event.step.label(), began, took);
+        add(operation.step_label(event.step), began, took);
     }
     add("in total", Duration::ZERO, took(operation));
     table.render(look)
 }
 
 /// One line for a step of the journal, as it happens.
-pub fn step_line(before: &[StepEvent], event: &StepEvent) -> String {
+pub fn step_line(operation: &Operation, before: &[StepEvent], event: &StepEvent) -> String {
+    let name = operation.step_label(event.step);
     let took = step_took(before, event).map_or_else(String::new, |took| format!(" in {}", words::measured(took)));
     let again = if event.attempt > 1 { format!(" (attempt {})", event.attempt) } else { String::new() };
     match &event.state {
-        StepState::Started => format!("{} started{again}", event.step),
-        StepState::Succeeded { .. } => format!("{} succeeded{again}{took}", event.step),
-        StepState::Failed { error } => format!("{} failed{again}{took}: {error}", event.step),
-        StepState::Unknown { error } => format!("{} has an unknown outcome{again}{took}: {error}", event.step),
+        StepState::Started => format!("{name} started{again}"),
+        StepState::Succeeded { .. } => format!("{name} succeeded{again}{took}"),
+        StepState::Failed { error } => format!("{name} failed{again}{took}: {error}"),
+        StepState::Unknown { error } => format!("{name} has an unknown outcome{again}{took}: {error}"),
     }
 }
 

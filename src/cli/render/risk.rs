@@ -1,6 +1,6 @@
 //! What is expected of a node, as text.
 
-use super::{Look, Tone, words};
+use super::{Look, Tone, tabbed, words};
 use crate::api::risk::{NodeRisk, PredictorStatus};
 use crate::domain::plan::ReasonCode;
 
@@ -48,4 +48,18 @@ pub fn node(outlook: &NodeRisk, look: Look) -> String {
         lines.push((if place == 0 { "Besides" } else { "" }, words::reason(reason, Some(&outlook.node))));
     }
     lines.into_iter().map(|(label, line)| format!("{label:<9}{line}\n")).collect()
+}
+
+/// One record a line, for pipes; the first field says which kind.
+pub fn piped(outlook: &NodeRisk) -> String {
+    let node = outlook.node.as_str();
+    let risk = outlook.risk.map_or_else(|| "?".to_owned(), |risk| risk.to_string());
+    let mut text = tabbed(["risk", node, &risk, outlook.abstains.as_deref().unwrap_or_default()]);
+    for driver in &outlook.drivers {
+        text.push_str(&tabbed(["driver", node, &driver.feature, &driver.to_string()]));
+    }
+    for left in &outlook.exhaustions {
+        text.push_str(&tabbed(["runs out", node, left.resource.words(), &left.seconds.to_string()]));
+    }
+    text
 }

@@ -3,6 +3,7 @@
 use super::{Cell, Look, Table, Tone, risk, tabbed, words};
 use crate::api::wire::{ClusterStatus, Health, NodeStatus, ProxyStatus};
 use crate::domain::operation::StepState;
+use crate::domain::traffic::TrafficReport;
 
 /// The whole answer.
 pub fn render(status: &ClusterStatus, look: Look) -> String {
@@ -219,10 +220,22 @@ fn proxies(status: &ClusterStatus, _look: Look) -> Table {
 fn proxy_words(proxy: &ProxyStatus) -> String {
     match (&proxy.error, proxy.agrees, &proxy.write_target) {
         (Some(error), _, _) => error.clone(),
-        (None, true, _) => "leads to the primary".to_owned(),
+        (None, true, _) => match proxy.traffic.as_ref().and_then(first_trouble) {
+            Some(trouble) => format!("leads to the primary; {trouble}"),
+            None => "leads to the primary".to_owned(),
+        },
         (None, false, Some(_)) => "leads elsewhere".to_owned(),
         (None, false, None) => "leads nowhere".to_owned(),
     }
+}
+
+/// What an operator should know first of what is behind a proxy.
+fn first_trouble(traffic: &TrafficReport) -> Option<String> {
+    let drift = traffic.drift.first().cloned();
+    let pooler = traffic.pooler.as_ref().and_then(|pooler| pooler.problem.clone());
+    let down = traffic.applications.iter().find(|application| application.servers_up < application.servers);
+    let down = down.map(|it| format!("{}: {} of {} servers up", it.name, it.servers_up, it.servers));
+    drift.or(pooler).or(down)
 }
 
 /// One sentence: who would be promoted, and who would not.

@@ -3,23 +3,46 @@
 //! Nothing is decided here.
 
 use crate::domain::feature::Feature;
-use crate::domain::risk::{ModelName, Risk};
+use crate::domain::risk::{Driver, ModelName, Risk};
 use crate::ports::metrics::{ModelFiles, Sample};
+use crate::predict::{Assessment, Model, ModelDocument, NodeScorer, Samples};
 
 /// A model that fits the features and the step.
 pub(super) struct Usable {
     /// Name and version.
     pub name: ModelName,
+    model: Model,
+    /// Where each of the model's features is in a sample, and its unit.
+    columns: Vec<(usize, String)>,
+    names: Vec<String>,
 }
 
-/// What is known of one node.
-pub(super) struct Scorer {}
+/// What is known of one node: its scorer, once it has learnt what is usual there; until then the samples to learn from.
+pub(super) struct Scorer {
+    scorer: NodeScorer,
+    history: Option<Samples>,
+}
 
 /// Opens a model; an error says what is wrong with it.
 pub(super) fn open(files: &ModelFiles, features: &[Feature], step_seconds: u32) -> Result<Usable, String> {
-    let _ = (features, step_seconds);
-    let version = version(&files.document).ok_or_else(|| "model.json has no version".to_owned())?;
-    Ok(Usable { name: ModelName { name: files.name.clone(), version } })
+    let document = ModelDocument::from_json(&files.document).map_err(|error| error.to_string())?;
+    if document.step_seconds != step_seconds {
+        return Err(format!(
+            "it was trained on a step of {} s, and predictor.step is {step_seconds}s: take the model for that step",
+            document.step_seconds
+        ));
+    }
+    let mut columns = Vec::new();
+    for wanted in &document.features {
+        let Some(place) = features.iter().position(|feature| feature.name == wanted.name) else {
+            return Err(format!("it wants the feature {:?}, which is not among predictor.features", wanted.name));
+        };
+        columns.push((place, features[place].unit.clone()));
+    }
+    let names = document.features.iter().map(|feature| feature.name.clone()).collect();
+    let name = ModelName { name: files.name.clone(), version: document.version.clone() };
+    let model = Model::new(document, &files.weights).map_err(|error| error.to_string())?;
+    Ok(Usable { name, model, columns, names })
 }
 
 /// The version that a document names.
@@ -29,17 +52,81 @@ pub(super) fn version(document: &str) -> Option<String> {
 }
 
 impl Usable {
+    /// A scorer that has yet to learn.
     pub fn scorer(&self) -> Scorer {
-        Scorer {}
+        Scorer { scorer: NodeScorer::new(&self.model), history: Some(Samples::new(self.names.len())) }
     }
-    pub fn learn(&self, _scorer: &mut Scorer, _history: &[Sample]) {}
-    pub fn score(&self, _scorer: &mut Scorer, _row: &Sample) -> Risk {
+
+    /// Rows from which a scorer learns what is usual for its node.
+    fn rows_to_learn(&self) -> usize {
+        usize::try_from(self.model.forecaster().settling_rows()).unwrap_or(usize::MAX).saturating_add(1)
+    }
+
+    /// Learns from what is known of the node.
+    pub fn learn(&self, scorer: &mut Scorer, history: &[Sample]) {
+        let Some(learnt) = &mut scorer.history else { return };
+        for row in history {
+            let row = self.columns(row);
+            // Before Prometheus knew the node there is nothing to learn from.
+            if learnt.rows() > 0 || row.iter().any(Option::is_some) {
+                learnt.push(&row);
+            }
+        }
+        self.finish_learning(scorer);
+    }
+
+    fn finish_learning(&self, scorer: &mut Scorer) {
+        if let Some(learnt) = scorer.history.take_if(|learnt| learnt.rows() >= self.rows_to_learn()) {
+            scorer.scorer.warm_up(&self.model, &learnt);
+        }
+    }
+
+    /// The model's word on the next row.
+    pub fn score(&self, scorer: &mut Scorer, row: &Sample) -> Risk {
+        let values = self.columns(row);
+        if let Some(learnt) = &mut scorer.history {
+            learnt.push(&values);
+            let missing = self.rows_to_learn().saturating_sub(learnt.rows());
+            self.finish_learning(scorer);
+            return Risk {
+                probability: None,
+                score: 0.0,
+                alarm: false,
+                abstains: Some(format!("it learns what is usual: {missing} more samples are needed")),
+                drivers: Vec::new(),
+                model: self.name.clone(),
+            };
+        }
+        let assessment = scorer.scorer.push(&self.model, &values);
+        self.risk(&assessment, &values)
+    }
+
+    fn columns(&self, row: &Sample) -> Vec<Option<f32>> {
+        self.columns.iter().map(|(place, _)| row.get(*place).copied().flatten()).collect()
+    }
+
+    fn risk(&self, assessment: &Assessment, values: &[Option<f32>]) -> Risk {
+        let drivers = assessment.contributions.iter().filter_map(|part| {
+            Some(Driver {
+                feature: self.names.get(part.feature)?.clone(),
+                value: values.get(part.feature).copied().flatten().map(f64::from),
+                unit: self.columns.get(part.feature)?.1.clone(),
+                share: part.share,
+                deviation: part.deviation,
+            })
+        });
+        let is_number = assessment.score.is_finite() && assessment.risk.is_none_or(|risk| (0.0..=1.0).contains(&risk));
+        let abstains = match &assessment.abstains {
+            Some(why) => Some(why.to_string()),
+            None if is_number => None,
+            None => Some("the model gives what is no risk: take another one".to_owned()),
+        };
         Risk {
-            probability: None,
-            score: 0.0,
-            alarm: false,
-            abstains: Some("this version has no models yet".to_owned()),
-            drivers: Vec::new(),
+            probability: assessment.risk.filter(|_| abstains.is_none()),
+            score: if assessment.score.is_finite() { assessment.score } else { 0.0 },
+            alarm: assessment.alarm && abstains.is_none(),
+            abstains,
+            drivers: drivers.collect(),
             model: self.name.clone(),
         }
     }

@@ -42,6 +42,9 @@ const BACKOFF: Duration = Duration::from_millis(20);
 /// Writers that bypass HAProxy are numbered from here.
 const BYPASS_FIRST: u32 = 100;
 
+/// A commit that takes longer is trouble.
+pub const SLOW: Duration = Duration::from_secs(1);
+
 /// Deadline of a connection attempt.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -63,6 +66,15 @@ pub struct Record {
     pub unanswered_connections: u64,
     /// Errors by their first words.
     pub errors: BTreeMap<String, u64>,
+    /// When a writer behind HAProxy was in trouble: a write or a connection failed, or a commit took more than [`SLOW`].
+    pub troubles: Vec<Moment>,
+}
+
+/// How writers behave.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Habits {
+    /// A new connection after so many acknowledged writes; else one for ever.
+    pub reconnect_after: Option<u64>,
 }
 
 impl Record {
@@ -78,6 +90,8 @@ struct Shared {
     stop: AtomicBool,
     last_acknowledgement: AtomicU64,
     acknowledgements: AtomicU64,
+    /// When a writer behind HAProxy was in trouble last.
+    last_trouble: AtomicU64,
     /// Filled when a writer ends.
     record: Mutex<Record>,
 }
@@ -92,12 +106,17 @@ pub struct Client {
 impl Client {
     /// Makes the table on `primary` and starts every writer.
     pub async fn start(layout: &Layout, primary: &Address, run: &str) -> anyhow::Result<Self> {
+        Self::start_with(layout, primary, run, Habits::default()).await
+    }
+
+    /// The same, for writers with habits.
+    pub async fn start_with(layout: &Layout, primary: &Address, run: &str, habits: Habits) -> anyhow::Result<Self> {
         let setup = Session::open(primary, "lab-setup").await.map_err(|error| anyhow!("{error}"))?;
-        let statement = format!(
-            "CREATE TABLE IF NOT EXISTS {TABLE} (run text NOT NULL, writer int NOT NULL, sequence bigint NOT NULL, \
-             at timestamptz NOT NULL DEFAULT clock_timestamp())"
-        );
-        setup.execute(&statement).await.map_err(|error| anyhow!("{error}")).context("make the client's table")?;
+        setup
+            .execute(&table_statement())
+            .await
+            .map_err(|error| anyhow!("{error}"))
+            .context("make the client's table")?;
         drop(setup);
 
         let shared = Arc::new(Shared::default());
@@ -114,6 +133,7 @@ impl Client {
                 interval: WRITE_INTERVAL,
                 first_delay: WRITE_INTERVAL * number / WRITERS,
                 bypasses: false,
+                habits,
             });
         }
         for (number, node) in (BYPASS_FIRST..).zip(&layout.nodes) {
@@ -124,6 +144,7 @@ impl Client {
                 interval: BYPASS_INTERVAL,
                 first_delay: Duration::ZERO,
                 bypasses: true,
+                habits: Habits::default(),
             });
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the client")?;
@@ -148,6 +169,14 @@ impl Client {
     /// When the last commit of a writer behind HAProxy was acknowledged; `None` before the first.
     pub fn last_acknowledgement(&self) -> Option<Moment> {
         match self.shared.last_acknowledgement.load(Ordering::Acquire) {
+            0 => None,
+            at => Some(Moment(at)),
+        }
+    }
+
+    /// When a writer behind HAProxy was in trouble last; `None` if none ever was.
+    pub fn last_trouble(&self) -> Option<Moment> {
+        match self.shared.last_trouble.load(Ordering::Acquire) {
             0 => None,
             at => Some(Moment(at)),
         }
@@ -195,6 +224,14 @@ impl Drop for Client {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
     }
+}
+
+/// Makes the table, in one line.
+pub fn table_statement() -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {TABLE} (run text NOT NULL, writer int NOT NULL, sequence bigint NOT NULL, at timestamptz NOT NULL \
+         DEFAULT clock_timestamp())"
+    )
 }
 
 /// Reads how often each write of `run` is on `primary`.

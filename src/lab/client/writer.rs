@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::session::{Session, WriteError};
-use super::{BACKOFF, Record, Shared, TABLE};
+use super::{BACKOFF, Habits, Record, SLOW, Shared, TABLE};
+use crate::domain::clock::Moment;
 use crate::domain::ids::Address;
 use crate::lab::clock;
 use crate::lab::ledger::Acknowledgement;
@@ -27,6 +28,8 @@ pub(super) struct Writer {
     pub first_delay: Duration,
     /// It is connected to a node itself, and stays so while that node is read-only.
     pub bypasses: bool,
+    /// How it behaves.
+    pub habits: Habits,
 }
 
 impl Writer {
@@ -36,11 +39,14 @@ impl Writer {
         let mut acknowledgements = Vec::new();
         let mut session: Option<Session> = None;
         let mut sequence = 0;
+        let mut written = 0;
         let mut next = Instant::now() + self.first_delay;
         while !shared.stop.load(Ordering::Acquire) {
             let Some(open) = &session else {
                 session = self.connect(&mut record).await;
+                written = 0;
                 if session.is_none() {
+                    self.trouble(&mut record, &shared, clock::now());
                     sleep(if self.bypasses { self.interval } else { BACKOFF }).await;
                 }
                 continue;
@@ -48,17 +54,26 @@ impl Writer {
             sleep_until(next).await;
             // After an outage the rhythm goes on from now; missed writes are not made up for.
             next = (next + self.interval).max(Instant::now() + self.interval / 2);
+            let began = clock::now();
             match self.write(open, sequence).await {
                 Ok(acknowledgement) => {
+                    if acknowledgement.at.since(began) > SLOW {
+                        self.trouble(&mut record, &shared, began.plus(SLOW));
+                    }
+                    written += 1;
                     if !self.bypasses {
                         shared.last_acknowledgement.store(acknowledgement.at.0, Ordering::Release);
                         shared.acknowledgements.fetch_add(1, Ordering::AcqRel);
                     }
                     acknowledgements.push(acknowledgement);
+                    if self.habits.reconnect_after.is_some_and(|after| written >= after) {
+                        session = None;
+                    }
                 }
                 Err(error) if self.bypasses && error.is_read_only() => {}
                 Err(error) => {
                     note(&mut record, "write", &error);
+                    self.trouble(&mut record, &shared, clock::now());
                     record.failed += 1;
                     session = None;
                     sleep(BACKOFF).await;
@@ -75,9 +90,17 @@ impl Writer {
             whole.failed += record.failed;
             whole.refused_connections += record.refused_connections;
             whole.unanswered_connections += record.unanswered_connections;
+            whole.troubles.extend(record.troubles);
             for (error, count) in record.errors {
                 *whole.errors.entry(error).or_default() += count;
             }
+        }
+    }
+
+    fn trouble(&self, record: &mut Record, shared: &Shared, at: Moment) {
+        if !self.bypasses {
+            record.troubles.push(at);
+            shared.last_trouble.fetch_max(at.0, Ordering::AcqRel);
         }
     }
 

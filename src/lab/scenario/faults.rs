@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use rustix::process::Signal;
 
+use super::ladder::{LadderFault, REPLACEMENT_TIMEOUT as REPLACEMENT_PATIENCE};
 use super::recovery::{wait_until_moved, wait_until_promoted, wait_until_redundant};
 use super::several::ControlFault;
 use super::{Injected, controller};
@@ -60,6 +61,7 @@ pub(super) enum Fault {
     FillDisk,
     LoseHost,
     Control(ControlFault),
+    Ladder(LadderFault),
 }
 
 impl Fault {
@@ -83,6 +85,7 @@ impl Fault {
             Fault::FillDisk => "fill-disk",
             Fault::LoseHost => "lose-host",
             Fault::Control(fault) => fault.label(),
+            Fault::Ladder(fault) => fault.label(),
         }
     }
 
@@ -106,6 +109,7 @@ impl Fault {
             Fault::FillDisk => "the volume of the primary's PostgreSQL is full",
             Fault::LoseHost => "the primary's host loses its line and its power",
             Fault::Control(fault) => fault.words(),
+            Fault::Ladder(fault) => fault.words(),
         }
     }
 
@@ -164,13 +168,15 @@ pub(super) async fn inject(
         Fault::FillDisk => fill_disk(lab, &node, &before, &mut at).await,
         Fault::LoseHost => lose_host(lab, &node, &before, &mut at).await,
         Fault::Control(fault) => fault.inject(lab, &node, &mut at).await,
+        Fault::Ladder(fault) => fault.inject(lab, &node, &mut at).await,
     };
     let mut injected = Injected { fault, at, healed: None, before, after: None, renewals };
     if let Err(error) = outcome {
         return Ok((injected, Some(format!("{}: {error:#}", fault.label()))));
     }
     step.note("waiting until the cluster is redundant again");
-    let deadline = clock::now().plus(RECOVERY_TIMEOUT);
+    let patience = if matches!(fault, Fault::Ladder(_)) { REPLACEMENT_PATIENCE } else { RECOVERY_TIMEOUT };
+    let deadline = clock::now().plus(patience);
     let well = if fault.moves_primary() {
         wait_until_moved(lab, injected.before.epoch, deadline).await
     } else {
@@ -180,6 +186,11 @@ pub(super) async fn inject(
         Ok(status) => {
             injected.healed = Some(clock::now());
             injected.after = Some(status);
+            if let Fault::Ladder(ladder) = fault
+                && let Err(error) = ladder.inspect(lab, &node, at).await
+            {
+                return Ok((injected, Some(format!("{}: {error:#}", fault.label()))));
+            }
             Ok((injected, None))
         }
         Err(error) => {

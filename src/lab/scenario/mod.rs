@@ -3,8 +3,11 @@
 //! A scenario that does not end well still ends with a report: what was seen is worth most then.
 
 mod controller;
+pub(in crate::lab) mod degrade;
 mod faults;
+mod ladder;
 mod recovery;
+mod restore;
 mod several;
 
 use std::time::Duration;
@@ -12,7 +15,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::application;
-use super::arguments::{HangFault, RunArguments, Scenario};
+use super::arguments::{NamedFault, RunArguments, Scenario};
 use super::client::held::{HeldClients, HeldTally};
 use super::client::{self, Client, Record};
 use super::clock;
@@ -65,6 +68,12 @@ struct Injected {
 
 /// Runs `arguments.scenario` with `seed`.
 pub async fn run(lab: &mut Lab, arguments: &RunArguments, seed: u64, progress: Progress) -> anyhow::Result<Report> {
+    if matches!(arguments.scenario, Scenario::DegradePrimary | Scenario::HealthyLoad) {
+        return degrade::run(lab, arguments, seed, progress).await;
+    }
+    if arguments.scenario == Scenario::Restore {
+        return restore::run(lab, seed, progress).await;
+    }
     let mut random = Random::new(seed);
     let mut failures = Vec::new();
     let first = recovery::wait_until_redundant(lab, clock::now().plus(STEADY_TIMEOUT)).await?;
@@ -170,10 +179,10 @@ fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {
     match arguments.scenario {
         Scenario::KillPrimary => vec![Fault::KillPrimary],
         Scenario::HangPrimary => match arguments.fault {
-            Some(HangFault::All) => vec![Fault::HangAll],
-            Some(HangFault::Postmaster) => vec![Fault::HangPostmaster],
-            Some(HangFault::Agent) => vec![Fault::HangAgent],
-            None => vec![Fault::HangAll, Fault::HangPostmaster],
+            Some(NamedFault::All) => vec![Fault::HangAll],
+            Some(NamedFault::Postmaster) => vec![Fault::HangPostmaster],
+            Some(NamedFault::Agent) => vec![Fault::HangAgent],
+            _ => vec![Fault::HangAll, Fault::HangPostmaster],
         },
         Scenario::Switchover => vec![Fault::Switchover { held: arguments.held }],
         Scenario::AgentCrash => vec![Fault::KillAgent, Fault::KillGuard],
@@ -187,6 +196,11 @@ fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {
         Scenario::PartitionController => vec![Fault::CutPrimaryFromController, Fault::CutController],
         Scenario::DiskFull => vec![Fault::FillDisk],
         Scenario::HostLost => vec![Fault::LoseHost],
+        // These have a course of their own.
+        Scenario::DegradePrimary | Scenario::HealthyLoad => Vec::new(),
+        Scenario::RejoinLadder => ladder::ALL.map(Fault::Ladder).to_vec(),
+        // It has a way of its own.
+        Scenario::Restore => Vec::new(),
     }
 }
 
@@ -258,15 +272,20 @@ fn describe(one: &Injected, record: &Record, history: &[Operation], stopped_at: 
         new_primary: one.after.as_ref().and_then(|status| status.primary.clone()),
         epoch: one.after.as_ref().map(|status| status.epoch),
         lease_renewals_by_standbys: one.renewals,
+        prediction: None,
     }
 }
 
-/// Steps of every operation after the fault that brought a former primary back.
+/// Steps of every operation after the fault that brought a former primary back, and of the sequences that followed a failover.
 fn restore_steps(history: &[Operation], fault_at: Moment, former: &[&NodeName]) -> Vec<phases::StepTime> {
     let mut operations: Vec<&Operation> = history
         .iter()
         .filter(|operation| operation.decided_at >= fault_at)
-        .filter(|operation| matches!(&operation.kind, OperationKind::Rejoin { node, .. } if former.contains(&node)))
+        .filter(|operation| match &operation.kind {
+            OperationKind::Rejoin { node, .. } => former.contains(&node),
+            OperationKind::Sequence { .. } => true,
+            _ => false,
+        })
         .collect();
     operations.sort_by_key(|operation| operation.decided_at);
     operations.into_iter().flat_map(phases::steps).collect()

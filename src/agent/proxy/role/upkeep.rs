@@ -37,6 +37,7 @@ impl ProxyRole {
     }
 
     async fn arrange(&self, wanted: Arrangement) {
+        self.order();
         let outcome = self.router().arrange(&wanted).await;
         let problem = outcome.err().map(|error| error.to_string());
         if problem.is_none() {
@@ -47,6 +48,8 @@ impl ProxyRole {
     }
 
     async fn inspect(&self, wanted: Arrangement) {
+        // Until the file has followed, a difference is only work under way.
+        let was_settling = self.state().is_settling();
         let Ok(seen) = self.router().inspect().await else {
             // The next look says that HAProxy does not answer.
             return;
@@ -55,8 +58,8 @@ impl ProxyRole {
             let mut state = self.state();
             let before = state.traffic.clone();
             let mut traffic = before.clone().unwrap_or_default();
-            // Until the file has followed, a difference is only work under way.
-            let drift = if state.is_settling { Vec::new() } else { seen.drift };
+            let is_settling = was_settling || state.is_settling();
+            let drift = if is_settling { Vec::new() } else { seen.drift };
             if !drift.is_empty() && drift != traffic.drift {
                 traffic.repairs += 1;
                 traffic.last_repair = Some(drift.join("; "));
@@ -64,7 +67,7 @@ impl ProxyRole {
             traffic.drift = drift.clone();
             traffic.haproxy_version = seen.version;
             traffic.active_site = seen.active_site;
-            traffic.is_settled = seen.is_settled && !state.is_settling;
+            traffic.is_settled = seen.is_settled && !is_settling;
             traffic.applications = seen.applications;
             let is_changed = before.as_ref() != Some(&traffic);
             state.traffic = Some(traffic);

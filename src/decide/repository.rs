@@ -1,0 +1,132 @@
+//! Backups, drills and restores as somebody, or the schedule, asks for them: on whose host, or the guards that refuse.
+//!
+//! Whether the repository can be reached is for the operation's own steps to find out.
+
+use super::moving;
+use super::primary::{self, Condition};
+use crate::domain::backup::{BackupType, RecoveryTarget};
+use crate::domain::ids::{NodeName, SiteName};
+use crate::domain::operation::{Operation, OperationKind};
+use crate::domain::plan::{Intent, Reason, ReasonCode};
+use crate::domain::policy::Policy;
+use crate::domain::record::ClusterRecord;
+use crate::domain::report::PostgresState;
+use crate::domain::view::View;
+
+pub(super) type Answer = Result<(Intent, Vec<Reason>), Vec<Reason>>;
+
+/// True for what uses the repository: one at a time.
+fn uses_repository(kind: &OperationKind) -> bool {
+    matches!(kind, OperationKind::Backup { .. } | OperationKind::Drill { .. } | OperationKind::Restore { .. })
+}
+
+fn repository_is_free(operations: &[Operation]) -> Result<(), Vec<Reason>> {
+    let running = operations.iter().find(|it| !it.status.is_final() && uses_repository(&it.kind));
+    running.map_or(Ok(()), |running| {
+        let words = format!("{} {}: watch or cancel it first", running.kind.label(), running.id);
+        Err(vec![Reason::new(ReasonCode::OperationUnderWay, words)])
+    })
+}
+
+/// The cluster is ready: its primary accepts writes, and nothing moves it.
+fn is_ready(view: &View, record: &ClusterRecord, policy: &Policy, operations: &[Operation]) -> Result<(), Vec<Reason>> {
+    repository_is_free(operations)?;
+    if let Some(running) = moving(operations) {
+        let words = format!("{} {}: it is tried again afterwards", running.kind.label(), running.id);
+        return Err(vec![Reason::new(ReasonCode::OperationUnderWay, words)]);
+    }
+    let condition = primary::condition(view, record, policy);
+    if condition == Condition::Writable && record.holder_confirmed {
+        return Ok(());
+    }
+    let why = "WAL must arrive in the repository meanwhile";
+    let mut reasons = vec![Reason::about(&record.holder, ReasonCode::PrimaryNotHealthy, why)];
+    if condition != Condition::Writable {
+        reasons.extend(condition.reasons(record));
+    }
+    Err(reasons)
+}
+
+/// Standbys that run and stream, those that nobody waits for first.
+fn streaming<'view>(view: &'view View, record: &'view ClusterRecord) -> Vec<&'view NodeName> {
+    let rows = view.report(&record.holder).and_then(|report| report.postgres.live.as_ref());
+    let streams = |node: &NodeName| {
+        rows.is_some_and(|live| live.standbys.iter().any(|row| row.node == node.as_str() && row.state == "streaming"))
+    };
+    let mut names: Vec<&NodeName> = view
+        .nodes
+        .values()
+        .filter(|node| node.node != record.holder && streams(&node.node))
+        .filter(|node| node.report.known().is_some_and(|report| report.postgres.state == PostgresState::Running))
+        .map(|node| &node.node)
+        .collect();
+    names.sort_by_key(|node| (record.eligible.contains(*node), (*node).clone()));
+    names
+}
+
+/// A backup, from a standby where one streams and that is wanted.
+pub(super) fn backup(
+    view: &View,
+    record: &ClusterRecord,
+    policy: &Policy,
+    operations: &[Operation],
+    backup_type: BackupType,
+    from_standby: bool,
+) -> Answer {
+    is_ready(view, record, policy, operations)?;
+    let standby = streaming(view, record).first().copied().filter(|_| from_standby);
+    let node = standby.unwrap_or(&record.holder).clone();
+    Ok((Intent::Start { operation: OperationKind::Backup { node, backup_type } }, Vec::new()))
+}
+
+/// A drill, on a standby's host where there is one.
+pub(super) fn drill(view: &View, record: &ClusterRecord, policy: &Policy, operations: &[Operation]) -> Answer {
+    is_ready(view, record, policy, operations)?;
+    let node = streaming(view, record).first().copied().unwrap_or(&record.holder).clone();
+    Ok((Intent::Start { operation: OperationKind::Drill { node } }, Vec::new()))
+}
+
+/// A restore: the node that was the primary, where its agent is heard and it stands in the wanted site; else another one.
+pub(super) fn restore(
+    view: &View,
+    record: &ClusterRecord,
+    operations: &[Operation],
+    target: RecoveryTarget,
+    site: Option<&SiteName>,
+    into: Option<String>,
+) -> Answer {
+    repository_is_free(operations)?;
+    if into.is_none()
+        && let Some(running) = operations.iter().find(|it| !it.status.is_final())
+    {
+        let words = format!("{} {}: watch or cancel it first", running.kind.label(), running.id);
+        return Err(vec![Reason::new(ReasonCode::OperationUnderWay, words)]);
+    }
+    let mut refused = Vec::new();
+    let mut able = Vec::new();
+    for node in view.nodes.values() {
+        let name = &node.node;
+        match node.report.known() {
+            None => refused.push(Reason::about(name, ReasonCode::AgentSilent, "no report")),
+            Some(_) if site.is_some_and(|site| node.site != *site) => {
+                let words = format!("it stands in site {}", node.site);
+                refused.push(Reason::about(name, ReasonCode::OperatorRequest, words));
+            }
+            Some(report) if into.is_none() && (report.standing.operator_fenced || record.fenced.contains(name)) => {
+                refused.push(Reason::about(name, ReasonCode::OperatorFenced, "unfence it first"));
+            }
+            Some(report) if into.is_none() && report.tags.no_failover => {
+                refused.push(Reason::about(name, ReasonCode::TaggedNoFailover, ""));
+            }
+            Some(_) => able.push(name),
+        }
+    }
+    // A copy beside it costs the primary nothing, and a standby's host less.
+    able.sort_by_key(|name| ((**name == record.holder) == into.is_some(), (*name).clone()));
+    let Some(node) = able.first().copied().cloned() else {
+        refused.insert(0, Reason::new(ReasonCode::NoCandidate, "no node can be restored"));
+        return Err(refused);
+    };
+    let operation = OperationKind::Restore { from: record.holder.clone(), node, target, into };
+    Ok((Intent::Start { operation }, Vec::new()))
+}

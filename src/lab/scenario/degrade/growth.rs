@@ -1,0 +1,175 @@
+//! Faults that grow: each takes a resource of the primary's host away, bit by bit, until it is told to stop.
+//!
+//! They are tied to the host and not to the role: what moves away from the host is rid of them.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use tokio::task::JoinHandle;
+
+use crate::domain::ids::Address;
+use crate::lab::arguments::NamedFault;
+use crate::lab::client::Session;
+use crate::lab::layout::NodeLayout;
+use crate::lab::up::Lab;
+use crate::lab::volume;
+
+/// A growing fault takes everything in about this time.
+const GROWS_FOR: Duration = Duration::from_secs(55);
+/// How often it takes a bit more.
+const BITE: Duration = Duration::from_millis(250);
+/// WAL that one message adds.
+const MESSAGE_BYTES: u64 = 512 * 1024;
+/// Name of the slot that nobody reads.
+const SLOT: &str = "stormglass_stuck";
+
+/// A fault under way.
+pub(super) struct Growth {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<anyhow::Result<()>>,
+    relief: Relief,
+}
+
+/// What gives the resource back.
+enum Relief {
+    Nothing,
+    File(PathBuf),
+    Slot(Address, String),
+}
+
+impl Growth {
+    /// Begins to take.
+    pub async fn start(lab: &Lab, fault: NamedFault, node: &NodeLayout) -> anyhow::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        let volume = node.volume.clone().context("the node has no volume of limited size")?;
+        let (task, relief) = match fault {
+            NamedFault::DiskFilling => {
+                let file = volume.join("ballast");
+                let each = free_bytes(&volume)? / bites();
+                let relief = Relief::File(file.clone());
+                (tokio::task::spawn(async move { fill(file, each, &seen).await }), relief)
+            }
+            NamedFault::ConnectionsLeaking => {
+                let address = node.postgres.clone();
+                (tokio::task::spawn(async move { leak(&address, &seen).await }), Relief::Nothing)
+            }
+            NamedFault::WalPilingUp => {
+                let file = lab.layout().secret("replicator");
+                let password = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+                let password = password.trim().to_owned();
+                let address = node.postgres.clone();
+                let replication = replication(&address, &password).await?;
+                let create = format!("SELECT pg_create_physical_replication_slot('{SLOT}', true)");
+                replication.simple_query(&create).await.context("make the slot")?;
+                let each = free_bytes(&volume)? / bites();
+                let relief = Relief::Slot(address.clone(), password);
+                (tokio::task::spawn(async move { pile_up(&address, each, &seen).await }), relief)
+            }
+            other => bail!("{} does not grow", other.label()),
+        };
+        Ok(Self { stop, task, relief })
+    }
+
+    /// Takes no more, and gives back what was taken.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.stop.store(true, Ordering::Release);
+        let ended = self.task.await.context("wait for the fault")?;
+        match self.relief {
+            Relief::Nothing => {}
+            Relief::File(file) => volume::remove(&file)?,
+            // A node that comes back as a standby keeps its slots, and what they hold. It may not answer at once.
+            Relief::Slot(address, password) => drop_slot(&address, &password).await,
+        }
+        ended
+    }
+}
+
+fn bites() -> u64 {
+    u64::try_from(GROWS_FOR.as_millis() / BITE.as_millis()).unwrap_or(1).max(1)
+}
+
+fn free_bytes(volume: &std::path::Path) -> anyhow::Result<u64> {
+    let space = rustix::fs::statvfs(volume).with_context(|| format!("look at {}", volume.display()))?;
+    Ok(space.f_bavail * space.f_frsize)
+}
+
+/// Fills the volume with a file that grows, as a log would.
+async fn fill(file: PathBuf, each: u64, stop: &AtomicBool) -> anyhow::Result<()> {
+    let mut ballast = std::fs::File::create(&file).with_context(|| format!("make {}", file.display()))?;
+    let bite = vec![0; usize::try_from(each).unwrap_or(usize::MAX).max(4096)];
+    while !stop.load(Ordering::Acquire) {
+        match ballast.write(&bite) {
+            Ok(_) => {}
+            // Full: it stays so until somebody gives the space back.
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {}
+            Err(error) => return Err(error).with_context(|| format!("fill {}", file.display())),
+        }
+        tokio::time::sleep(BITE).await;
+    }
+    Ok(())
+}
+
+/// Opens connections to this server and forgets to close them.
+async fn leak(address: &Address, stop: &AtomicBool) -> anyhow::Result<()> {
+    let mut leaked = Vec::new();
+    while !stop.load(Ordering::Acquire) {
+        // Refused: there are none left, or the server does not take connections any more.
+        if let Ok(session) = Session::open(address, "lab-leak").await {
+            leaked.push(session);
+        }
+        tokio::time::sleep(BITE).await;
+    }
+    Ok(())
+}
+
+/// Writes WAL that the slot keeps.
+async fn pile_up(address: &Address, each: u64, stop: &AtomicBool) -> anyhow::Result<()> {
+    let session = Session::open(address, "lab-wal").await.map_err(|error| anyhow!("{error}"))?;
+    let mut owed = 0;
+    while !stop.load(Ordering::Acquire) {
+        owed += each;
+        while owed >= MESSAGE_BYTES {
+            owed -= MESSAGE_BYTES;
+            let message = format!("SELECT pg_logical_emit_message(false, 'lab', repeat('x', {MESSAGE_BYTES}))");
+            // The server may have moved away from under it.
+            if session.execute(&message).await.is_err() {
+                return Ok(());
+            }
+        }
+        tokio::time::sleep(BITE).await;
+    }
+    Ok(())
+}
+
+async fn replication(address: &Address, password: &str) -> anyhow::Result<tokio_postgres::Client> {
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host(&address.host)
+        .port(address.port)
+        .user("replicator")
+        .password(password)
+        .dbname("postgres")
+        .connect_timeout(Duration::from_secs(2));
+    let (client, connection) =
+        config.connect(tokio_postgres::NoTls).await.context("connect as the replication role")?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+async fn drop_slot(address: &Address, password: &str) {
+    for _ in 0..40 {
+        let statement = format!("SELECT pg_drop_replication_slot('{SLOT}')");
+        if let Ok(client) = replication(address, password).await
+            && client.simple_query(&statement).await.is_ok()
+        {
+            return;
+        }
+        tokio::time::sleep(BITE).await;
+    }
+    tracing::warn!(slot = SLOT, "the slot could not be dropped");
+}

@@ -1,0 +1,332 @@
+//! Backups, copies and restores with the real pgBackRest and real PostgreSQL.
+//!
+//! Drives the ports as an agent would; what is decided about a cluster never enters.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use stormglass::adapters::pgbackrest::{BackupSettings, LedgerTable, PgBackRest, RepositoryPlace};
+use stormglass::adapters::postgres::Password;
+use stormglass::domain::backup::{BackupType, RecoveryTarget, RowCount};
+use stormglass::domain::clock::WallTime;
+use stormglass::domain::ids::SystemIdentifier;
+use stormglass::ports::backup::{BackupError, BackupRepository};
+use stormglass::ports::{LocalPostgres, postgres::Presence};
+use support::{Node, PATIENCE, Place};
+
+/// A node that archives to a repository of its place.
+struct Host {
+    node: Node,
+    backup: PgBackRest,
+    settings: BackupSettings,
+}
+
+/// Settings for `node`, before its PostgreSQL knows of archiving.
+fn settings(place: &Place, node: &Node, repository: &Path) -> BackupSettings {
+    BackupSettings {
+        stanza: "main".to_owned(),
+        place: RepositoryPlace::Posix { path: repository.to_owned() },
+        passphrase: Some(Password::new("a passphrase")),
+        retention_full: 2,
+        retention_diff: None,
+        processes: 1,
+        options: Default::default(),
+        peers: Vec::new(),
+        directory: place.directory(&format!("{}-backup", node.name)),
+        drill_directory: place.directory(&format!("{}-drill", node.name)),
+        data_directory: node.settings.data_directory.clone(),
+        port: node.settings.address.port,
+        socket_directory: node.settings.private_socket_directory.clone(),
+        superuser: "postgres".to_owned(),
+        superuser_password: None,
+        bin_directory: None,
+        ledger: vec![LedgerTable { database: "postgres".to_owned(), table: "public.t".to_owned() }],
+        checks: Vec::new(),
+        program: "/usr/bin/pgbackrest".into(),
+    }
+}
+
+fn host(place: &Place, name: &str, repository: &Path) -> Host {
+    let node = place.node(name);
+    let settings = settings(place, &node, repository);
+    let node = node.with_settings(|postgres| {
+        for (name, value) in [("archive_mode", "on".to_owned()), ("archive_command", settings.archive_command())] {
+            postgres.parameters.insert(name.to_owned(), value);
+        }
+        postgres.archive_stop_file = Some(settings.stop_file());
+    });
+    let backup = PgBackRest::new(settings.clone(), node.postgres.owner()).expect("configured");
+    Host { node, backup, settings }
+}
+
+impl Host {
+    /// A primary with a table, and a repository that knows it.
+    async fn with_data(place: &Place, name: &str, repository: &Path) -> Self {
+        let host = host(place, name, repository);
+        host.node.init_primary().await;
+        host.backup.prepare().await.expect("prepared");
+        host.backup.prepare().await.expect("prepared again");
+        host.node.sql("create table t as select generate_series(1, 100) as n").await;
+        host
+    }
+
+    async fn full_backup(&self) -> String {
+        self.backup.backup(BackupType::Full, false).await.expect("backed up").0
+    }
+
+    /// What a copy that runs answers.
+    fn ask_copy(&self, sql: &str) -> String {
+        let socket = self.settings.directory.join("copy").display().to_string();
+        let asked =
+            self.node.run("psql", &["-XAt", "-h", &socket, "-p", "5432", "-U", "postgres", "-c", sql, "postgres"]);
+        assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+        String::from_utf8_lossy(&asked.stdout).trim().to_owned()
+    }
+
+    async fn now(&self) -> WallTime {
+        let text = self.node.sql("select (extract(epoch from clock_timestamp()) * 1000000)::bigint::text").await;
+        WallTime(text.expect("a time").parse().expect("a number"))
+    }
+
+    async fn plan(&self, target: RecoveryTarget) -> Result<String, BackupError> {
+        let copy = self.settings.drill_directory.join("copy");
+        self.backup.plan(&target, &copy, false, None).await.map(|plan| plan.label)
+    }
+
+    /// A repository object with other settings.
+    fn otherwise(&self, change: impl FnOnce(&mut BackupSettings)) -> PgBackRest {
+        let mut settings = self.settings.clone();
+        settings.directory.push("other");
+        change(&mut settings);
+        PgBackRest::new(settings, self.node.postgres.owner()).expect("configured")
+    }
+}
+
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).expect("readable").flatten() {
+        if entry.path().is_dir() { found.extend(files_below(&entry.path())) } else { found.push(entry.path()) }
+    }
+    found
+}
+
+#[tokio::test]
+async fn an_encrypted_backup_is_read_back_and_restored_to_a_point_in_time() {
+    let place = Place::new();
+    let repository = place.directory("repository");
+    let host = Host::with_data(&place, "n1", &repository).await;
+    host.backup.prove_archiving().await.expect("WAL arrives");
+    let label = host.full_backup().await;
+    let verified = host.backup.verify(&label).await.expect("read back");
+    assert!(verified.manifest_sha256.len() == 64 && verified.files > 100, "{verified:?}");
+    let stored = files_below(&repository.join("backup"));
+    assert!(stored.iter().all(|file| !fs::read(file).expect("readable").starts_with(b"[backrest]")), "not encrypted");
+
+    host.node.sql("insert into t select generate_series(1, 900)").await;
+    let target = host.now().await;
+    host.node.sql("insert into t select generate_series(1, 5000)").await;
+    let mark = host.backup.mark().await.expect("archived");
+    assert_eq!(mark.counts[0].rows, 6000);
+    let listed = host.backup.list().await.expect("listed");
+    assert_eq!(listed.backups.len(), 1);
+    assert!(listed.newest_wal_at.is_some() && listed.problem.is_none(), "{listed:?}");
+
+    let copy = host.settings.drill_directory.join("copy");
+    let target = RecoveryTarget::Time { at: target };
+    let plan = host.backup.plan(&target, &copy, false, None).await.expect("can be restored");
+    assert_eq!(plan.label, label);
+    host.backup.restore(&label, &copy, &|_| {}).await.expect("restored");
+    host.backup.restore(&label, &copy, &|_| {}).await.expect("restored again, from what is there");
+    let reached = host.backup.recover(&copy, &target, true).await.expect("recovered");
+    assert!(reached < mark.lsn, "{reached} {}", mark.lsn);
+    assert_eq!(host.ask_copy("select count(*) from t"), "1000");
+    assert_eq!(host.ask_copy("show archive_mode"), "off");
+    assert_eq!(host.ask_copy("show listen_addresses"), "");
+    host.backup.remove(&copy).await.expect("removed");
+    host.backup.remove(&copy).await.expect("gone already");
+    assert!(!copy.exists());
+    assert_eq!(
+        host.node.sql("select count(*) from t").await.as_deref(),
+        Some("6000"),
+        "the live data are as they were"
+    );
+}
+
+#[tokio::test]
+async fn a_drill_finds_missing_rows_and_passes_without_them() {
+    let place = Place::new();
+    let host = Host::with_data(&place, "n1", &place.directory("repository")).await;
+    let label = host.full_backup().await;
+    host.node.sql("insert into t select generate_series(1, 900)").await;
+    let mark = host.backup.mark().await.expect("archived");
+    let copy = host.settings.drill_directory.join("copy");
+    host.backup.restore(&label, &copy, &|_| {}).await.expect("restored");
+    let reached = host.backup.recover(&copy, &RecoveryTarget::Latest, true).await.expect("recovered");
+    assert!(reached >= mark.lsn, "{reached} {}", mark.lsn);
+    let checks = host.backup.check(&copy, &mark).await.expect("good data").join("; ");
+    assert!(checks.contains("pg_amcheck") && checks.contains("1000 rows"), "{checks}");
+    let mut more = mark.clone();
+    more.counts = vec![RowCount { table: "postgres/public.t".to_owned(), rows: 1001 }];
+    let error = host.backup.check(&copy, &more).await.expect_err("a row is missing").to_string();
+    assert!(error.contains("are missing"), "{error}");
+    host.backup.remove(&copy).await.expect("removed");
+}
+
+#[tokio::test]
+async fn a_copy_takes_the_place_of_the_data_and_these_lie_aside() {
+    let place = Place::new();
+    let host = Host::with_data(&place, "n1", &place.directory("repository")).await;
+    let label = host.full_backup().await;
+    let lsn = host.node.sql("select pg_current_wal_insert_lsn()").await.expect("a position").parse().expect("an LSN");
+    host.node.sql("drop table t").await;
+    host.backup.mark().await.expect_err("the ledger's table is gone");
+    host.node.sql("select pg_switch_wal()").await;
+    host.backup.prove_archiving().await.expect("archived");
+    host.node.postgres.stop_fast(PATIENCE).await.expect("stops");
+
+    let mut copy = host.node.data().as_os_str().to_owned();
+    copy.push(".stormglass-restored");
+    let copy = PathBuf::from(copy);
+    let target = RecoveryTarget::Lsn { lsn };
+    let plan = host.backup.plan(&target, &copy, true, None).await.expect("can be restored in place");
+    assert_eq!(plan.label, label);
+    host.backup.restore(&label, &copy, &|_| {}).await.expect("restored");
+    host.backup.recover(&copy, &target, false).await.expect("recovered");
+    let postgres = &host.node.postgres;
+    let aside = postgres.adopt_copy(&copy, "aside-1").await.expect("adopted").expect("there were data");
+    assert!(aside.join("PG_VERSION").exists() && !copy.exists());
+    let again = postgres.adopt_copy(&copy, "aside-1").await.expect("repeated");
+    assert_eq!(again, Some(aside));
+    assert_eq!(postgres.presence().await, Presence::Stopped);
+    let control = postgres.control_data().await.expect("readable").expect("there");
+    assert!(control.is_shut_down() && control.timeline.0 == 2, "{control:?}");
+
+    let data = host.node.data().to_string_lossy().into_owned();
+    let log = host.node.settings.log_file.to_string_lossy().into_owned();
+    let by_hand = host.node.run("pg_ctl", &["start", "-w", "-D", &data, "-l", &log]);
+    assert!(by_hand.status.success(), "{}", host.node.log());
+    assert!(host.node.client().await.is_err(), "restored data that are started by hand are open to clients");
+    postgres.stop_fast(PATIENCE).await.expect("stops");
+    host.node.start_primary().await;
+    assert_eq!(host.node.sql("select count(*) from t").await.as_deref(), Some("100"));
+    assert_eq!(host.node.sql("show archive_mode").await.as_deref(), Some("on"), "it archives again");
+    host.backup.prove_archiving().await.expect("the new timeline is archived");
+    // A second attempt under the same name never touches what is there.
+    postgres.stop_fast(PATIENCE).await.expect("stops");
+    postgres.set_aside("aside-1").await.expect_err("data would be in the way");
+    let second = postgres.set_aside("aside-2").await.expect("renamed").expect("there were data");
+    assert_eq!(postgres.set_aside("aside-2").await.expect("repeated"), Some(second));
+    assert_eq!(postgres.presence().await, Presence::NoData);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_repository_is_said_and_nothing_is_touched() {
+    let place = Place::new();
+    let repository = place.directory("repository");
+    let host = Host::with_data(&place, "n1", &repository).await;
+    let error = host.plan(RecoveryTarget::Latest).await.expect_err("there is no backup").to_string();
+    assert!(error.contains("nothing can be restored") || error.contains("no backup"), "{error}");
+    let label = host.full_backup().await;
+    host.backup.mark().await.expect("archived");
+    assert_eq!(host.plan(RecoveryTarget::Latest).await.expect("all is well"), label);
+
+    let before = RecoveryTarget::Time { at: WallTime(1_000_000) };
+    let error = host.plan(before).await.expect_err("before the first backup").to_string();
+    assert!(error.contains("before the first backup"), "{error}");
+    let after = RecoveryTarget::Lsn { lsn: "9/0".parse().expect("valid") };
+    let error = host.plan(after).await.expect_err("after the end").to_string();
+    assert!(error.contains("after the end"), "{error}");
+    let copy = host.settings.drill_directory.join("copy");
+    let stranger = Some(SystemIdentifier(7));
+    let error = host.backup.plan(&RecoveryTarget::Latest, &copy, false, stranger).await.expect_err("a stranger's");
+    assert!(error.to_string().contains("another cluster's data"), "{error}");
+    let error = host.backup.plan(&RecoveryTarget::Latest, host.node.data(), false, None).await.expect_err("live data");
+    assert!(error.to_string().contains("lie in each other"), "{error}");
+    let foreign = place.directory("foreign");
+    fs::write(foreign.join("letter"), "dear").expect("written");
+    let error = host.backup.plan(&RecoveryTarget::Latest, &foreign, false, None).await.expect_err("not empty");
+    assert!(error.to_string().contains("not empty"), "{error}");
+    host.backup.restore(&label, &foreign, &|_| {}).await.expect_err("not empty");
+    host.backup.remove(&foreign).await.expect_err("not made here");
+    assert!(foreign.join("letter").exists());
+
+    let wrong = host.otherwise(|settings| settings.passphrase = Some(Password::new("another")));
+    for error in [
+        wrong.backup(BackupType::Full, false).await.expect_err("wrong passphrase"),
+        wrong.plan(&RecoveryTarget::Latest, &copy, false, None).await.expect_err("wrong passphrase"),
+    ] {
+        assert!(error.to_string().contains("another passphrase"), "{error}");
+    }
+    let nowhere = host.otherwise(|settings| {
+        settings.place = RepositoryPlace::Posix { path: repository.join("not-mounted/repository") };
+    });
+    let error = nowhere.plan(&RecoveryTarget::Latest, &copy, false, None).await.expect_err("not there");
+    assert!(error.to_string().contains("nothing can be restored"), "{error}");
+
+    // Damage: one byte of one file of the backup.
+    let victim = files_below(&repository.join("backup/main").join(&label).join("bundle")).remove(0);
+    let sound = fs::read(&victim).expect("readable");
+    let mut damaged = sound.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 0x55;
+    fs::write(&victim, &damaged).expect("written");
+    let error = host.backup.verify(&label).await.expect_err("damaged").to_string();
+    assert!(error.contains("damaged"), "{error}");
+    fs::write(&victim, &sound).expect("written");
+    host.backup.verify(&label).await.expect("whole again");
+
+    // A gap: one segment of WAL after the backup, with others after it.
+    for _ in 0..2 {
+        host.node.sql("insert into t values (1)").await;
+        host.backup.mark().await.expect("archived");
+    }
+    let mut segments: Vec<PathBuf> = files_below(&repository.join("archive/main"))
+        .into_iter()
+        .filter(|file| file.file_name().is_some_and(|name| name.len() > 60))
+        .collect();
+    segments.sort();
+    let missing = segments.remove(segments.len() - 2);
+    fs::remove_file(&missing).expect("removed");
+    let error = host.plan(RecoveryTarget::Latest).await.expect_err("a gap").to_string();
+    let name = missing.file_name().expect("a name").to_string_lossy()[..24].to_owned();
+    assert!(error.contains("gap") && error.contains(&name) && error.contains("--to-lsn"), "{error}");
+    assert_eq!(host.node.sql("select count(*) from t").await.as_deref(), Some("102"), "the live data are as they were");
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_no_repository_and_the_next_primary_brings_its_wal() {
+    let place = Place::new();
+    let repository = place.directory("repository");
+    let first = Host::with_data(&place, "n1", &repository).await;
+    let label = first.full_backup().await;
+    let second = host(&place, "n2", &repository);
+    second.node.join(&first.node).await;
+    first.backup.mark().await.expect("archived");
+    // The repository hangs: a program that never ends, as a mount of which nobody answers.
+    fs::write(first.settings.stop_file(), "").expect("written");
+    first.node.sql("insert into t select generate_series(1, 900)").await;
+    first.node.sql("select pg_switch_wal()").await;
+    first.node.sql("insert into t select generate_series(1, 1000)").await;
+    second.node.caught_up(&first.node).await;
+    first.node.postgres.stop_fast(PATIENCE).await.expect("stops although nothing is archived");
+
+    second.node.postgres.follow(None, PATIENCE).await.expect("frozen");
+    second.node.postgres.promote(false, PATIENCE).await.expect("promoted");
+    let archived = async |host: &Host| host.backup.mark().await.is_ok();
+    assert!(archived(&second).await, "the promoted node archives");
+    let copy = second.settings.drill_directory.join("copy");
+    let gap = second.backup.plan(&RecoveryTarget::Latest, &copy, false, None).await;
+    assert!(gap.expect_err("the first primary's WAL is missing").to_string().contains("gap"));
+    let brought = second.backup.fill_archive().await.expect("brought");
+    assert!(brought >= 1, "{brought}");
+    assert_eq!(second.backup.fill_archive().await.expect("nothing more"), 0);
+    let mark = second.backup.mark().await.expect("archived");
+    second.backup.plan(&RecoveryTarget::Latest, &copy, false, None).await.expect("no gap any more");
+    second.backup.restore(&label, &copy, &|_| {}).await.expect("restored");
+    second.backup.recover(&copy, &RecoveryTarget::Latest, true).await.expect("recovered across the promotion");
+    assert_eq!(second.ask_copy("select count(*) from t"), "2000");
+    second.backup.check(&copy, &mark).await.expect("good data");
+    second.backup.remove(&copy).await.expect("removed");
+}
