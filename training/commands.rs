@@ -281,6 +281,14 @@ pub struct PublishArguments {
     pub force: bool,
 }
 
+/// The challenger is not better than the model in use.
+#[derive(Debug, thiserror::Error)]
+#[error("{champion} stays: the challenger is not better on {input}")]
+pub struct NotBetter {
+    champion: String,
+    input: String,
+}
+
 /// Publishes a challenger if it beats the champion on the same rows.
 pub fn publish(arguments: &PublishArguments) -> anyhow::Result<()> {
     let challenger = publish::read_model(&arguments.model)?;
@@ -306,7 +314,9 @@ pub fn publish(arguments: &PublishArguments) -> anyhow::Result<()> {
         };
         let (before, after) = (judge(&before)?, judge(&challenger)?);
         print(&serde_json::to_string_pretty(&[&before, &after])?);
-        ensure!(after.is_better_than(&before), "{champion} stays: the challenger is not better on {}", input.display());
+        if !after.is_better_than(&before) {
+            return Err(NotBetter { champion: champion.clone(), input: input.display().to_string() }.into());
+        }
     }
     let folder = publish::publish(&arguments.model, &arguments.models, arguments.keep)?;
     print(&folder.display().to_string());

@@ -13,6 +13,8 @@ mod pipeline;
 mod publish;
 mod report;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::process::ExitCode;
 
@@ -61,7 +63,8 @@ fn main() -> ExitCode {
             {
                 eprintln!("stormglass-train: {error:#}");
             }
-            ExitCode::FAILURE
+            // 9: refused by a guard, as for the commands of `stormglass`.
+            if error.is::<commands::NotBetter>() { ExitCode::from(9) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -275,6 +275,8 @@ impl<'settings> Trainer<'settings> {
                 if let Some(path) = checkpoint {
                     self.save(&progress, path)?;
                 }
+                #[cfg(test)]
+                ensure!(!interruption::is_due(progress.step), "interrupted");
             }
         }
         Ok(Trained {
@@ -457,5 +459,28 @@ fn update(progress: &mut Progress, gradients: &BTreeMap<String, &[f32]>, setting
             *second += (1.0 - second_decay) * (gradient * gradient - *second);
             *value = *value * keep - rate as f32 * (*first / first_bias) / ((*second / second_bias).sqrt() + 1e-8);
         }
+    }
+}
+
+/// Runs `body`, in which every training of this thread fails after so many steps, as if it had been killed.
+#[cfg(test)]
+pub fn interrupt_after(steps: u32, body: impl FnOnce()) {
+    interruption::set(Some(steps));
+    body();
+    interruption::set(None);
+}
+
+#[cfg(test)]
+mod interruption {
+    use std::cell::Cell;
+
+    thread_local!(static STEPS: Cell<Option<u32>> = const { Cell::new(None) });
+
+    pub fn set(steps: Option<u32>) {
+        STEPS.set(steps);
+    }
+
+    pub fn is_due(step: u32) -> bool {
+        STEPS.get().is_some_and(|steps| step >= steps)
     }
 }

@@ -88,16 +88,17 @@ pub fn publish(candidate: &Path, models: &Path, keep: usize) -> anyhow::Result<P
     let mut names = promoted(models)?;
     names.retain(|before| *before != name);
     names.insert(0, name);
+    let old: Vec<String> = names
+        .iter()
+        .filter(|name| read_model(&models.join(name)).is_ok_and(|model| model.document().name == document.name))
+        .skip(keep.max(1))
+        .cloned()
+        .collect();
+    names.retain(|name| !old.contains(name));
     write_whole(&models.join(PROMOTED), (names.join("\n") + "\n").as_bytes())?;
-    remove_old(models, &document.name, &names, keep)?;
-    Ok(folder)
-}
-
-fn remove_old(models: &Path, name: &str, promoted: &[String], keep: usize) -> anyhow::Result<()> {
-    let same = |folder: &&String| read_model(&models.join(folder)).is_ok_and(|model| model.document().name == name);
-    for folder in promoted.iter().filter(same).skip(keep.max(1)) {
-        let path = models.join(folder);
+    for name in old {
+        let path = models.join(name);
         fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
     }
-    Ok(())
+    Ok(folder)
 }

@@ -285,7 +285,10 @@ impl Archive {
             let is_enough = match target {
                 RecoveryTarget::Latest => false,
                 RecoveryTarget::Lsn { lsn } => lsn.0 <= (number + 1) * size,
-                RecoveryTarget::Time { at } => self.segments.get(&segment).is_some_and(|came| came > at),
+                // Whole seconds: it came within the one that begins there. Replay itself finds out exactly.
+                RecoveryTarget::Time { at } => {
+                    self.segments.get(&segment).is_some_and(|came| came.plus(Duration::from_secs(1)) > *at)
+                }
             };
             if is_consistent && is_enough {
                 return Ok(segment);

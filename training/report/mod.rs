@@ -29,6 +29,9 @@ pub struct ReportArguments {
     /// Seeds of the network
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 3])]
     pub seeds: Vec<u64>,
+    /// Steps of the optimiser at most
+    #[arg(long)]
+    pub steps: Option<u32>,
 }
 
 /// How one method did on one series.
@@ -77,7 +80,7 @@ pub fn run(arguments: &ReportArguments) -> anyhow::Result<()> {
     let mut sets = Vec::new();
     let machines = series::smd(&arguments.data.join("smd"))?;
     let (smd, outcomes) =
-        judge("SMD, eight development machines, one row a minute", &machines, &arguments.seeds, |series, run| {
+        judge("SMD, eight development machines, one row a minute", &machines, arguments, |series, run| {
             let path = figures.join(format!("{}.png", series.name));
             plots::timeline(&path, &run.surprises, &series.labels, &run.alarms, run.threshold)
         })?;
@@ -93,8 +96,7 @@ pub fn run(arguments: &ReportArguments) -> anyhow::Result<()> {
     let folder = arguments.data.join("nab");
     if folder.is_dir() {
         let metrics = series::nab(&folder)?;
-        let (nab, _) =
-            judge("NAB, one metric each, one row in five minutes", &metrics, &arguments.seeds, |_, _| Ok(()))?;
+        let (nab, _) = judge("NAB, one metric each, one row in five minutes", &metrics, arguments, |_, _| Ok(()))?;
         sets.push(nab);
     }
     let text = text::render(&sets, &calibrated, &arguments.seeds);
@@ -105,7 +107,7 @@ pub fn run(arguments: &ReportArguments) -> anyhow::Result<()> {
 fn judge(
     name: &'static str,
     all: &[Series],
-    seeds: &[u64],
+    arguments: &ReportArguments,
     picture: impl Fn(&Series, &series::Run) -> anyhow::Result<()>,
 ) -> anyhow::Result<(DataSet, Vec<Outcomes>)> {
     let mut methods: Vec<Method> = Vec::new();
@@ -128,10 +130,10 @@ fn judge(
             add(method, name.to_owned(), &scores, None)?;
             method += 1;
         }
-        let twin = series.run(0, true)?;
+        let twin = series.run(0, true, arguments.steps)?;
         add(method, "linear twin (no network)".to_owned(), &twin.scores, Some(&twin.alarms))?;
-        for (index, seed) in seeds.iter().enumerate() {
-            let run = series.run(*seed, false)?;
+        for (index, seed) in arguments.seeds.iter().enumerate() {
+            let run = series.run(*seed, false, arguments.steps)?;
             add(method + 1 + index, format!("LSTM, seed {seed}"), &run.scores, Some(&run.alarms))?;
             if index == 0 {
                 picture(series, &run)?;

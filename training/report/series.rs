@@ -94,7 +94,7 @@ pub fn nab(folder: &Path) -> anyhow::Result<Vec<Series>> {
 
 impl Series {
     /// Trains on the training rows and scores the test rows in order.
-    pub fn run(&self, seed: u64, is_linear: bool) -> anyhow::Result<Run> {
+    pub fn run(&self, seed: u64, is_linear: bool, steps: Option<u32>) -> anyhow::Result<Run> {
         let naming = Naming {
             name: self.name.clone(),
             version: "1".to_owned(),
@@ -105,7 +105,8 @@ impl Series {
         };
         let columns: Vec<String> = (0..self.train.features()).map(|column| format!("m{column:02}")).collect();
         let nodes = std::slice::from_ref(&self.train);
-        let settings = Settings::shipped(seed);
+        let mut settings = Settings::shipped(seed);
+        settings.steps = steps.unwrap_or(settings.steps);
         let features = pipeline::plain_features(&columns);
         let fitted = pipeline::fit(&naming, features, nodes, &settings, is_linear, None, &ProgressBar::hidden())?;
         let model = fitted.model()?;

@@ -124,8 +124,13 @@ pub(super) struct Info {
 
 /// Reads the output of `info --output=json`. Backups of former databases of the stanza (before an upgrade) do not count.
 pub(super) fn parse(text: &[u8]) -> Result<Info, String> {
-    let stanzas: Vec<Stanza> =
-        serde_json::from_slice(text).map_err(|error| format!("info printed what is not understood: {error}"))?;
+    // pgBackRest repeats what it could not decrypt, as it is.
+    let printable = |letter: char| if letter.is_control() { ' ' } else { letter };
+    let text: String = String::from_utf8_lossy(text).chars().map(printable).collect();
+    let stanzas: Vec<Stanza> = serde_json::from_str(&text).map_err(|error| match super::run::complaint(&text) {
+        said if text.contains("unable to load info file") => said,
+        _ => format!("info printed what is not understood: {error}"),
+    })?;
     let Some(stanza) = stanzas.into_iter().next() else {
         return Err("info printed nothing about the stanza".to_owned());
     };
@@ -271,6 +276,17 @@ mod tests {
         assert!(info.is_new && info.repository.backups.is_empty());
         assert_eq!(info.repository.problem.as_deref(), Some("missing stanza path"));
         assert!(parse(b"[]").is_err() && parse(b"no").is_err());
+    }
+
+    #[test]
+    fn what_could_not_be_decrypted_is_no_riddle() {
+        let mut text = NEW
+            .replace("missing stanza path", "[FormatError] key/value found outside of section at line 1: N6*")
+            .into_bytes();
+        let at = text.iter().position(|byte| *byte == b'*').expect("there");
+        text[at] = 0x01;
+        let problem = parse(&text).expect("understood").repository.problem.expect("a problem");
+        assert!(problem.contains("another passphrase"), "{problem}");
     }
 
     #[test]

@@ -1,0 +1,197 @@
+//! The commands of the trainer on made-up machines: what they write, and what they refuse.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Parser as _;
+
+use crate::{Arguments, Command, benchmark, commands, publish};
+
+/// Rows of three waves, of which the second rises at `fault`, a constant column, and some gaps.
+fn rows(first: usize, count: usize, fault: Option<usize>) -> String {
+    let mut text = "load,latency,constant\n".to_owned();
+    for row in first..first + count {
+        let at = row as f64;
+        let load = (at * 0.31).sin() + 0.5 * (at * 0.067).cos();
+        let raise = if fault.is_some_and(|fault| (fault..fault + 10).contains(&row)) { 8.0 } else { 0.0 };
+        let latency = 5.0 + 0.3 * load + 0.1 * (at * 1.7).sin() + raise;
+        let load = if row % 97 == 0 { String::new() } else { format!("{load:.5}") };
+        let _ = writeln!(text, "{load},{latency:.5},4");
+    }
+    text
+}
+
+fn run(line: &[&str]) -> anyhow::Result<()> {
+    let arguments = Arguments::try_parse_from(["stormglass-train"].iter().chain(line)).expect("a command line");
+    match arguments.command {
+        Command::Fit(arguments) => commands::fit(&arguments),
+        Command::Score(arguments) => commands::score(&arguments),
+        Command::Evaluate(arguments) => commands::evaluate(&arguments),
+        Command::Publish(arguments) => commands::publish(&arguments),
+        Command::Benchmark(arguments) => benchmark::run(&arguments),
+        Command::Report(arguments) => crate::report::run(&arguments),
+        Command::BenchLstm(_) => panic!("not tested here"),
+    }
+}
+
+fn refused(line: &[&str]) -> String {
+    format!("{:#}", run(line).expect_err("refused"))
+}
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().expect("a directory"));
+        fs::write(place.path("train.csv"), rows(0, 800, None)).expect("written");
+        fs::write(place.path("later.csv"), rows(800, 600, Some(1200))).expect("written");
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_string_lossy().into_owned()
+    }
+
+    fn fit(&self, name: &str, version: &str, more: &[&str]) -> anyhow::Result<()> {
+        let (train, out) = (self.text("train.csv"), self.text(name));
+        let mut line = vec!["fit", "--csv", &train, "--out", &out, "--step", "60", "--name", "m", "--version", version];
+        line.extend(more);
+        run(&line)
+    }
+}
+
+fn lines(path: &Path) -> Vec<f64> {
+    let text = fs::read_to_string(path).expect("readable");
+    text.lines().map(|line| line.parse().expect("a number")).collect()
+}
+
+#[test]
+fn a_model_is_fitted_scores_and_gives_its_alarm_at_the_fault() {
+    let place = Place::new();
+    place.fit("a", "1", &["--steps", "2"]).expect("fitted");
+    assert!(!place.path("a/.training.safetensors").exists(), "the checkpoint of a finished training is gone");
+    let card = fs::read_to_string(place.path("a/README.md")).expect("a card");
+    assert!(card.contains("LSTM") && card.contains("never changed: left out"), "{card}");
+    let (model, history, input) = (place.text("a"), place.text("train.csv"), place.text("later.csv"));
+    let (out, alarms) = (place.text("scores.csv"), place.text("alarms.csv"));
+    run(&["score", "--model", &model, "--history", &history, "--input", &input, "--out", &out, "--alarms", &alarms])
+        .expect("scored");
+    let (scores, alarms) = (lines(&place.path("scores.csv")), lines(&place.path("alarms.csv")));
+    assert_eq!((scores.len(), alarms.len()), (600, 600));
+    assert!(alarms[400..410].contains(&1.0), "the fault is seen");
+    assert_eq!(alarms[..400].iter().sum::<f64>(), 0.0, "nothing else is");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_model_and_another_seed_another() {
+    let place = Place::new();
+    for (name, seed) in [("a", "7"), ("b", "7"), ("c", "8")] {
+        place.fit(name, "1", &["--steps", "25", "--seed", seed]).expect("fitted");
+    }
+    let weights = |name: &str| fs::read(place.path(name).join(publish::WEIGHTS)).expect("weights");
+    assert_eq!(weights("a"), weights("b"));
+    assert_ne!(weights("a"), weights("c"));
+}
+
+#[test]
+fn every_machine_of_a_folder_is_benchmarked() {
+    let place = Place::new();
+    fs::create_dir(place.path("data")).expect("made");
+    for machine in ["one", "two"] {
+        fs::write(place.path(&format!("data/{machine}.train.csv")), rows(0, 500, None)).expect("written");
+        fs::write(place.path(&format!("data/{machine}.test.csv")), rows(500, 200, Some(600))).expect("written");
+    }
+    run(&["benchmark", "--data", &place.text("data"), "--out", &place.text("out"), "--linear"]).expect("done");
+    for machine in ["one", "two"] {
+        assert_eq!(lines(&place.path(&format!("out/scores/{machine}.csv"))).len(), 200);
+        let alarms = lines(&place.path(&format!("out/alarms/{machine}.csv")));
+        assert!(alarms[100..110].contains(&1.0) && alarms.len() == 200);
+    }
+    fs::remove_file(place.path("data/two.test.csv")).expect("removed");
+    let said = refused(&["benchmark", "--data", &place.text("data"), "--out", &place.text("out")]);
+    assert!(said.contains("two.train.csv has no test part"), "{said}");
+}
+
+#[test]
+fn bad_input_is_refused_with_its_place() {
+    let place = Place::new();
+    fs::write(place.path("train.csv"), "a,b\n1,2\n2,3\n3,4\n").expect("written");
+    let said = format!("{:#}", place.fit("a", "1", &[]).expect_err("three rows"));
+    assert!(said.contains("train.csv: 3 rows are too few"), "{said}");
+    fs::write(place.path("train.csv"), "a\n".to_owned() + &"5\n".repeat(500)).expect("written");
+    let said = format!("{:#}", place.fit("a", "1", &[]).expect_err("constant"));
+    assert!(said.contains("no column ever changes"), "{said}");
+    fs::write(place.path("train.csv"), rows(0, 800, None)).expect("written");
+    place.fit("a", "1", &["--linear"]).expect("fitted");
+    fs::write(place.path("wrong.csv"), "load,constant\n1,2\n").expect("written");
+    let (model, input, out) = (place.text("a"), place.text("wrong.csv"), place.text("out.csv"));
+    let said = refused(&["score", "--model", &model, "--input", &input, "--out", &out]);
+    assert!(said.contains("wrong.csv: column \"latency\" is missing"), "{said}");
+    let weights = fs::read(place.path("a").join(publish::WEIGHTS)).expect("weights");
+    fs::write(place.path("a").join(publish::WEIGHTS), &weights[..weights.len() / 2]).expect("truncated");
+    let said = refused(&["score", "--model", &model, "--input", &input, "--out", &out]);
+    assert!(said.contains("SHA-256"), "{said}");
+}
+
+#[test]
+fn only_a_better_challenger_is_published_and_old_ones_go() {
+    let place = Place::new();
+    let models = place.text("models");
+    let input = place.text("later.csv");
+    place.fit("a", "1", &["--linear"]).expect("fitted");
+    run(&["publish", "--model", &place.text("a"), "--models", &models]).expect("the first needs no comparison");
+    place.fit("b", "2", &["--linear"]).expect("fitted");
+    let publish = |name: &str, more: &[&str]| {
+        let folder = place.text(name);
+        let mut line = vec!["publish", "--model", &folder, "--models", &models, "--keep", "2"];
+        line.extend(more);
+        run(&line)
+    };
+    let said = format!("{:#}", publish("b", &["--input", &input]).expect_err("it is the same model"));
+    assert!(said.contains("m-1 stays"), "{said}");
+    let said = format!("{:#}", publish("b", &[]).expect_err("nothing to compare on"));
+    assert!(said.contains("give --input"), "{said}");
+    place.fit("c", "3", &["--linear"]).expect("fitted");
+    publish("b", &["--force"]).expect("forced");
+    publish("c", &["--force"]).expect("forced");
+    let promoted = fs::read_to_string(place.path("models/PROMOTED")).expect("readable");
+    assert_eq!(promoted, "m-3\nm-2\n");
+    assert!(!place.path("models/m-1").exists() && place.path("models/m-2").exists(), "two are kept");
+    assert!(publish("c", &["--force"]).is_err(), "a version is published once");
+}
+
+#[test]
+fn a_training_that_was_interrupted_goes_on_to_the_same_weights() {
+    let place = Place::new();
+    place.fit("whole", "1", &["--steps", "50"]).expect("fitted");
+    crate::network::interrupt_after(25, || {
+        assert!(place.fit("cut", "1", &["--steps", "50"]).is_err());
+    });
+    assert!(place.path("cut/.training.safetensors").exists());
+    place.fit("cut", "1", &["--steps", "50"]).expect("it goes on");
+    let weights = |name: &str| fs::read(place.path(name).join(publish::WEIGHTS)).expect("weights");
+    assert_eq!(weights("whole"), weights("cut"));
+}
+
+#[test]
+fn a_report_is_written_with_its_pictures() {
+    let place = Place::new();
+    fs::create_dir_all(place.path("data/smd/labels")).expect("made");
+    fs::write(place.path("data/smd/one.train.csv"), rows(0, 400, None)).expect("written");
+    fs::write(place.path("data/smd/one.test.csv"), rows(400, 400, Some(600))).expect("written");
+    let labels: String = (400..800).map(|row| if (600..610).contains(&row) { "1\n" } else { "0\n" }).collect();
+    fs::write(place.path("data/smd/labels/one.csv"), labels).expect("written");
+    let (data, out) = (place.text("data"), place.text("REPORT.md"));
+    run(&["report", "--data", &data, "--out", &out, "--seeds", "1", "--steps", "2"]).expect("written");
+    let report = fs::read_to_string(place.path("REPORT.md")).expect("readable");
+    assert!(report.contains("| one | 1 |") && report.contains("linear twin"), "{report}");
+    for picture in ["one", "vus_pr", "reliability"] {
+        let png = fs::read(place.path(&format!("figures/{picture}.png"))).expect("a picture");
+        assert!(png.starts_with(b"\x89PNG"), "{picture}");
+    }
+}
