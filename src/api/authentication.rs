@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::domain::access::Role;
+use crate::domain::ids::ClusterName;
 
 /// Header for clients that cannot set `Authorization`.
 pub const TOKEN_HEADER: &str = "x-api-token";
@@ -37,6 +38,8 @@ pub enum Identity {
         name: String,
         /// What it may do.
         role: Role,
+        /// For which clusters; all if none is named.
+        clusters: Vec<ClusterName>,
     },
 }
 
@@ -78,6 +81,28 @@ impl TokenDigest {
         self.equals(&TokenDigest::of(token)).into()
     }
 
+    /// Compares without telling by its time how much was right.
+    pub fn equals_digest(&self, other: &TokenDigest) -> bool {
+        self.equals(other).into()
+    }
+
+    /// As it is stored.
+    pub fn to_hexadecimal(self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Reads what [`TokenDigest::to_hexadecimal`] wrote.
+    pub fn from_hexadecimal(text: &str) -> Option<Self> {
+        if text.len() != 64 || !text.is_ascii() {
+            return None;
+        }
+        let mut bytes = [0; 32];
+        for (place, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * place..2 * place + 2], 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+
     fn equals(&self, other: &TokenDigest) -> Choice {
         self.0.ct_eq(&other.0)
     }
@@ -96,6 +121,8 @@ pub struct Token {
     pub name: String,
     /// What it may do.
     pub role: Role,
+    /// For which clusters; all if none is named.
+    pub clusters: Vec<ClusterName>,
     /// The token itself.
     pub secret: String,
 }
@@ -111,8 +138,8 @@ impl Authentication {
     pub fn new(agent_token: &str, tokens: impl IntoIterator<Item = Token>) -> Result<Self, AuthenticationError> {
         let mut known: Vec<(Identity, TokenDigest)> = Vec::new();
         let people = tokens.into_iter().map(|token| {
-            let Token { name, role, secret } = token;
-            (Identity::Person { name, role }, secret)
+            let Token { name, role, clusters, secret } = token;
+            (Identity::Person { name, role, clusters }, secret)
         });
         for (identity, secret) in std::iter::once((Identity::Agent, agent_token.to_owned())).chain(people) {
             if secret.is_empty() {
@@ -128,6 +155,11 @@ impl Authentication {
             known.push((identity, digest));
         }
         Ok(Self { known })
+    }
+
+    /// Every person's and script's token of the configuration.
+    pub fn people(&self) -> impl Iterator<Item = &Identity> {
+        self.known.iter().map(|(identity, _)| identity).filter(|identity| **identity != Identity::Agent)
     }
 
     /// Whose token this is. Looks at every known token whatever it finds, so that the time tells nothing.
@@ -157,7 +189,7 @@ mod tests {
     use super::*;
 
     fn token(name: &str, role: Role, secret: &str) -> Token {
-        Token { name: name.to_owned(), role, secret: secret.to_owned() }
+        Token { name: name.to_owned(), role, clusters: Vec::new(), secret: secret.to_owned() }
     }
 
     #[test]
@@ -166,7 +198,10 @@ mod tests {
             Authentication::new("shared", [token("ann", Role::Admin, "a-secret"), token("vic", Role::Viewer, "v")])
                 .expect("valid");
         assert_eq!(known.identify("shared"), Some(&Identity::Agent));
-        assert_eq!(known.identify("v"), Some(&Identity::Person { name: "vic".to_owned(), role: Role::Viewer }));
+        assert_eq!(
+            known.identify("v"),
+            Some(&Identity::Person { name: "vic".to_owned(), role: Role::Viewer, clusters: Vec::new() })
+        );
         for wrong in ["", "A-SECRET", "a-secre", "a-secret "] {
             assert_eq!(known.identify(wrong), None, "{wrong:?} was accepted");
         }

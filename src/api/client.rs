@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use reqwest::header::LINK;
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -246,6 +247,16 @@ impl Client {
         self.send(Method::GET, path, None).await
     }
 
+    /// Any change below the base URL, with its answer as it comes.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        self.send(Method::POST, path, Some(body)).await
+    }
+
+    /// One page of a list, and the path of the next one.
+    pub async fn page(&self, path: &str) -> Result<(Value, Option<String>), ClientError> {
+        self.ask(Method::GET, path, None).await
+    }
+
     async fn document<T: DeserializeOwned>(&self, path: &str) -> Result<Document<T>, ClientError> {
         let raw = self.get(path).await?;
         Ok(Document { value: read(path, &raw)?, raw })
@@ -260,6 +271,15 @@ impl Client {
 
     /// Asks one controller after another until one answers that is in charge.
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
+        self.ask(method, path, body).await.map(|(value, _)| value)
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(Value, Option<String>), ClientError> {
         let first = self.preferred.load(Ordering::Relaxed);
         let mut refusal = None;
         for step in 0..self.bases.len() {
@@ -288,7 +308,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<&Value>,
-    ) -> Result<Value, ClientError> {
+    ) -> Result<(Value, Option<String>), ClientError> {
         let mut request = self.http.request(method, format!("{base}{path}"));
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
@@ -306,6 +326,7 @@ impl Client {
             }
         })?;
         let status = response.status();
+        let next = response.headers().get(LINK).and_then(|link| next_page(link.to_str().ok()?));
         let body = response
             .bytes()
             .await
@@ -314,9 +335,11 @@ impl Client {
             return Err(ClientError::Problem { problem: Box::new(problem(status, &body)) });
         }
         if body.is_empty() {
-            return Ok(Value::Null);
+            return Ok((Value::Null, next));
         }
-        serde_json::from_slice(&body).map_err(|source| ClientError::Malformed { path: path.to_owned(), source })
+        let value =
+            serde_json::from_slice(&body).map_err(|source| ClientError::Malformed { path: path.to_owned(), source })?;
+        Ok((value, next))
     }
 }
 
@@ -345,6 +368,12 @@ fn problem(status: StatusCode, body: &[u8]) -> Problem {
     });
     problem.status = status.as_u16();
     problem
+}
+
+/// The path in `</path?query>; rel="next"`.
+fn next_page(link: &str) -> Option<String> {
+    let (target, rest) = link.strip_prefix('<')?.split_once('>')?;
+    (target.starts_with('/') && rest.contains("rel=\"next\"")).then(|| target.to_owned())
 }
 
 /// A list stands alone, or as the one array of its document.

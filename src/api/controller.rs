@@ -4,8 +4,10 @@
 
 use async_trait::async_trait;
 
-use super::authentication::Caller;
+use super::authentication::{Caller, Identity, TokenDigest};
+use super::listing::{Listing, Wanted};
 use super::risk::{ModelList, PromoteRequest, RiskDocument};
+use super::tokens::{TokenDocument, TokenReply, TokenRequest};
 use super::webhook::AlertsReply;
 use super::wire::{
     BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
@@ -19,7 +21,7 @@ use crate::domain::operation::Operation;
 use crate::domain::readiness::Readiness;
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::sequence::Sequence;
-use crate::domain::trail::{AuditRow, EventRow};
+use crate::domain::trail::{AuditEntry, AuditRow, EventRow};
 
 /// The controller as its API sees it. A cluster that it does not keep is [`Problem::not_found`].
 ///
@@ -112,8 +114,26 @@ pub trait ControllerHandler: Send + Sync + 'static {
     /// Takes alerts: what shall be done about them is stored before this returns, and carried out after it.
     async fn alerts(&self, alerts: Vec<Alert>, caller: &Caller) -> Result<AlertsReply, Problem>;
 
-    /// The newest audit rows, newest first.
-    async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, Problem>;
+    /// Events, page by page.
+    async fn page_of_events(&self, cluster: &str, wanted: Wanted) -> Result<Listing<EventRow>, Problem>;
+    /// Operations, page by page, of one cluster or of all.
+    async fn page_of_operations(&self, cluster: Option<&str>, wanted: Wanted) -> Result<Listing<Operation>, Problem>;
+    /// The audit log, page by page.
+    async fn page_of_audit(&self, wanted: Wanted) -> Result<Listing<AuditEntry>, Problem>;
+
+    /// Keeps `body` under `key`, unless there is something: that is returned.
+    async fn claim_reply(&self, key: &str, body: String) -> Result<Option<String>, Problem>;
+    /// Keeps another body under a key, or forgets the key; a failure to do so is the handler's to log.
+    async fn keep_reply(&self, key: &str, body: Option<String>);
+
+    /// Whose token this is, of those that were made while controllers ran. An error: this controller cannot know.
+    fn stored_token(&self, digest: &TokenDigest) -> Result<Option<Identity>, Problem>;
+    /// Tokens that were made while controllers ran.
+    async fn tokens(&self) -> Result<Vec<TokenDocument>, Problem>;
+    /// Makes a token. That its name is free among those of the configuration is the router's to check.
+    async fn create_token(&self, request: TokenRequest, caller: &Caller) -> Result<TokenReply, Problem>;
+    /// Ends a token.
+    async fn revoke_token(&self, name: &str, caller: &Caller) -> Result<MutationReply, Problem>;
     /// Stores an audit row; a failure to do so is the handler's to log as an error.
     async fn record_audit(&self, row: AuditRow);
 

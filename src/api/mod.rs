@@ -3,10 +3,14 @@
 //! Never decides: a route turns a request into a question for a handler trait and the answer into JSON.
 
 pub mod agent;
+pub mod audit;
 pub mod authentication;
 pub mod body;
 pub mod client;
 pub mod controller;
+mod idempotency;
+pub mod limits;
+pub mod listing;
 mod mutation;
 pub mod openapi;
 pub mod problem;
@@ -14,5 +18,7 @@ pub mod risk;
 pub mod router;
 pub mod routes;
 pub mod server;
+mod stream;
+pub mod tokens;
 pub mod webhook;
 pub mod wire;

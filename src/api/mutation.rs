@@ -15,6 +15,7 @@ use super::authentication::Caller;
 use super::body;
 use super::controller::ControllerHandler;
 use super::routes::{Endpoint, Route};
+use super::tokens::TokenReply;
 use super::webhook::{AlertmanagerPost, AlertsReply};
 use super::wire::{MutationReply, Problem};
 
@@ -29,6 +30,12 @@ pub(super) struct Done {
 
 impl From<MutationReply> for Done {
     fn from(reply: MutationReply) -> Self {
+        Self { message: reply.message.clone(), body: json(&reply) }
+    }
+}
+
+impl From<TokenReply> for Done {
+    fn from(reply: TokenReply) -> Self {
         Self { message: reply.message.clone(), body: json(&reply) }
     }
 }
@@ -110,6 +117,10 @@ impl Mutation {
             Endpoint::Pause => takes!(headers, body, |it, request| it.handler.pause(&it.target, request, &it.caller)),
             Endpoint::Cancel => asks!(headers, body, |it| it.handler.cancel(&it.target, &it.caller)),
             Endpoint::Resume => asks!(headers, body, |it| it.handler.resume(&it.target, &it.caller)),
+            Endpoint::TokenCreate => {
+                takes!(headers, body, |it, request| it.handler.create_token(request, &it.caller))
+            }
+            Endpoint::TokenRevoke => asks!(headers, body, |it| it.handler.revoke_token(&it.target, &it.caller)),
             Endpoint::Alertmanager => {
                 let post: AlertmanagerPost = body::parse(headers, body)?;
                 let line = post.line();

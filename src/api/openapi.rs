@@ -85,6 +85,17 @@ fn operation(route: &Route, schemas: &mut Schemas) -> Operation {
                 .schema(Some(schema)),
         );
     }
+    if route.is_mutation() {
+        let schema = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(255));
+        built = built.parameter(
+            ParameterBuilder::new()
+                .name("Idempotency-Key")
+                .parameter_in(ParameterIn::Header)
+                .required(Required::False)
+                .description(Some("the same key and request again: the same answer, and nothing is done twice"))
+                .schema(Some(schema)),
+        );
+    }
     for parameter in route.query {
         built = built.parameter(query(parameter));
     }
@@ -143,7 +154,7 @@ fn query(parameter: &QueryParameter) -> ParameterBuilder {
     } else {
         ObjectBuilder::new().schema_type(Type::String)
     };
-    let schema = if parameter.name == "limit" { schema.maximum(Some(super::router::LIST_LENGTH_MAX)) } else { schema };
+    let schema = if parameter.name == "limit" { schema.maximum(Some(super::listing::LIST_LENGTH_MAX)) } else { schema };
     ParameterBuilder::new()
         .name(parameter.name)
         .parameter_in(ParameterIn::Query)

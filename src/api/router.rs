@@ -9,39 +9,53 @@ use std::time::Duration;
 use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, FromRequestParts, Query, RawPathParams, Request, State};
-use axum::http::header::CONTENT_TYPE;
+use axum::extract::{ConnectInfo, FromRequestParts, RawPathParams, Request, State};
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use axum::http::request::Parts;
-use axum::http::{Method as HttpMethod, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, Method as HttpMethod, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
-use serde::Deserialize;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::authentication::{Authentication, Caller, Identity, presented_token};
+use super::authentication::{Authentication, Caller, Identity, TokenDigest, presented_token};
 use super::body;
 use super::controller::ControllerHandler;
+use super::idempotency::{Claim, Key, REPLAYED_HEADER};
+use super::limits::{Limits, REQUESTS_PER_SECOND_DEFAULT};
+use super::listing::{Listing, Wanted};
 use super::mutation::{Done, Mutation, Wish};
 use super::openapi::OPENAPI;
 use super::routes::{Access, Endpoint, Method, ROUTES, Route};
+use super::stream;
+use super::tokens::{TokenDocument, TokenRequest};
 use super::wire::{Problem, Word};
 use crate::domain::clock::WallTime;
 use crate::domain::ids::ClusterName;
+use crate::domain::operation::Operation;
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::trail::AuditRow;
 
-/// Rows of a list if the caller does not say.
-const LIST_LENGTH_DEFAULT: usize = 100;
-/// Rows of a list at most.
-pub(super) const LIST_LENGTH_MAX: usize = 1000;
-/// Rows asked for beyond a history's length: operations under way are left out of it, and there are never more of them.
-const UNDER_WAY_MAX: usize = 64;
+/// The page for people.
+const DASHBOARD: &str = include_str!("dashboard.html");
+/// The page loads nothing from elsewhere, and nobody else shows it.
+const DASHBOARD_POLICY: &str = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; \
+                                frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 /// Unauthenticated attempts that are written down in each minute: everybody can make them, and the disk is finite.
 const STRANGERS_PER_MINUTE: u32 = 10;
 
 /// Puts the controller's API together.
 pub fn router(handler: Arc<dyn ControllerHandler>, authentication: Arc<Authentication>) -> Router {
-    let state = Api { handler, authentication, strangers: Arc::default() };
+    limited(handler, authentication, REQUESTS_PER_SECOND_DEFAULT)
+}
+
+/// The same, with so many requests a second for each caller.
+pub fn limited(
+    handler: Arc<dyn ControllerHandler>,
+    authentication: Arc<Authentication>,
+    requests_per_second: u32,
+) -> Router {
+    let limits = Arc::new(Limits::new(requests_per_second));
+    let state = Api { handler, authentication, limits, strangers: Arc::default() };
     let mut router = Router::new();
     for route in ROUTES {
         let filter = match route.method {
@@ -69,6 +83,7 @@ async fn wrong_method(method: HttpMethod, uri: Uri) -> Problem {
 struct Api {
     handler: Arc<dyn ControllerHandler>,
     authentication: Arc<Authentication>,
+    limits: Arc<Limits>,
     strangers: Arc<Mutex<Strangers>>,
 }
 
@@ -97,12 +112,6 @@ struct Question {
     parameters: Vec<(String, String)>,
     peer: SocketAddr,
     parts: Parts,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ListQuery {
-    limit: Option<usize>,
 }
 
 impl Api {
@@ -134,7 +143,7 @@ impl Api {
         match (route.access, identity) {
             (Access::Open, _) => self.open(route.endpoint),
             (Access::Agents, _) => self.agent(&question, &body).await.unwrap_or_else(Problem::into_response),
-            (Access::AtLeast(_), Some(Identity::Person { name, role })) => {
+            (Access::AtLeast(_), Some(Identity::Person { name, role, .. })) => {
                 let caller = Caller { name, role, peer: question.peer };
                 if route.is_mutation() {
                     self.mutate_to_the_end(question, caller, body).await
@@ -152,17 +161,25 @@ impl Api {
             Access::Open => return Ok(None),
             needed => needed,
         };
-        let identity = presented_token(&question.parts.headers).and_then(|token| self.authentication.identify(token));
-        let problem = match (needed, identity) {
+        let identity = match self.identify(&question.parts.headers) {
+            Ok(identity) => identity,
+            // Who follows knows no tokens but those of the configuration: the leader does.
+            Err(problem) => return Err(problem),
+        };
+        self.limit(question, identity.as_ref())?;
+        let problem = match (needed, &identity) {
             (_, None) => Problem::unauthorised(match presented_token(&question.parts.headers) {
                 Some(_) => "the token is not known here: check it, or ask an administrator for one",
                 None => "send a token: authorization: Bearer TOKEN, or x-api-token: TOKEN",
             }),
-            (Access::Agents, Some(Identity::Agent)) => return Ok(identity.cloned()),
-            (Access::AtLeast(needed), Some(Identity::Person { role, .. })) if *role >= needed => {
-                return Ok(identity.cloned());
+            (Access::Agents, Some(Identity::Agent)) => return Ok(identity),
+            (Access::AtLeast(needed), Some(Identity::Person { name, role, clusters })) if *role >= needed => {
+                match self.scope_problem(question, name, clusters).await {
+                    None => return Ok(identity),
+                    Some(problem) => problem,
+                }
             }
-            (Access::AtLeast(needed), Some(Identity::Person { name, role })) => Problem::forbidden(format!(
+            (Access::AtLeast(needed), Some(Identity::Person { name, role, .. })) => Problem::forbidden(format!(
                 "{} needs the role {}; token {name:?} has the role {}",
                 question.route.verb,
                 needed.label(),
@@ -174,7 +191,7 @@ impl Api {
             }),
         };
         if identity.is_some() {
-            self.audit(question, &name(identity), "", &Err(problem.clone())).await;
+            self.audit(question, &name(identity.as_ref()), "", &Err(problem.clone())).await;
         } else if self.strangers.lock().unwrap_or_else(PoisonError::into_inner).may_write(self.handler.wall()) {
             tracing::warn!(
                 peer = %question.peer,
@@ -186,6 +203,42 @@ impl Api {
         Err(problem)
     }
 
+    /// Whose token a request carries, of the configuration or of the store.
+    fn identify(&self, headers: &HeaderMap) -> Result<Option<Identity>, Problem> {
+        let Some(token) = presented_token(headers) else { return Ok(None) };
+        match self.authentication.identify(token) {
+            Some(identity) => Ok(Some(identity.clone())),
+            None => self.handler.stored_token(&TokenDigest::of(token)),
+        }
+    }
+
+    /// Whether this caller may ask once more now.
+    fn limit(&self, question: &Question, identity: Option<&Identity>) -> Result<(), Problem> {
+        let may = match identity {
+            Some(Identity::Agent) => true,
+            Some(Identity::Person { name, .. }) => self.limits.admit(name),
+            None => self.limits.admit_stranger(question.peer.ip()),
+        };
+        if may { Ok(()) } else { Err(Problem::too_many("you ask too often: wait a second")) }
+    }
+
+    /// A token for some clusters is good for nothing else.
+    async fn scope_problem(&self, question: &Question, name: &str, clusters: &[ClusterName]) -> Option<Problem> {
+        if clusters.is_empty() {
+            return None;
+        }
+        let named = question.parameters.iter().find(|(parameter, _)| parameter == "cluster");
+        let touched = match named {
+            Some((_, cluster)) => vec![cluster.clone()],
+            None => match self.handler.clusters().await {
+                Ok(kept) => kept.into_iter().map(|status| status.cluster).collect(),
+                Err(problem) => return Some(problem),
+            },
+        };
+        let outside = touched.iter().find(|cluster| !clusters.iter().any(|allowed| allowed.as_str() == *cluster))?;
+        Some(Problem::forbidden(format!("token {name:?} is not for cluster {}", printable(outside))))
+    }
+
     fn open(&self, endpoint: Endpoint) -> Response {
         match endpoint {
             Endpoint::Ready => match self.handler.ready() {
@@ -195,6 +248,16 @@ impl Api {
             Endpoint::Metrics => {
                 ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], self.handler.metrics()).into_response()
             }
+            Endpoint::Dashboard => (
+                [
+                    (CONTENT_TYPE, "text/html; charset=utf-8"),
+                    (CONTENT_SECURITY_POLICY, DASHBOARD_POLICY),
+                    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+                    (REFERRER_POLICY, "no-referrer"),
+                ],
+                DASHBOARD,
+            )
+                .into_response(),
             Endpoint::OpenApi => ([(CONTENT_TYPE, "application/json")], OPENAPI.as_str()).into_response(),
             _ => Json(Word::new("ok")).into_response(),
         }
@@ -215,7 +278,8 @@ impl Api {
 
     async fn read(&self, question: &Question) -> Result<Response, Problem> {
         let target = question.target();
-        let limit = question.limit()?;
+        let uri = &question.parts.uri;
+        let wanted = Wanted::of(uri)?;
         let handler = &self.handler;
         Ok(match question.route.endpoint {
             Endpoint::Clusters => Json(handler.clusters().await?).into_response(),
@@ -225,20 +289,81 @@ impl Api {
             Endpoint::Risk => Json(handler.risk(target).await?).into_response(),
             Endpoint::Models => Json(handler.models().await?).into_response(),
             Endpoint::Sequences => Json(handler.sequences(target).await?).into_response(),
-            Endpoint::Events => Json(handler.events(target, limit).await?).into_response(),
-            Endpoint::History => {
-                let mut operations = handler.operations(Some(target), limit + UNDER_WAY_MAX).await?;
-                operations.retain(|operation| operation.status.is_final());
-                operations.truncate(limit);
-                Json(operations).into_response()
+            Endpoint::Events => handler.page_of_events(target, wanted).await?.into_answer(uri, wanted.limit),
+            Endpoint::EventStream => stream::events(handler.clone(), target.to_owned()).await?,
+            Endpoint::History => self.history(target, wanted).await?.into_answer(uri, wanted.limit),
+            Endpoint::ClusterOperations => {
+                handler.page_of_operations(Some(target), wanted).await?.into_answer(uri, wanted.limit)
             }
-            Endpoint::ClusterOperations => Json(handler.operations(Some(target), limit).await?).into_response(),
-            Endpoint::Operations => Json(handler.operations(None, limit).await?).into_response(),
+            Endpoint::Operations => handler.page_of_operations(None, wanted).await?.into_answer(uri, wanted.limit),
+            Endpoint::Tokens => {
+                let mut all: Vec<TokenDocument> = self.authentication.people().filter_map(configured).collect();
+                all.extend(handler.tokens().await?);
+                Json(all).into_response()
+            }
             Endpoint::Operation => Json(handler.operation(target).await?).into_response(),
             Endpoint::Backups => Json(handler.backups(target).await?).into_response(),
             Endpoint::Report => Json(handler.report(target).await?).into_response(),
-            Endpoint::Audit => Json(handler.audit(limit).await?).into_response(),
+            Endpoint::Audit => handler.page_of_audit(wanted).await?.into_answer(uri, wanted.limit),
             _ => return Err(Problem::internal(format!("{} is no question", question.route.verb))),
+        })
+    }
+
+    /// Operations that have ended: those under way are left out, so that a page may take more than one of all operations.
+    async fn history(&self, cluster: &str, wanted: Wanted) -> Result<Listing<Operation>, Problem> {
+        let mut history = Listing { rows: Vec::new(), next: wanted.before };
+        loop {
+            let rest = Wanted { limit: wanted.limit - history.rows.len(), before: history.next };
+            let page = self.handler.page_of_operations(Some(cluster), rest).await?;
+            history.next = page.next;
+            history.rows.extend(page.rows.into_iter().filter(|operation| operation.status.is_final()));
+            if history.next.is_none() || history.rows.len() >= wanted.limit {
+                return Ok(history);
+            }
+        }
+    }
+
+    /// A change under a key is made once; without one it is made.
+    async fn change(
+        &self,
+        question: &Question,
+        caller: Caller,
+        body: &[u8],
+        mutation: Mutation,
+    ) -> (bool, Result<Done, Problem>) {
+        let headers = &question.parts.headers;
+        let key = match Key::of(headers, &caller.name, question.parts.uri.path(), body) {
+            Ok(key) => key,
+            Err(problem) => return (false, Err(problem)),
+        };
+        if let Some(key) = &key {
+            match key.claim(self.handler.as_ref()).await {
+                Ok(Claim::First) => {}
+                Ok(Claim::Replay(result)) => return (true, result),
+                Err(problem) => return (false, Err(problem)),
+            }
+        }
+        let target = question.target().to_owned();
+        let name = question.second().to_owned();
+        let result = mutation.run(Wish { handler: self.handler.clone(), target, caller, name }).await;
+        if let Some(key) = &key {
+            key.settle(self.handler.as_ref(), &result).await;
+        }
+        (false, result)
+    }
+
+    /// A name of the configuration is nobody else's.
+    fn name_problem(&self, question: &Question, body: &[u8]) -> Option<Problem> {
+        if question.route.endpoint != Endpoint::TokenCreate {
+            return None;
+        }
+        let request: TokenRequest = serde_json::from_slice(body).ok()?;
+        let taken = self.authentication.people().any(|known| known.to_string() == request.name);
+        taken.then(|| {
+            Problem::refused(
+                format!("there is a token {} in the configuration: take another name", request.name),
+                Vec::new(),
+            )
         })
     }
 
@@ -248,21 +373,32 @@ impl Api {
         let status = StatusCode::from_u16(question.route.status).unwrap_or(StatusCode::OK);
         let task = tokio::spawn(async move {
             let who = caller.name.clone();
-            let (request, result) = match Mutation::parse(question.route, &question.parts.headers, &body) {
+            let parsed = Mutation::parse(question.route, &question.parts.headers, &body)
+                .and_then(|mutation| self.name_problem(&question, &body).map_or(Ok(mutation), Err));
+            let (mut request, (replayed, result)) = match parsed {
                 Ok(mutation) => {
                     let request = mutation.line.clone();
-                    let target = question.target().to_owned();
-                    let name = question.second().to_owned();
-                    (request, mutation.run(Wish { handler: self.handler.clone(), target, caller, name }).await)
+                    (request, self.change(&question, caller, &body, mutation).await)
                 }
-                Err(problem) => (String::new(), Err(problem)),
+                Err(problem) => (String::new(), (false, Err(problem))),
             };
-            self.audit(&question, &who, &request, &result).await;
-            result
+            if replayed {
+                request.push_str(" (repeated: answered as before)");
+            }
+            self.audit(&question, &who, request.trim_start(), &result).await;
+            (replayed, result)
         });
         match task.await {
-            Ok(Ok(done)) => (status, Json(done.body)).into_response(),
-            Ok(Err(problem)) => problem.into_response(),
+            Ok((replayed, result)) => {
+                let mut response = match result {
+                    Ok(done) => (status, Json(done.body)).into_response(),
+                    Err(problem) => problem.into_response(),
+                };
+                if replayed {
+                    response.headers_mut().insert(REPLAYED_HEADER, HeaderValue::from_static("true"));
+                }
+                response
+            }
             Err(_) => Problem::unknown_outcome(
                 "the controller stopped or failed while it worked on this; see `stormglass operation list`",
             )
@@ -316,15 +452,6 @@ impl Question {
         self.parameters.get(1).map(|(_, value)| value.as_str()).unwrap_or_default()
     }
 
-    fn limit(&self) -> Result<usize, Problem> {
-        let Query(query) = Query::<ListQuery>::try_from_uri(&self.parts.uri)
-            .map_err(|error| Problem::bad_request(format!("the query is not understood: {error}")))?;
-        match query.limit.unwrap_or(LIST_LENGTH_DEFAULT) {
-            limit @ 1..=LIST_LENGTH_MAX => Ok(limit),
-            limit => Err(Problem::bad_request(format!("limit is {limit}; it must be from 1 to {LIST_LENGTH_MAX}"))),
-        }
-    }
-
     fn require_cluster(&self, reported: &ClusterName) -> Result<(), Problem> {
         if reported.as_str() == self.target() {
             return Ok(());
@@ -337,6 +464,13 @@ impl Question {
             Vec::new(),
         ))
     }
+}
+
+/// A token of the configuration as it is listed.
+fn configured(identity: &Identity) -> Option<TokenDocument> {
+    let Identity::Person { name, role, clusters } = identity else { return None };
+    let (name, role, clusters) = (name.clone(), *role, clusters.clone());
+    Some(TokenDocument { name, role, clusters, created: None, created_by: None, expires: None })
 }
 
 fn name(identity: Option<&Identity>) -> String {

@@ -13,6 +13,7 @@ use utoipa::openapi::{RefOr, schema};
 
 use super::body::BODY_LENGTH_MAX;
 use super::risk::{ModelList, PromoteRequest, RiskDocument};
+use super::tokens::{TokenDocument, TokenReply, TokenRequest};
 use super::webhook::{AlertmanagerPost, AlertsReply, POST_LENGTH_MAX};
 use super::wire::{
     BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
@@ -23,7 +24,7 @@ use crate::domain::incident::IncidentReport;
 use crate::domain::operation::Operation;
 use crate::domain::readiness::Readiness;
 use crate::domain::sequence::Sequence;
-use crate::domain::trail::{AuditRow, EventRow};
+use crate::domain::trail::{AuditEntry, EventRow};
 
 /// Who may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +82,16 @@ pub enum Endpoint {
     Report,
     /// Newest audit rows.
     Audit,
+    /// Events as they happen.
+    EventStream,
+    /// The page for people.
+    Dashboard,
+    /// Every token.
+    Tokens,
+    /// Makes a token.
+    TokenCreate,
+    /// Ends one.
+    TokenRevoke,
     /// Stops an operation.
     Cancel,
     /// Planned move.
@@ -196,6 +207,13 @@ pub struct QueryParameter {
 pub const LIMIT: QueryParameter =
     QueryParameter { name: "limit", is_number: true, says: "rows at most, 1 to 1000; 100 if not given" };
 
+/// Where a list begins.
+pub const BEFORE: QueryParameter = QueryParameter {
+    name: "before",
+    is_number: true,
+    says: "only rows before this place; taken from the header `Link` of the page before",
+};
+
 /// One route.
 #[derive(Debug, Clone, Copy)]
 pub struct Route {
@@ -255,7 +273,7 @@ impl Route {
     /// Answers a list of documents.
     const fn gives_list<T: ToSchema>(mut self) -> Self {
         self.answer = Answer::Json(Document::list_of::<T>());
-        self.query = &[LIMIT];
+        self.query = &[LIMIT, BEFORE];
         self
     }
 
@@ -349,7 +367,12 @@ pub static ROUTES: &[Route] = &[
     get("/api/v1/operations", VIEWER, Endpoint::Operations, "operations", "Newest operations of all clusters, newest first.").gives_list::<Operation>(),
     get("/api/v1/operations/{id}", VIEWER, Endpoint::Operation, "operation", "One operation with its journal.").gives::<Operation>(),
     get("/api/v1/operations/{id}/report", VIEWER, Endpoint::Report, "operation_report", "The incident report of one operation: what it did, why, and what it cost.").gives::<IncidentReport>(),
-    get("/api/v1/audit", ADMIN, Endpoint::Audit, "audit", "Newest rows of the audit log, newest first.").gives_list::<AuditRow>(),
+    get("/api/v1/audit", ADMIN, Endpoint::Audit, "audit", "Newest rows of the audit log, newest first.").gives_list::<AuditEntry>(),
+    get("/api/v1/clusters/{cluster}/events/stream", VIEWER, Endpoint::EventStream, "event_stream", "Events as they happen, as server-sent events.").gives_text("text/event-stream"),
+    get("/", OPEN, Endpoint::Dashboard, "dashboard", "A page for people; it asks for a token.").gives_text("text/html"),
+    get("/api/v1/tokens", ADMIN, Endpoint::Tokens, "tokens", "Every token, without its secret.").gives_list::<TokenDocument>().asks(&[]),
+    post("/api/v1/tokens", ADMIN, Endpoint::TokenCreate, "token-create", "Makes a token; its secret is in the answer, and nowhere else.").takes::<TokenRequest>().gives::<TokenReply>(),
+    post("/api/v1/tokens/{name}/revoke", ADMIN, Endpoint::TokenRevoke, "token-revoke", "Ends a token at once."),
 
     post("/api/v1/operations/{id}/cancel", OPERATOR, Endpoint::Cancel, "cancel", "Stops an operation before its point of no return."),
     post("/api/v1/models/promote", OPERATOR, Endpoint::ModelPromote, "model-promote", "Makes a model the one that scores.").takes::<PromoteRequest>(),

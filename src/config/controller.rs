@@ -174,6 +174,9 @@ pub struct AuthenticationSection {
     /// `[[authentication.token]]`: bearer tokens of people and scripts.
     #[serde(rename = "token", default)]
     pub tokens: Vec<TokenSection>,
+    /// Requests a second of one caller; twice as many at once.
+    #[serde(default = "default_requests_per_second")]
+    pub requests_per_second: u32,
 }
 
 /// One bearer token.
@@ -184,6 +187,9 @@ pub struct TokenSection {
     pub name: String,
     /// What it may do.
     pub role: Role,
+    /// For which clusters; all if none is named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clusters: Vec<ClusterName>,
     /// The token.
     pub secret: SecretReference,
 }
@@ -218,6 +224,10 @@ fn default_data_directory() -> PathBuf {
 
 fn default_max_lag_bytes() -> u64 {
     1024 * 1024
+}
+
+fn default_requests_per_second() -> u32 {
+    2_000
 }
 
 fn default_true() -> bool {

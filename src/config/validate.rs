@@ -125,6 +125,9 @@ impl ControllerConfig {
         }
         super::sequence::sequences(&self.sequences)?;
         unique("authentication.token", "name", self.authentication.tokens.iter().map(|token| token.name.clone()))?;
+        if self.authentication.requests_per_second == 0 {
+            return Err(Violation::at("authentication.requests_per_second", "must be more than 0"));
+        }
         self.webhook.violation()?;
         if let Some(prometheus) = &self.prometheus {
             prometheus.violation()?;

@@ -9,11 +9,14 @@ use tokio::sync::{mpsc, oneshot};
 use super::event_loop::{Event, Glance};
 use super::prediction::{self, Prediction};
 use super::sequences::{self, SequenceAsked, Sequences};
+use super::tokens::Tokens;
 use super::{ControllerParts, WaysIn};
 use super::{backup, status};
-use crate::api::authentication::Caller;
+use crate::api::authentication::{Caller, Identity, TokenDigest};
 use crate::api::controller::{ControllerHandler, no_predictor};
+use crate::api::listing::{Listing, Wanted};
 use crate::api::risk::{ModelEntry, ModelList, PromoteRequest, RiskDocument};
+use crate::api::tokens::{TokenDocument, TokenReply, TokenRequest};
 use crate::api::webhook::AlertsReply;
 use crate::api::wire::{
     BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
@@ -34,10 +37,10 @@ use crate::domain::policy::Policy;
 use crate::domain::readiness::{Circumstances, Readiness};
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::sequence::Sequence;
-use crate::domain::trail::{AuditRow, EventRow};
+use crate::domain::trail::{AuditEntry, AuditRow, EventRow};
 use crate::domain::view::Fact;
 use crate::ports::metrics::ModelStoreError;
-use crate::ports::{Clock, NodeControl, Store, StoreError};
+use crate::ports::{Card, Clock, Drawer, NodeControl, Page, Paged, Store, StoreError};
 use crate::telemetry::metrics::ControllerMetrics;
 
 /// A pause ends by itself after this, unless it was asked to last otherwise.
@@ -67,6 +70,7 @@ pub struct ControllerHandle {
     backups_from_standby: bool,
     ways: Arc<WaysIn>,
     alerts: mpsc::Sender<AcceptedAlert>,
+    tokens: Arc<Tokens>,
     prediction: Option<Prediction>,
 }
 
@@ -76,6 +80,7 @@ impl ControllerHandle {
         parts: &ControllerParts,
         store: Arc<dyn Store>,
         alerts: mpsc::Sender<AcceptedAlert>,
+        tokens: Arc<Tokens>,
     ) -> Self {
         Self {
             events,
@@ -92,6 +97,7 @@ impl ControllerHandle {
             backups_from_standby: parts.backup.as_ref().is_some_and(|section| section.from_standby),
             ways: parts.ways.clone(),
             alerts,
+            tokens,
             prediction: parts.prediction.clone(),
         }
     }
@@ -223,6 +229,14 @@ fn shutting_down() -> Problem {
 
 fn stored<T>(answer: Result<T, StoreError>) -> Result<T, Problem> {
     answer.map_err(|error| Problem::internal(error.to_string()))
+}
+
+fn page(wanted: Wanted) -> Page {
+    Page { limit: wanted.limit, before: wanted.before }
+}
+
+fn listing<T>(paged: Paged<T>) -> Listing<T> {
+    Listing { rows: paged.rows, next: paged.next }
 }
 
 fn site(text: Option<String>) -> Result<Option<SiteName>, Problem> {
@@ -510,8 +524,53 @@ impl ControllerHandler for ControllerHandle {
         self.take_alerts(alerts, &caller.name).await
     }
 
-    async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, Problem> {
-        stored(self.store.list_audit(limit).await)
+    async fn page_of_events(&self, cluster: &str, wanted: Wanted) -> Result<Listing<EventRow>, Problem> {
+        self.check(cluster)?;
+        stored(self.store.page_events(&self.cluster, page(wanted)).await).map(listing)
+    }
+
+    async fn page_of_operations(&self, cluster: Option<&str>, wanted: Wanted) -> Result<Listing<Operation>, Problem> {
+        if let Some(cluster) = cluster {
+            self.check(cluster)?;
+        }
+        stored(self.store.page_operations(&self.cluster, page(wanted)).await).map(listing)
+    }
+
+    async fn page_of_audit(&self, wanted: Wanted) -> Result<Listing<AuditEntry>, Problem> {
+        stored(self.store.page_audit(page(wanted)).await).map(listing)
+    }
+
+    async fn claim_reply(&self, key: &str, body: String) -> Result<Option<String>, Problem> {
+        let card = Card { key: key.to_owned(), body };
+        let known = self.store.insert_card(Drawer::Replies, &card).await;
+        known.map(|known| known.map(|card| card.body)).map_err(|error| Problem::unavailable(error.to_string()))
+    }
+
+    async fn keep_reply(&self, key: &str, body: Option<String>) {
+        let kept = match body {
+            Some(body) => self.store.replace_card(Drawer::Replies, &Card { key: key.to_owned(), body }).await,
+            None => self.store.remove_card(Drawer::Replies, key).await.map(drop),
+        };
+        if let Err(error) = kept {
+            tracing::error!(%error, "the answer under an idempotency key was not kept");
+        }
+    }
+
+    fn stored_token(&self, digest: &TokenDigest) -> Result<Option<Identity>, Problem> {
+        Ok(self.tokens.identity(digest, self.clock.wall()))
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenDocument>, Problem> {
+        Ok(self.tokens.list())
+    }
+
+    async fn create_token(&self, request: TokenRequest, caller: &Caller) -> Result<TokenReply, Problem> {
+        self.tokens.create(self.store.as_ref(), request, caller, self.clock.wall()).await
+    }
+
+    async fn revoke_token(&self, name: &str, _caller: &Caller) -> Result<MutationReply, Problem> {
+        let message = self.tokens.revoke(self.store.as_ref(), name).await?;
+        Ok(MutationReply { schema_version: SCHEMA_VERSION, operation: None, plan: None, expect: Vec::new(), message })
     }
 
     async fn record_audit(&self, row: AuditRow) {

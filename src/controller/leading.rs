@@ -11,9 +11,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::{ControllerHandle, ControllerParts};
-use crate::api::authentication::Caller;
+use crate::api::authentication::{Caller, Identity, TokenDigest};
 use crate::api::controller::ControllerHandler;
+use crate::api::listing::{Listing, Wanted};
 use crate::api::risk::{ModelList, PromoteRequest, RiskDocument};
+use crate::api::tokens::{TokenDocument, TokenReply, TokenRequest};
 use crate::api::webhook::AlertsReply;
 use crate::api::wire::{
     BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, LeaderAddress, MutationReply,
@@ -27,7 +29,7 @@ use crate::domain::operation::Operation;
 use crate::domain::readiness::Readiness;
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::sequence::Sequence;
-use crate::domain::trail::{AuditRow, EventRow};
+use crate::domain::trail::{AuditEntry, AuditRow, EventRow};
 use crate::ports::{Clock, Leader, Leadership, Term};
 use crate::telemetry::metrics::ControllerMetrics;
 
@@ -348,8 +350,43 @@ impl ControllerHandler for Seat {
         self.leader()?.alerts(alerts, caller).await
     }
 
-    async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, Problem> {
-        self.leader()?.audit(limit).await
+    async fn page_of_events(&self, cluster: &str, wanted: Wanted) -> Result<Listing<EventRow>, Problem> {
+        self.leader()?.page_of_events(cluster, wanted).await
+    }
+
+    async fn page_of_operations(&self, cluster: Option<&str>, wanted: Wanted) -> Result<Listing<Operation>, Problem> {
+        self.leader()?.page_of_operations(cluster, wanted).await
+    }
+
+    async fn page_of_audit(&self, wanted: Wanted) -> Result<Listing<AuditEntry>, Problem> {
+        self.leader()?.page_of_audit(wanted).await
+    }
+
+    async fn claim_reply(&self, key: &str, body: String) -> Result<Option<String>, Problem> {
+        self.leader()?.claim_reply(key, body).await
+    }
+
+    async fn keep_reply(&self, key: &str, body: Option<String>) {
+        // Who leads no more changed nothing that could be asked for again under this key.
+        if let Some(leading) = self.leading() {
+            leading.keep_reply(key, body).await;
+        }
+    }
+
+    fn stored_token(&self, digest: &TokenDigest) -> Result<Option<Identity>, Problem> {
+        self.leader()?.stored_token(digest)
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenDocument>, Problem> {
+        self.leader()?.tokens().await
+    }
+
+    async fn create_token(&self, request: TokenRequest, caller: &Caller) -> Result<TokenReply, Problem> {
+        self.leader()?.create_token(request, caller).await
+    }
+
+    async fn revoke_token(&self, name: &str, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.revoke_token(name, caller).await
     }
 
     async fn record_audit(&self, row: AuditRow) {

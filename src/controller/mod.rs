@@ -17,6 +17,7 @@ pub mod prediction;
 mod sequences;
 mod state;
 mod status;
+mod tokens;
 mod told;
 mod watched;
 mod witness;
@@ -133,7 +134,8 @@ pub async fn start(parts: ControllerParts, shutdown: watch::Receiver<bool>) -> R
         tokio::spawn(keeper.run(store.clone()));
     }
     let (alerts, accepted) = mpsc::channel(alerts::WAITING_MAX);
-    let handle = ControllerHandle::new(events.clone(), &parts, store, alerts);
+    let tokens = Arc::new(tokens::Tokens::load(store.as_ref()).await?);
+    let handle = ControllerHandle::new(events.clone(), &parts, store, alerts, tokens);
     let remembered = Remembered { record, operations };
     tokio::spawn(event_loop::run(parts, watch, remembered, events, inbox, shutdown.clone()));
     tokio::spawn(until(shutdown, alerts::work(handle.clone(), accepted)));

@@ -83,9 +83,12 @@ pub fn controller(
                 .map(|(name, role)| TokenSection {
                     name: name.to_owned(),
                     role,
+                    clusters: Vec::new(),
                     secret: SecretReference::File(layout.secret(name)),
                 })
                 .to_vec(),
+            // The lab is measured.
+            requests_per_second: 100_000,
         },
         nodes: layout
             .nodes

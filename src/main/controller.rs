@@ -55,7 +55,14 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
             .authentication
             .tokens
             .iter()
-            .map(|token| Ok(Token { name: token.name.clone(), role: token.role, secret: secret(&token.secret)? }))
+            .map(|token| {
+                Ok(Token {
+                    name: token.name.clone(),
+                    role: token.role,
+                    clusters: token.clusters.clone(),
+                    secret: secret(&token.secret)?,
+                })
+            })
             .collect::<anyhow::Result<Vec<_>>>()?;
         let authentication = Authentication::new(&agent_token, tokens)?;
         let parts = parts(&config, policy.clone(), &agent_token)?;
@@ -68,7 +75,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
             }
         };
         tracing::info!(listen = %config.controller.listen, cluster = %config.cluster.name, "controller ready");
-        let routes = router::router(handler, Arc::new(authentication));
+        let routes = router::limited(handler, Arc::new(authentication), config.authentication.requests_per_second);
         let terminated = stop_signal()?;
         let served = server::serve(listener, routes, async move {
             terminated.await;

@@ -66,7 +66,10 @@ fn the_table_of_access_is_as_meant() {
         let meant = match route.endpoint {
             Endpoint::Health | Endpoint::Ready | Endpoint::Metrics | Endpoint::OpenApi => Access::Open,
             Endpoint::Heartbeat | Endpoint::ProxyHeartbeat => Access::Agents,
-            Endpoint::Audit => Access::AtLeast(Role::Admin),
+            Endpoint::Dashboard => Access::Open,
+            Endpoint::Audit | Endpoint::Tokens | Endpoint::TokenCreate | Endpoint::TokenRevoke => {
+                Access::AtLeast(Role::Admin)
+            }
             Endpoint::Backup | Endpoint::Drill => Access::AtLeast(Role::Backup),
             _ if route.is_mutation() => Access::AtLeast(Role::Operator),
             _ => Access::AtLeast(Role::Viewer),

@@ -9,6 +9,7 @@ mod audit;
 mod problems;
 mod script;
 mod serving;
+mod tokens;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -42,7 +43,8 @@ struct Served {
 impl Served {
     fn begin() -> Self {
         let script = Arc::new(Script::default());
-        let tokens = ROLES.map(|role| Token { name: role.label().to_owned(), role, secret: secret(role) });
+        let tokens =
+            ROLES.map(|role| Token { name: role.label().to_owned(), role, clusters: Vec::new(), secret: secret(role) });
         let authentication = Authentication::new(AGENT, tokens).expect("valid tokens");
         let router = router::router(script.clone(), Arc::new(authentication));
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");

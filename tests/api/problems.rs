@@ -16,7 +16,7 @@ const SWITCHOVER: &str = "/api/v1/clusters/main/switchover";
 #[tokio::test]
 async fn unknown_routes_clusters_and_operations_are_not_found() {
     let served = Served::begin();
-    for path in ["/", "/api/v1", "/api/v1/nothing", "/api/v2/clusters", "/api/v1/clusters/", "/health/"] {
+    for path in ["/api/v1", "/api/v1/nothing", "/api/v2/clusters", "/api/v1/clusters/", "/health/"] {
         problem(served.get(path, Role::Admin).send().await.expect("an answer"), 404).await;
     }
     for path in ["/api/v1/clusters/other", "/api/v1/clusters/other/explain", "/api/v1/operations/op-9"] {

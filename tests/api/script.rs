@@ -4,10 +4,12 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use stormglass::api::authentication::Caller;
+use stormglass::api::authentication::{Caller, Identity, TokenDigest};
 use stormglass::api::controller::ControllerHandler;
+use stormglass::api::listing::{Listing, Wanted};
 use stormglass::api::risk::{ModelList, PromoteRequest, RiskDocument};
 use stormglass::api::routes::Endpoint;
+use stormglass::api::tokens::{StoredToken, TokenDocument, TokenReply, TokenRequest, find};
 use stormglass::api::webhook::AlertsReply;
 use stormglass::api::wire::{
     BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverPreview, FailoverRequest, Health,
@@ -26,7 +28,8 @@ use stormglass::domain::plan::{Intent, Loss, Plan, Reason, ReasonCode};
 use stormglass::domain::readiness::{Check, Readiness, Verdict};
 use stormglass::domain::report::{PostgresReport, PostgresState, Probes, ProxyReport, Report, Standing, Tags};
 use stormglass::domain::sequence::Sequence;
-use stormglass::domain::trail::{AuditRow, EventRow};
+use stormglass::domain::trail::{AuditEntry, AuditRow, EventRow};
+use stormglass::telemetry::chain;
 use tokio::sync::Notify;
 
 /// The time on the script's clock.
@@ -38,6 +41,10 @@ pub struct Script {
     pub limits: Mutex<Vec<usize>>,
     /// Alerts that were taken, in their order.
     pub alerts: Mutex<Vec<Alert>>,
+    /// Oldest first.
+    pub events: Mutex<Vec<EventRow>>,
+    pub replies: Mutex<std::collections::BTreeMap<String, String>>,
+    pub tokens: Mutex<Vec<StoredToken>>,
     pub broken: Mutex<Option<String>>,
     /// A fence tells that it began, then waits until it is let go.
     pub fence_began: Notify,
@@ -213,6 +220,7 @@ pub fn body(endpoint: Endpoint) -> Option<Value> {
         Endpoint::Fence | Endpoint::Unfence | Endpoint::Rejoin => Some(json!({ "node": "db1" })),
         Endpoint::Switchover => Some(json!({ "to": "db2" })),
         Endpoint::Failover => Some(json!({ "dry_run": true })),
+        Endpoint::TokenCreate => Some(json!({ "name": "robot", "role": "viewer" })),
         Endpoint::Alertmanager => Some(json!({ "version": "4", "alerts": [] })),
         Endpoint::Pause => Some(json!({ "duration_seconds": 60 })),
         Endpoint::ModelPromote => Some(json!({ "name": "lab-1s" })),
@@ -408,8 +416,79 @@ impl ControllerHandler for Script {
         Ok(AlertsReply { unmatched, ..AlertsReply::new() })
     }
 
-    async fn audit(&self, limit: usize) -> Result<Vec<AuditRow>, Problem> {
-        Ok(self.rows().into_iter().rev().take(limit).collect())
+    async fn page_of_events(&self, cluster: &str, wanted: Wanted) -> Result<Listing<EventRow>, Problem> {
+        self.limits.lock().expect("no panic").push(wanted.limit);
+        known(cluster)?;
+        // Places count down from 3; the third row is the oldest.
+        let (from, all) = (wanted.before.unwrap_or(4), self.events.lock().expect("no panic").clone());
+        let rows: Vec<EventRow> =
+            all.into_iter().rev().skip(4_usize.saturating_sub(from as usize)).take(wanted.limit).collect();
+        let next = from.checked_sub(rows.len() as u64).filter(|next| *next > 1 && !rows.is_empty());
+        Ok(Listing { rows, next })
+    }
+
+    async fn page_of_operations(&self, cluster: Option<&str>, wanted: Wanted) -> Result<Listing<Operation>, Problem> {
+        Ok(Listing { rows: self.operations(cluster, wanted.limit).await?, next: None })
+    }
+
+    async fn page_of_audit(&self, wanted: Wanted) -> Result<Listing<AuditEntry>, Problem> {
+        let mut entries: Vec<AuditEntry> = Vec::new();
+        for row in self.rows() {
+            entries.push(chain::append(entries.last(), row));
+        }
+        let before = wanted.before.unwrap_or(u64::MAX);
+        let rows: Vec<AuditEntry> =
+            entries.into_iter().rev().filter(|entry| entry.number < before).take(wanted.limit).collect();
+        let next = rows.last().map(|last| last.number).filter(|number| *number > 1);
+        Ok(Listing { rows, next })
+    }
+
+    async fn claim_reply(&self, key: &str, body: String) -> Result<Option<String>, Problem> {
+        let mut replies = self.replies.lock().expect("no panic");
+        match replies.get(key) {
+            Some(known) => Ok(Some(known.clone())),
+            None => {
+                replies.insert(key.to_owned(), body);
+                Ok(None)
+            }
+        }
+    }
+
+    async fn keep_reply(&self, key: &str, body: Option<String>) {
+        let mut replies = self.replies.lock().expect("no panic");
+        match body {
+            Some(body) => replies.insert(key.to_owned(), body),
+            None => replies.remove(key),
+        };
+    }
+
+    fn stored_token(&self, digest: &TokenDigest) -> Result<Option<Identity>, Problem> {
+        let tokens = self.tokens.lock().expect("no panic");
+        Ok(find(&tokens, digest, NOW).map(StoredToken::identity))
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenDocument>, Problem> {
+        Ok(self.tokens.lock().expect("no panic").iter().map(|stored| stored.token.clone()).collect())
+    }
+
+    async fn create_token(&self, request: TokenRequest, caller: &Caller) -> Result<TokenReply, Problem> {
+        let secret = format!("secret-of-{}", request.name);
+        let token = TokenDocument {
+            name: request.name,
+            role: request.role,
+            clusters: request.clusters,
+            created: Some(NOW),
+            created_by: Some(caller.name.clone()),
+            expires: request.expires_in_seconds.map(|seconds| NOW.plus(std::time::Duration::from_secs(seconds))),
+        };
+        let sha256 = TokenDigest::of(&secret).to_hexadecimal();
+        self.tokens.lock().expect("no panic").push(StoredToken { sha256, token: token.clone() });
+        Ok(TokenReply::new(token, secret))
+    }
+
+    async fn revoke_token(&self, name: &str, _: &Caller) -> Result<MutationReply, Problem> {
+        self.tokens.lock().expect("no panic").retain(|stored| stored.token.name != name);
+        Ok(reply("revoked"))
     }
 
     async fn record_audit(&self, row: AuditRow) {

@@ -1,5 +1,6 @@
 //! The verbs: each fetches, asks, sends and hands documents to `render`.
 
+mod access;
 mod configuration;
 mod follow;
 mod model;
@@ -47,6 +48,8 @@ pub(super) async fn run(console: &mut Console, global: Global, command: Command)
         Command::Operation(OperationCommand::Show { id, report: false }) => session.operation_show(&id).await,
         Command::Operation(OperationCommand::Watch { id }) => session.operation_watch(&id).await,
         Command::Operation(OperationCommand::Cancel { id }) => session.operation_cancel(&id).await,
+        Command::Token(command) => session.token(command).await,
+        Command::Audit(command) => session.audit(command).await,
         Command::Model(command) => session.model(&command).await,
         Command::Switchover { .. }
         | Command::Failover { .. }

@@ -2,7 +2,11 @@
 
 use super::{Cell, Look, Table, Tone, operation, words};
 use crate::api::client::Event;
+use crate::api::tokens::TokenDocument;
+use crate::domain::clock::WallTime;
+use crate::domain::ids::ClusterName;
 use crate::domain::operation::Operation;
+use crate::domain::trail::AuditEntry;
 
 /// Operations, given newest first.
 pub fn operations(newest_first: &[Operation], look: Look) -> String {
@@ -25,6 +29,44 @@ pub fn operations(newest_first: &[Operation], look: Look) -> String {
     }
     if table.is_empty() && look.terminal {
         return "No operation yet.\n".to_owned();
+    }
+    table.render(look)
+}
+
+/// Tokens, as they are listed.
+pub fn tokens(tokens: &[TokenDocument], look: Look) -> String {
+    let mut table = Table::new(&["NAME", "ROLE", "CLUSTERS", "MADE", "BY", "ENDS"]);
+    let time = |at: Option<WallTime>, none: &str| at.map_or_else(|| none.to_owned(), |at| at.to_string());
+    for token in tokens {
+        let clusters: Vec<&str> = token.clusters.iter().map(ClusterName::as_str).collect();
+        table.row(vec![
+            token.name.as_str().into(),
+            token.role.label().into(),
+            if clusters.is_empty() { "all".to_owned() } else { clusters.join(",") }.into(),
+            time(token.created, "in the configuration").into(),
+            token.created_by.as_deref().unwrap_or("-").into(),
+            time(token.expires, "never").into(),
+        ]);
+    }
+    table.render(look)
+}
+
+/// Rows of the audit log, given newest first.
+pub fn audit(newest_first: &[AuditEntry], look: Look) -> String {
+    let mut table = Table::new(&[">NUMBER", "TIME", "WHO", "FROM", "WHAT", "OUTCOME"]);
+    for entry in newest_first.iter().rev() {
+        let row = &entry.row;
+        table.row(vec![
+            entry.number.to_string().into(),
+            row.wall.to_string().into(),
+            row.who.as_str().into(),
+            row.from.as_str().into(),
+            row.what.as_str().into(),
+            row.outcome.as_str().into(),
+        ]);
+    }
+    if table.is_empty() && look.terminal {
+        return "Nobody asked for anything yet.\n".to_owned();
     }
     table.render(look)
 }
