@@ -1,4 +1,6 @@
 //! Answers the API: turns a question into an event for the loop, and the loop's answer into a document.
+//!
+//! Length: the trait has one method for each route, and each only asks the loop, the store or a neighbour.
 
 use std::sync::Arc;
 use std::time::Duration;

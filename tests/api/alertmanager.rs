@@ -184,15 +184,23 @@ fn metrics_of(expression: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// Every file of alert rules that is shipped.
+const RULE_FILES: [&str; 2] = ["packaging/prometheus/rules.yml", "packaging/prometheus/backup-rules.yml"];
+
 #[test]
 fn every_rule_uses_metrics_that_exist_and_has_its_runbook() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(root.join("packaging/prometheus/rules.yml")).expect("the rules");
-    let document: serde_yaml_ng::Value = serde_yaml_ng::from_str(&text).expect("YAML");
-    let rules = document["groups"][0]["rules"].as_sequence().expect("rules");
+    let rules: Vec<serde_yaml_ng::Value> = RULE_FILES
+        .iter()
+        .flat_map(|file| {
+            let text = std::fs::read_to_string(root.join(file)).expect(file);
+            let document: serde_yaml_ng::Value = serde_yaml_ng::from_str(&text).expect("YAML");
+            document["groups"][0]["rules"].as_sequence().expect("rules").clone()
+        })
+        .collect();
     assert!(rules.len() >= 10, "found only {}", rules.len());
     let mut runbooks = BTreeSet::new();
-    for rule in rules {
+    for rule in &rules {
         let name = rule["alert"].as_str().expect("a name");
         let used = metrics_of(rule["expr"].as_str().expect("an expression"));
         assert!(!used.is_empty(), "{name} uses no metric");
@@ -216,7 +224,9 @@ fn every_rule_uses_metrics_that_exist_and_has_its_runbook() {
 
 #[test]
 fn promtool_takes_the_rules() {
-    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/prometheus/rules.yml");
-    let output = Command::new("promtool").args(["check", "rules"]).arg(&rules).output().expect("promtool runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for file in RULE_FILES {
+        let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let output = Command::new("promtool").args(["check", "rules"]).arg(&rules).output().expect("promtool runs");
+        assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
