@@ -432,10 +432,8 @@ impl ControllerHandler for Script {
     async fn page_of_operations(&self, cluster: Option<&str>, wanted: Wanted) -> Result<Listing<Operation>, Problem> {
         let all = self.operations(cluster, usize::MAX).await?;
         let numbered = (1..=all.len() as u64).rev().zip(all);
-        let page: Vec<_> = numbered
-            .filter(|(number, _)| *number < wanted.before.unwrap_or(u64::MAX))
-            .take(wanted.limit)
-            .collect();
+        let page: Vec<_> =
+            numbered.filter(|(number, _)| *number < wanted.before.unwrap_or(u64::MAX)).take(wanted.limit).collect();
         let next = page.last().map(|(number, _)| *number).filter(|number| *number > 1);
         Ok(Listing { rows: page.into_iter().map(|(_, operation)| operation).collect(), next })
     }
