@@ -128,7 +128,8 @@ impl ControllerConfig {
         if self.authentication.requests_per_second == 0 {
             return Err(Violation::at("authentication.requests_per_second", "must be more than 0"));
         }
-        self.webhook.violation()?;
+        let sequences: Vec<&str> = self.sequences.iter().map(|sequence| sequence.name.as_str()).collect();
+        self.webhook.violation(&sequences)?;
         if let Some(prometheus) = &self.prometheus {
             prometheus.violation()?;
         }

@@ -31,8 +31,8 @@ impl WebhookSection {
         AlertPolicy { routes: self.routes.clone(), max_age: self.max_age }
     }
 
-    /// The first rule that is broken.
-    pub(super) fn violation(&self) -> Result<(), Violation> {
+    /// The first rule that is broken; `sequences` are the names that there are.
+    pub(super) fn violation(&self, sequences: &[&str]) -> Result<(), Violation> {
         if self.max_age.is_zero() {
             return Err(Violation::at("webhook.max_age", "must be more than 0s"));
         }
@@ -51,6 +51,11 @@ impl WebhookSection {
             match (route.action, &route.sequence) {
                 (AlertAction::Sequence, None) => {
                     return Err(Violation::at(&key("sequence"), "missing: name the sequence that is run"));
+                }
+                (AlertAction::Sequence, Some(name)) if !sequences.contains(&name.as_str()) => {
+                    let known =
+                        if sequences.is_empty() { "none is configured".to_owned() } else { sequences.join(", ") };
+                    return Err(Violation::at(&key("sequence"), format!("there is no sequence {name:?}: {known}")));
                 }
                 (action, Some(_)) if action != AlertAction::Sequence => {
                     return Err(Violation::at(&key("sequence"), format!("{action} takes none: take it out")));

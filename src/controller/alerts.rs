@@ -9,12 +9,16 @@ use tokio::sync::mpsc;
 
 use super::event_loop::Event as LoopEvent;
 use super::handler::ControllerHandle;
+use super::sequences::SequenceAsked;
 use crate::api::webhook::AlertsReply;
 use crate::api::wire::Problem;
 use crate::decide::alert::{self, Routing};
+use crate::decide::request::Request;
 use crate::domain::alert::{AcceptedAlert, Alert, AlertAction};
 use crate::domain::ids::OperationId;
-use crate::domain::operation::OperationStatus;
+use crate::domain::operation::{Operation, OperationStatus};
+use crate::domain::plan::Plan;
+use crate::domain::readiness::Verdict;
 use crate::ports::{Card, Drawer, Store, StoreError};
 use crate::telemetry::event::Event;
 
@@ -142,20 +146,43 @@ impl ControllerHandle {
                 let glance = self.glance().await?;
                 match alert::request(&accepted.alert, accepted.action, &glance.view) {
                     Ok(request) => {
-                        let (plan, operation) = self.plan(request, accepted.origin()).await?;
-                        let detail: Vec<String> =
-                            plan.blocked_by.iter().chain(&plan.reasons).map(ToString::to_string).collect();
-                        let word = if plan.blocked_by.is_empty() { "begun" } else { "refused" };
-                        Ok(Outcome { operation: operation.map(|it| it.id), ..Outcome::new(word, detail.join("; ")) })
+                        self.plan(request, accepted.origin()).await.map(|(plan, begun)| planned(&plan, begun))
                     }
                     Err(reason) => Ok(Outcome::new("refused", reason.to_string())),
                 }
+            }
+            AlertAction::Drill | AlertAction::Sequence if alert::is_paused(&self.glance().await?.view) => {
+                Ok(Outcome::new("refused", "paused: an alert is no operator, resume first"))
+            }
+            AlertAction::Drill => {
+                self.plan(Request::Drill, accepted.origin()).await.map(|(plan, begun)| planned(&plan, begun))
+            }
+            AlertAction::Sequence => {
+                let name = accepted.sequence.clone().unwrap_or_default();
+                let asked = SequenceAsked { name: name.clone(), origin: accepted.origin(), dry_run: false };
+                Ok(match self.ask_for_sequence(asked).await? {
+                    Ok((plan, begun)) => planned(&plan, begun),
+                    Err(_) => Outcome::new("refused", format!("there is no sequence {name:?} any more")),
+                })
+            }
+            AlertAction::DrCheck => {
+                let readiness = self.examine().await?;
+                let open: Vec<String> = readiness
+                    .checks
+                    .iter()
+                    .filter(|check| check.verdict == Verdict::Failing)
+                    .map(|check| format!("{}: {}", check.check, check.detail))
+                    .collect();
+                let found = if open.is_empty() { "nothing is failing".to_owned() } else { open.join("; ") };
+                Ok(Outcome::new("told", format!("readiness {:.2}: {found}", readiness.score)))
             }
             AlertAction::Notify => Ok(Outcome::new(
                 "told",
                 accepted.alert.summary.clone().unwrap_or_else(|| accepted.alert.name().to_owned()),
             )),
-            other => Ok(Outcome::new("refused", format!("this version carries out no {other} for an alert"))),
+            other @ (AlertAction::Retrain | AlertAction::Ignore) => {
+                Ok(Outcome::new("refused", format!("this version carries out no {other} for an alert")))
+            }
         }
     }
 
@@ -215,6 +242,13 @@ async fn waiting(store: Arc<dyn Store>) -> Result<Vec<AcceptedAlert>, StoreError
         .collect();
     found.reverse();
     Ok(found)
+}
+
+/// What a plan that was asked for came to.
+fn planned(plan: &Plan, begun: Option<Operation>) -> Outcome {
+    let detail: Vec<String> = plan.blocked_by.iter().chain(&plan.reasons).map(ToString::to_string).collect();
+    let word = if plan.blocked_by.is_empty() { "begun" } else { "refused" };
+    Outcome { operation: begun.map(|operation| operation.id), ..Outcome::new(word, detail.join("; ")) }
 }
 
 fn card(accepted: &AcceptedAlert) -> Result<Card, Problem> {

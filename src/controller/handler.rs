@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::event_loop::{Event, Glance};
 use super::prediction::{self, Prediction};
-use super::sequences::{self, SequenceAsked, Sequences};
+use super::sequences::{self, SequenceAnswer, SequenceAsked, Sequences};
 use super::tokens::Tokens;
 use super::{ControllerParts, WaysIn};
 use super::{backup, status};
@@ -136,6 +136,17 @@ impl ControllerHandle {
     /// Plans a request and begins what follows from it.
     pub(super) async fn plan(&self, request: Request, origin: String) -> Result<(Plan, Option<Operation>), Problem> {
         self.ask(|reply| Event::Ask { request, origin, dry_run: false, reply }).await
+    }
+
+    pub(super) async fn ask_for_sequence(&self, asked: SequenceAsked) -> Result<SequenceAnswer, Problem> {
+        self.ask(|reply| Event::Sequence { asked, reply }).await
+    }
+
+    pub(super) async fn examine(&self) -> Result<Readiness, Problem> {
+        let glance = self.glance().await?;
+        let (view, operations) = (&glance.view, &glance.operations[..]);
+        let (policy, circumstances, cluster) = (&self.policy, &self.circumstances, self.cluster.as_str());
+        Ok(doctor::examine(&Patient { view, policy, operations, circumstances, cluster }))
     }
 
     async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, Problem> {
@@ -281,10 +292,8 @@ impl ControllerHandler for ControllerHandle {
     }
 
     async fn doctor(&self, cluster: &str) -> Result<Readiness, Problem> {
-        let glance = self.look(cluster).await?;
-        let (view, operations) = (&glance.view, &glance.operations[..]);
-        let circumstances = &self.circumstances;
-        Ok(doctor::examine(&Patient { view, policy: &self.policy, operations, circumstances, cluster }))
+        self.check(cluster)?;
+        self.examine().await
     }
 
     async fn risk(&self, cluster: &str) -> Result<RiskDocument, Problem> {
@@ -445,7 +454,7 @@ impl ControllerHandler for ControllerHandle {
     ) -> Result<MutationReply, Problem> {
         self.check(cluster)?;
         let asked = SequenceAsked { name: name.to_owned(), origin: caller.name.clone(), dry_run: request.dry_run };
-        let answer = self.ask(|reply| Event::Sequence { asked, reply }).await?;
+        let answer = self.ask_for_sequence(asked).await?;
         let (plan, operation) = answer.map_err(|names| {
             let known = if names.is_empty() { "none is configured".to_owned() } else { names.join(", ") };
             Problem::not_found(format!("there is no sequence {name:?}: {known}"))

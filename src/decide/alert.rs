@@ -49,6 +49,11 @@ pub fn route<'r>(alert: &Alert, policy: &'r AlertPolicy, cluster: &ClusterName, 
     Routing::Act(route)
 }
 
+/// True while automatic operations are paused: an alert is no operator.
+pub fn is_paused(view: &View) -> bool {
+    view.record.as_ref().and_then(|record| record.paused_until).is_some_and(|until| until > view.wall)
+}
+
 /// What an alert asks of the planner, or the guard that refuses to ask.
 pub fn request(alert: &Alert, action: AlertAction, view: &View) -> Result<Request, Reason> {
     let wanted = match action {
@@ -64,7 +69,7 @@ pub fn request(alert: &Alert, action: AlertAction, view: &View) -> Result<Reques
         }
     };
     let Some(record) = &view.record else { return Ok(wanted) };
-    if record.paused_until.is_some_and(|until| until > view.wall) {
+    if is_paused(view) {
         return Err(Reason::new(ReasonCode::Paused, "an alert is no operator: resume first"));
     }
     // By a proxy, an exporter or a rule of an older configuration: what is wrong elsewhere moves no primary.

@@ -102,8 +102,7 @@ impl AlertAction {
 
     /// True for what this version can carry out.
     pub fn is_available(self) -> bool {
-        use AlertAction::*;
-        matches!(self, Failover | Switchover | Notify | Ignore)
+        self != AlertAction::Retrain
     }
 }
 

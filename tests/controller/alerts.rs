@@ -23,6 +23,9 @@ fn ways() -> WaysIn {
         route("Slow", AlertAction::Switchover),
         route("Look", AlertAction::Notify),
         route("Noise", AlertAction::Ignore),
+        route("Weekly", AlertAction::Drill),
+        route("Doubt", AlertAction::DrCheck),
+        AlertRoute { sequence: Some("gone".to_owned()), ..route("Page", AlertAction::Sequence) },
     ];
     WaysIn { alerts: AlertPolicy { routes, max_age: Duration::from_secs(3600) }, ..WaysIn::default() }
 }
@@ -147,4 +150,17 @@ async fn an_accepted_alert_is_carried_out_by_the_controller_that_comes_next() {
     assert!(handled[1].contains("0000000000000003") && handled[1].contains("too old"), "{handled:?}");
     let repeated = post(&controller, vec![first.alert]).await;
     assert_eq!(repeated.repeated, 1);
+}
+
+#[tokio::test]
+async fn a_check_a_drill_and_a_sequence_are_asked_for_like_by_an_operator() {
+    let controller = begin(&[]).await;
+    let names = ["Doubt", "Weekly", "Page"];
+    let alerts = names.iter().enumerate().map(|(number, name)| alert(&controller, name, number)).collect();
+    assert_eq!(post(&controller, alerts).await.accepted, 3);
+    let handled = controller.until_told("alert_handled", 3).await;
+    let of = |action: &str| handled.iter().find(|told| told.contains(action)).expect("told").clone();
+    assert!(of("dr-check").contains("readiness 0"), "{handled:?}");
+    assert!(of("drill").contains("refused"), "nobody runs, so nothing can be drilled: {handled:?}");
+    assert!(of("sequence").contains("there is no sequence"), "{handled:?}");
 }
