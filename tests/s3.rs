@@ -51,11 +51,14 @@ fn free_port() -> u16 {
 fn certificates(directory: &Path) -> (PathBuf, PathBuf) {
     let issuer_key = rcgen::KeyPair::generate().expect("a key");
     let mut issuer = rcgen::CertificateParams::new(Vec::<String>::new()).expect("parameters");
+    // With one name for both, OpenSSL would take the server's certificate for a self-signed one.
+    issuer.distinguished_name.push(rcgen::DnType::CommonName, "the test's authority");
     issuer.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let authority = issuer.self_signed(&issuer_key).expect("a certificate");
     let issuer = rcgen::Issuer::new(issuer, issuer_key);
     let key = rcgen::KeyPair::generate().expect("a key");
-    let server = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
+    let mut server = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
+    server.distinguished_name.push(rcgen::DnType::CommonName, "localhost");
     let server = server.signed_by(&key, &issuer).expect("a certificate");
     let (ca_file, pem) = (directory.join("ca.crt"), directory.join("server.pem"));
     fs::write(&ca_file, authority.pem()).expect("written");

@@ -27,7 +27,7 @@ fn ways() -> WaysIn {
         route("Doubt", AlertAction::DrCheck),
         AlertRoute { sequence: Some("gone".to_owned()), ..route("Page", AlertAction::Sequence) },
     ];
-    WaysIn { alerts: AlertPolicy { routes, max_age: Duration::from_secs(3600) }, ..WaysIn::default() }
+    WaysIn { alerts: AlertPolicy { routes, max_age: Duration::from_secs(3600) } }
 }
 
 fn alert(controller: &Running, name: &str, number: usize) -> Alert {

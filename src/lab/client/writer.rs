@@ -40,7 +40,7 @@ pub(super) enum Way {
     /// These, its own first.
     Fixed(Vec<Address>),
     /// What a name leads to when it connects.
-    Named(Naming),
+    Named(Box<Naming>),
 }
 
 impl Writer {
