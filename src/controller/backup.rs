@@ -19,6 +19,7 @@ use crate::domain::clock::{Moment, WallTime};
 use crate::domain::epoch::Epoch;
 use crate::domain::ids::{ClusterName, NodeName, OperationId};
 use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepName, StepState};
+use crate::domain::readiness::BackupFacts;
 use crate::domain::view::View;
 use crate::ports::{Clock, ControlError, NodeControl, Store};
 use crate::telemetry::backup_metrics::DrillFigures;
@@ -82,6 +83,34 @@ pub(super) fn verified(operations: &[Operation]) -> BTreeMap<String, VerifiedBac
         }
     }
     found
+}
+
+/// What the journals say of backups and drills, for the doctor. `operations` may be in any order.
+pub(super) fn facts(operations: &[Operation]) -> BackupFacts {
+    let newest = |is_wanted: fn(&OperationKind) -> bool| {
+        let ended = |operation: &&Operation| is_wanted(&operation.kind) && operation.ended_wall.is_some();
+        let counts = |operation: &&Operation| operation.status != OperationStatus::Cancelled;
+        operations.iter().filter(ended).filter(counts).max_by_key(|operation| operation.ended_wall)
+    };
+    let failure = |operation: Option<&Operation>| {
+        let failed = operation.filter(|operation| operation.status != OperationStatus::Succeeded)?;
+        Some(failed.message.clone().unwrap_or_else(|| failed.status.label().to_owned()))
+    };
+    let success = |is_wanted: fn(&OperationKind) -> bool| {
+        let good =
+            |operation: &&Operation| is_wanted(&operation.kind) && operation.status == OperationStatus::Succeeded;
+        operations.iter().filter(good).filter_map(|operation| operation.ended_wall).max()
+    };
+    let (is_backup, is_drill): (fn(&OperationKind) -> bool, fn(&OperationKind) -> bool) =
+        (|kind| matches!(kind, OperationKind::Backup { .. }), |kind| matches!(kind, OperationKind::Drill { .. }));
+    BackupFacts {
+        last_success: success(is_backup),
+        last_failure: failure(newest(is_backup)),
+        // The recovery point counts from the newest WAL, which has its own metric and alert.
+        objective_seconds: None,
+        last_drill: success(is_drill),
+        last_drill_failure: failure(newest(is_drill)),
+    }
 }
 
 /// What a drill measured, by its journal.

@@ -70,6 +70,7 @@ pub struct ControllerHandle {
     metrics: Arc<ControllerMetrics>,
     nodes: Arc<dyn NodeControl>,
     backups_from_standby: bool,
+    has_backups: bool,
     ways: Arc<WaysIn>,
     alerts: mpsc::Sender<AcceptedAlert>,
     tokens: Arc<Tokens>,
@@ -97,6 +98,7 @@ impl ControllerHandle {
             metrics: parts.metrics.clone(),
             nodes: parts.node_control.clone(),
             backups_from_standby: parts.backup.as_ref().is_some_and(|section| section.from_standby),
+            has_backups: parts.backup.is_some(),
             ways: parts.ways.clone(),
             alerts,
             tokens,
@@ -142,10 +144,16 @@ impl ControllerHandle {
         self.ask(|reply| Event::Sequence { asked, reply }).await
     }
 
+    /// The cluster as the doctor sees it, with what the store remembers of backups and drills.
     pub(super) async fn examine(&self) -> Result<Readiness, Problem> {
         let glance = self.glance().await?;
+        let mut circumstances = self.circumstances.clone();
+        if self.has_backups {
+            let known = stored(self.store.list_operations(&self.cluster, backup::LOOKED_THROUGH).await)?;
+            circumstances.backup = Some(backup::facts(&known));
+        }
         let (view, operations) = (&glance.view, &glance.operations[..]);
-        let (policy, circumstances, cluster) = (&self.policy, &self.circumstances, self.cluster.as_str());
+        let (policy, circumstances, cluster) = (&self.policy, &circumstances, self.cluster.as_str());
         Ok(doctor::examine(&Patient { view, policy, operations, circumstances, cluster }))
     }
 

@@ -596,5 +596,7 @@ mod tests {
         ] {
             assert_eq!(verdicts(&readiness, name).first().map(|found| found.1), Some(expected), "{name}");
         }
+        let slow = Circumstances { names: Some(NameFacts { ttl_seconds: 6, problem: None }), ..circumstances };
+        assert_eq!(verdicts(&look(&view, &slow), "dns"), [(None, Verdict::Warning)], "longer than failover.rto");
     }
 }

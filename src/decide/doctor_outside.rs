@@ -10,8 +10,6 @@ use crate::domain::readiness::{Check, Verdict};
 
 /// A drill older than this proves little about today's repository.
 const DRILL_AGE: Duration = Duration::from_secs(31 * 86_400);
-/// Clients that cache a name for longer than this wait longer for it than for the failover.
-const TTL_SECONDS: u32 = 60;
 /// A certificate that ends sooner needs somebody now.
 const EXPIRY_NEAR: Duration = Duration::from_secs(14 * 86_400);
 
@@ -72,8 +70,12 @@ pub(super) fn names(patient: &Patient<'_>) -> Vec<Check> {
     };
     vec![match &facts.problem {
         Some(problem) => of(NAME, Verdict::Failing, problem.clone()).then(patient.command("status")),
-        None if facts.ttl_seconds > TTL_SECONDS => {
-            let detail = format!("clients may keep an old answer for {} s: lower the TTL", facts.ttl_seconds);
+        None if Duration::from_secs(facts.ttl_seconds.into()) > patient.policy.rto => {
+            let detail = format!(
+                "clients may keep an old answer for {} s, longer than failover.rto = {:.0} s: lower dns.ttl, or count it on top",
+                facts.ttl_seconds,
+                patient.policy.rto.as_secs_f64()
+            );
             of(NAME, Verdict::Warning, detail)
         }
         None => of(NAME, Verdict::Ok, format!("an old answer is kept for {} s at most", facts.ttl_seconds)),

@@ -179,20 +179,6 @@ impl NameRule {
             NameVerdict::Due
         }
     }
-
-    /// What is unwise about the rule, in words: what `doctor` shows.
-    pub fn warnings(&self, rto: Duration) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if self.ttl > rto {
-            warnings.push(format!(
-                "clients may keep {} for {} after a site was lost, longer than failover.rto = {}: lower dns.ttl, or count it on top",
-                self.name,
-                super::timing::words(self.ttl),
-                super::timing::words(rto)
-            ));
-        }
-        warnings
-    }
 }
 
 #[cfg(test)]
@@ -267,12 +253,5 @@ mod tests {
             let seen = NameRecord { companion: BTreeSet::from([text.to_owned()]), ..written(7, "a") };
             assert_eq!(verdict(NameOccasion::SiteChange, 7, "a", &seen), NameVerdict::Foreign(text.to_owned()));
         }
-    }
-
-    #[test]
-    fn a_ttl_beyond_the_target_is_warned_of() {
-        let rule = rule(NameOccasion::SiteChange);
-        assert!(rule.warnings(Duration::from_secs(5)).is_empty());
-        assert_eq!(rule.warnings(Duration::from_secs(2)).len(), 1);
     }
 }

@@ -29,7 +29,7 @@ use stormglass::controller::leading::{self, Candidacy};
 use stormglass::controller::{self, ConfiguredNode, ControllerParts, KeptName, Prediction, Sequences, WaysIn};
 use stormglass::domain::ids::ProxyName;
 use stormglass::domain::policy::Policy;
-use stormglass::domain::readiness::Circumstances;
+use stormglass::domain::readiness::{Circumstances, NameFacts};
 use stormglass::domain::sequence::{Sequence, Trigger};
 use stormglass::ports::{Clock, Leader, Leadership as _, NameService, Sole, Term};
 use stormglass::telemetry::metrics::ControllerMetrics;
@@ -112,6 +112,10 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
     let circumstances = Circumstances {
         has_election: config.has_election(),
         sequences_after_failover: sequences.all.iter().filter(follows).map(|one| one.name.clone()).collect(),
+        names: name_service.as_ref().map(|kept| NameFacts {
+            ttl_seconds: u32::try_from(kept.rule.ttl.as_secs()).unwrap_or(u32::MAX),
+            problem: None,
+        }),
         ..Circumstances::default()
     };
     let backup = config.backup.clone();

@@ -4,6 +4,7 @@
 
 mod application;
 mod http;
+mod private;
 mod process;
 mod programs;
 mod sql;

@@ -1,6 +1,7 @@
 //! `ansible` and `velero` steps: the command lines of two programs.
 
 use super::Prepared;
+use super::private::PrivateFile;
 use super::process::{Ended, Program};
 use crate::domain::sequence::StepAction;
 use crate::ports::steps::StepError;
@@ -8,9 +9,9 @@ use crate::ports::steps::StepError;
 /// Longest name that Kubernetes takes for the object.
 const NAME_LENGTH_MAX: usize = 63;
 
-/// The playbook, and the JSON of its extra variables, which travel in the standard input: no file, and no command line to read.
-fn playbook(prepared: &Prepared<'_>) -> Result<Program, StepError> {
-    let StepAction::Ansible { playbook, inventory, variables, environment, program } = &prepared.run.step.action else {
+/// The JSON of a playbook's extra variables. They travel in a private file: a command line could be read, and Ansible opens no pipe.
+fn extra_variables(prepared: &Prepared<'_>) -> Result<String, StepError> {
+    let StepAction::Ansible { variables, .. } = &prepared.run.step.action else {
         return Err(StepError::Failed("no playbook".to_owned()));
     };
     let mut extra = serde_json::Map::new();
@@ -21,18 +22,27 @@ fn playbook(prepared: &Prepared<'_>) -> Result<Program, StepError> {
     for (name, value) in prepared.secret_map(variables)? {
         extra.insert(name, value.into());
     }
+    Ok(serde_json::Value::Object(extra).to_string())
+}
+
+/// The playbook with its variables in `file`.
+fn playbook(prepared: &Prepared<'_>, file: &str) -> Result<Program, StepError> {
+    let StepAction::Ansible { playbook, inventory, environment, program, .. } = &prepared.run.step.action else {
+        return Err(StepError::Failed("no playbook".to_owned()));
+    };
     let mut all = prepared.environment(environment)?;
     for (name, value) in [("ANSIBLE_NOCOLOR", "1"), ("ANSIBLE_RETRY_FILES_ENABLED", "0"), ("PYTHONUNBUFFERED", "1")] {
         all.entry(name.to_owned()).or_insert_with(|| value.to_owned());
     }
     let inventory = prepared.text(inventory.as_deref().unwrap_or("localhost,"))?;
-    let arguments = ["--inventory", &inventory, "--extra-vars", "@/dev/stdin", &prepared.text(playbook)?];
+    let (variables, playbook) = (format!("@{file}"), prepared.text(playbook)?);
+    let arguments = ["--inventory", &inventory, "--extra-vars", &variables, &playbook];
     Ok(Program {
         program: prepared.text(program.as_deref().unwrap_or("ansible-playbook"))?,
         arguments: arguments.map(str::to_owned).into(),
         environment: all,
         directory: None,
-        input: Some(serde_json::Value::Object(extra).to_string()),
+        input: None,
     })
 }
 
@@ -40,11 +50,12 @@ pub(super) fn preview_ansible(prepared: &Prepared<'_>) -> Result<String, StepErr
     let StepAction::Ansible { variables, .. } = &prepared.run.step.action else { return Ok(String::new()) };
     let names: Vec<&str> = variables.keys().map(String::as_str).collect();
     let with = if names.is_empty() { String::new() } else { format!(" with {}", names.join(", ")) };
-    Ok(format!("{}{with}", playbook(prepared)?))
+    Ok(format!("{}{with}", playbook(prepared, "VARIABLES")?))
 }
 
 pub(super) async fn ansible(prepared: &Prepared<'_>) -> Result<String, StepError> {
-    playbook(prepared)?.run(prepared.timeout()).await?.succeeded()
+    let variables = PrivateFile::new("variables")?.write(&extra_variables(prepared)?)?;
+    playbook(prepared, &variables.path())?.run(prepared.timeout()).await?.succeeded()
 }
 
 /// `velero restore create NAME …`; the name is the same for every attempt.

@@ -3,11 +3,11 @@
 //! Input variables travel in the environment, never on a command line that others can read.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use serde::Deserialize;
 
 use super::Prepared;
+use super::private::PrivateFile;
 use super::process::{Ended, Program};
 use crate::domain::sequence::{OUTPUT_MARK, StepAction};
 use crate::ports::steps::StepError;
@@ -20,33 +20,6 @@ struct Stack<'a> {
     program: String,
     directory: String,
     environment: BTreeMap<String, String>,
-}
-
-/// A directory of its own for the plan, which may hold secrets; removed whatever happens.
-struct PlanFile(PathBuf);
-
-impl PlanFile {
-    fn new() -> Result<Self, StepError> {
-        use std::os::unix::fs::DirBuilderExt;
-        let directory = std::env::temp_dir().join(format!("stormglass-plan-{}", uuid::Uuid::now_v7()));
-        std::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&directory)
-            .map_err(|error| StepError::Failed(format!("create {}: {error}", directory.display())))?;
-        Ok(Self(directory))
-    }
-
-    fn path(&self) -> String {
-        self.0.join("plan").display().to_string()
-    }
-}
-
-impl Drop for PlanFile {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(%error, directory = %self.0.display(), "the plan of a step was not removed");
-        }
-    }
 }
 
 fn stack<'a>(prepared: &'a Prepared<'a>) -> Result<Stack<'a>, StepError> {
@@ -107,7 +80,7 @@ pub(super) fn preview(prepared: &Prepared<'_>) -> Result<String, StepError> {
 
 pub(super) async fn run(prepared: &Prepared<'_>) -> Result<String, StepError> {
     let stack = stack(prepared)?;
-    let file = PlanFile::new()?;
+    let file = PrivateFile::new("plan")?;
     let plan = file.path();
     let init = stack.run(&["init", "-input=false", "-no-color"]).await?;
     if init.code != Some(0) {

@@ -135,7 +135,8 @@ impl Client {
             // Each has a proxy of its own and takes the others only while that one does not serve.
             let own = number as usize % ports.len();
             let endpoints = ports[own..].iter().chain(&ports[..own]).cloned().collect();
-            let way = if habits.by_name { Way::Named(Box::new(Naming::of(layout, false)?)) } else { Way::Fixed(endpoints) };
+            let way =
+                if habits.by_name { Way::Named(Box::new(Naming::of(layout, false)?)) } else { Way::Fixed(endpoints) };
             writers.push(Writer {
                 number,
                 run: run.to_owned(),
