@@ -101,8 +101,8 @@ pub(super) fn facts(operations: &[Operation]) -> BackupFacts {
             |operation: &&Operation| is_wanted(&operation.kind) && operation.status == OperationStatus::Succeeded;
         operations.iter().filter(good).filter_map(|operation| operation.ended_wall).max()
     };
-    let (is_backup, is_drill): (fn(&OperationKind) -> bool, fn(&OperationKind) -> bool) =
-        (|kind| matches!(kind, OperationKind::Backup { .. }), |kind| matches!(kind, OperationKind::Drill { .. }));
+    let is_backup = |kind: &OperationKind| matches!(kind, OperationKind::Backup { .. });
+    let is_drill = |kind: &OperationKind| matches!(kind, OperationKind::Drill { .. });
     BackupFacts {
         last_success: success(is_backup),
         last_failure: failure(newest(is_backup)),

@@ -18,6 +18,7 @@ use stormglass::domain::lease::{Grant, LeaseTimers};
 use stormglass::domain::operation::StepName;
 use stormglass::domain::report::{ProxyReport, Report};
 use stormglass::ports::agent::*;
+use stormglass::ports::{LocalPostgres, postgres::Presence};
 use tokio::task::JoinSet;
 
 use super::support::{Node, PATIENCE, Place};
@@ -192,6 +193,8 @@ async fn nothing_that_matters_waits_for_a_stalled_disk() {
     volume.thaw();
     hung.await.expect("not cancelled").expect_err("its server was killed before the disk answered");
     loops.shutdown().await;
+    // What was killed while it waited for the disk counts as gone, and leaves once the disk answers.
+    node.until("what was killed has left", async |node| node.postgres.presence().await == Presence::Stopped).await;
     node.start_primary().await;
     assert_eq!(
         node.sql("select count(*) from kept").await.as_deref(),
