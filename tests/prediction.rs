@@ -13,12 +13,16 @@ use stormglass::adapters::prometheus::{Credentials, PrometheusSettings, Promethe
 use stormglass::adapters::store::SqliteStore;
 use stormglass::adapters::system::SystemClock;
 use stormglass::api::controller::ControllerHandler;
+use stormglass::api::risk::ModelEntry;
 use stormglass::controller::{self, ConfiguredNode, ControllerHandle, ControllerParts, Prediction};
 use stormglass::domain::feature::{AbsentValue, Direction, Feature};
 use stormglass::domain::ids::{ClusterName, NodeName, SiteName};
 use stormglass::domain::policy::Policy;
 use stormglass::ports::metrics::{MetricSource, Samples};
 use stormglass::ports::{Clock, Sole};
+use stormglass::predict::document::TrainingSpan;
+use stormglass::predict::fit::{Outline, Scales, finish};
+use stormglass::predict::{Architecture, FeatureDescription, NetworkKind, Samples as PredictSamples};
 use stormglass::telemetry::metrics::ControllerMetrics;
 use tokio::sync::watch;
 
@@ -185,7 +189,7 @@ struct Running {
 }
 
 /// A controller with a predictor, and agents that nobody reaches.
-async fn controller(url: &str, timeout: Duration, models: &std::path::Path) -> Running {
+async fn controller(url: &str, timeout: Duration, models: &std::path::Path, challenger: Option<&str>) -> Running {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let store = SqliteStore::open(&directory.path().join("store.db")).expect("a new store");
     let features = vec![feature("up", "up{node=~\"$node\"}")];
@@ -222,6 +226,7 @@ async fn controller(url: &str, timeout: Duration, models: &std::path::Path) -> R
             features: Arc::new(features),
             step_seconds: 1,
             model: None,
+            challenger: challenger.map(str::to_owned),
         }),
         ways: Default::default(),
     };
@@ -251,7 +256,7 @@ async fn abstains(running: &Running, words: &str) {
 #[tokio::test]
 async fn without_a_model_and_with_a_broken_one_the_predictor_abstains_and_says_which() {
     let models = tempfile::tempdir().expect("a temporary directory");
-    let running = controller("http://127.0.0.1:1", Duration::from_secs(1), models.path()).await;
+    let running = controller("http://127.0.0.1:1", Duration::from_secs(1), models.path(), None).await;
     abstains(&running, "no model for a step of 1 s").await;
     let broken = models.path().join("broken");
     std::fs::create_dir(&broken).expect("made");
@@ -290,4 +295,66 @@ async fn prometheus_that_is_away_slow_or_wrong_makes_the_predictor_abstain() {
     let wrong = ask(&format!("http://{address}"), Duration::from_secs(5)).await;
     assert!(!wrong.is_empty());
     let _ = other.join();
+}
+
+/// A small model of the feature `up`, without a network: it knows its node after a few samples.
+fn write_model(models: &std::path::Path, name: &str, baseline_rows: u32) {
+    let mut node = PredictSamples::new(1);
+    (0..100_u8).for_each(|row| node.push(&[Some(f32::from(row % 2))]));
+    let nodes = [node];
+    let outline = Outline {
+        name: name.to_owned(),
+        version: "1".to_owned(),
+        step_seconds: 1,
+        horizon_seconds: 60,
+        features: vec![FeatureDescription {
+            name: "up".to_owned(),
+            unit: "1".to_owned(),
+            direction: stormglass::predict::Direction::Both,
+        }],
+        architecture: Architecture { network: NetworkKind::None, baseline_rows, horizons: vec![1] },
+        training: TrainingSpan::default(),
+        data_sha256: String::new(),
+    };
+    let (document, weights) = finish(outline, &nodes, &Scales::of(&nodes), None).expect("a model");
+    let folder = models.join(name);
+    std::fs::create_dir_all(&folder).expect("made");
+    std::fs::write(folder.join("weights.safetensors"), weights).expect("written");
+    std::fs::write(folder.join("model.json"), document.to_json()).expect("written");
+}
+
+/// Waits until the list of models is as `is_good` wants it.
+async fn models(running: &Running, is_good: impl Fn(&[ModelEntry]) -> bool) -> Vec<ModelEntry> {
+    let began = now();
+    loop {
+        let list = running.handle.models().await.expect("a list").models;
+        if is_good(&list) {
+            return list;
+        }
+        assert!(now().duration_since(began) < PATIENCE, "not in time: {list:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_challenger_scores_beside_the_champion_and_only_the_champion_is_heard() {
+    let prometheus = Prometheus::start(None).await;
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    write_model(folder.path(), "champion", 3);
+    write_model(folder.path(), "challenger", 4);
+    let running = controller(&prometheus.url, Duration::from_secs(5), folder.path(), Some("challenger")).await;
+    std::fs::write(folder.path().join("PROMOTED"), "champion\n").expect("written");
+    let judged = |model: &ModelEntry| model.figures.as_ref().is_some_and(|figures| figures.forecast_error.is_some());
+    let both = models(&running, |list| list.len() == 2 && list.iter().all(judged)).await;
+    let states: Vec<_> = both.iter().map(|model| (model.name.as_str(), model.scores, model.challenges)).collect();
+    assert_eq!(states, [("challenger", false, true), ("champion", true, false)]);
+    let status = running.handle.status("main").await.expect("a status");
+    assert_eq!(status.predictor.and_then(|predictor| predictor.model).expect("one scores").name, "champion");
+
+    // A challenger that breaks is told of, and takes nothing along.
+    std::fs::write(folder.path().join("challenger").join("model.json"), "{}").expect("written");
+    let samples = |list: &[ModelEntry]| list[1].figures.as_ref().map_or(0, |figures| figures.samples);
+    let before = samples(&both);
+    let after = models(&running, |list| list[0].problem.is_some() && samples(list) > before + 1).await;
+    assert!(after[1].scores);
 }

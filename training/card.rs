@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use stormglass::predict::document::{CalibratedOn, CalibrationFigures, FaultSeen};
 use stormglass::predict::{ModelDocument, NetworkKind};
 
 /// The text of a model's `README.md`.
@@ -61,8 +62,13 @@ pub fn render(document: &ModelDocument) -> String {
     line(String::new());
     line("## Risk".to_owned());
     line(String::new());
-    line("The curve from surprise (how many times the score is above what is usual on the node, as a logarithm) to risk was learnt on".to_owned());
-    line("labelled incidents of other machines, see `training/REPORT.md`; it was not checked on the machines of this model.".to_owned());
+    match &document.calibrated_on {
+        None => {
+            line("The curve from surprise (how many times the score is above what is usual on the node, as a logarithm) to risk was learnt on".to_owned());
+            line("labelled incidents of other machines, see `training/REPORT.md`; it was not checked on the machines of this model.".to_owned());
+        }
+        Some(calibrated) => calibration(document, calibrated, &mut line),
+    }
     line(String::new());
     line("| surprise | risk |".to_owned());
     line("|---|---|".to_owned());
@@ -85,4 +91,43 @@ pub fn render(document: &ModelDocument) -> String {
         "\nTo switch it off: `predictor.mode = \"observe\"`, or promote another model (`stormglass model list`)."
     );
     card
+}
+
+/// What threshold and risk rest on, and how they did on runs that they were not learnt on.
+fn calibration(document: &ModelDocument, calibrated: &CalibratedOn, line: &mut impl FnMut(String)) {
+    line(format!(
+        "An alarm is a surprise (how many times the score is above what is usual on the node, as a logarithm) of {:.2} or more.",
+        document.calibration.alarm_surprise
+    ));
+    line(format!("Threshold and curve were learnt on: {}.", calibrated.source));
+    line("The risk is the share of rows with such a surprise in which a fault was growing *in these runs*: they hold far more faults than a".to_owned());
+    line("life of a server, so that the order of risks carries over, and the number does not.".to_owned());
+    line(String::new());
+    line("Every figure is of runs left out one at a time: threshold and curve that judge a run were learnt on the others.".to_owned());
+    line("A lead runs from the alarm to the first failed or slow (over 1 s) commit, with which a run ends.".to_owned());
+    line(String::new());
+    line("| | this model | its linear twin |".to_owned());
+    line("|---|---|---|".to_owned());
+    let (own, twin) = (&calibrated.own, calibrated.twin.as_ref());
+    let mut row = |name: &str, figure: &dyn Fn(&CalibrationFigures) -> String| {
+        line(format!("| {name} | {} | {} |", figure(own), twin.map_or_else(|| "–".to_owned(), figure)));
+    };
+    row("healthy node-days", &|figures| format!("{:.3}", figures.node_days));
+    row("false alarms in them", &|figures| figures.false_alarms.to_string());
+    row("at most so many a node and day (95 %)", &|figures| {
+        format!("{:.1}", figures.false_alarms_per_node_day_upper_95)
+    });
+    row("mean squared error of the risk", &|figures| format!("{:.4}", figures.brier));
+    row("the same, were the mean always said", &|figures| format!("{:.4}", figures.brier_of_mean));
+    for (index, fault) in own.faults.iter().enumerate() {
+        row(&format!("{}: seen, shortest lead", fault.fault), &|figures| match figures.faults.get(index) {
+            Some(FaultSeen { runs, alarmed, lead_seconds_min: Some(lead), .. }) => {
+                format!("{alarmed} of {runs}, {lead:.0} s")
+            }
+            Some(FaultSeen { runs, alarmed, .. }) => format!("{alarmed} of {runs}"),
+            None => "–".to_owned(),
+        });
+    }
+    line(String::new());
+    line("So few node-days are no proof that alarms are rare; watch `stormglass_risk_alarm` in mode `observe` before you let it act.".to_owned());
 }

@@ -116,7 +116,8 @@ pub struct ScoreArguments {
     pub alarms: Option<PathBuf>,
 }
 
-fn read_for(model: &Model, path: &Path) -> anyhow::Result<Samples> {
+/// The columns of a file that a model wants.
+pub fn read_for(model: &Model, path: &Path) -> anyhow::Result<Samples> {
     let columns: Vec<String> = model.document().features.iter().map(|feature| feature.name.clone()).collect();
     Ok(Table::read(path)?.with_columns(&columns, &path.display().to_string())?.samples)
 }

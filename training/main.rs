@@ -4,6 +4,7 @@
 
 mod bench;
 mod benchmark;
+mod calibrate;
 mod card;
 mod commands;
 mod evaluation;
@@ -32,6 +33,8 @@ struct Arguments {
 enum Command {
     /// Train a model on samples from CSV files
     Fit(commands::FitArguments),
+    /// Learn alarm threshold and risk of a model on runs that it was not trained on
+    Calibrate(calibrate::CalibrateArguments),
     /// Judge models on the same rows
     Evaluate(commands::EvaluateArguments),
     /// Score a file of samples
@@ -49,6 +52,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Fit(arguments) => commands::fit(&arguments),
+        Command::Calibrate(arguments) => calibrate::run(&arguments),
         Command::Evaluate(arguments) => commands::evaluate(&arguments),
         Command::Score(arguments) => commands::score(&arguments),
         Command::Publish(arguments) => commands::publish(&arguments),

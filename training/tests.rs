@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser as _;
 
-use crate::{Arguments, Command, benchmark, commands, publish};
+use crate::{Arguments, Command, benchmark, calibrate, commands, publish};
 
 /// Rows of three waves, of which the second rises at `fault`, a constant column, and some gaps.
 fn rows(first: usize, count: usize, fault: Option<usize>) -> String {
@@ -27,6 +27,7 @@ fn run(line: &[&str]) -> anyhow::Result<()> {
     match arguments.command {
         Command::Fit(arguments) => commands::fit(&arguments),
         Command::Score(arguments) => commands::score(&arguments),
+        Command::Calibrate(arguments) => calibrate::run(&arguments),
         Command::Evaluate(arguments) => commands::evaluate(&arguments),
         Command::Publish(arguments) => commands::publish(&arguments),
         Command::Benchmark(arguments) => benchmark::run(&arguments),
@@ -194,4 +195,34 @@ fn a_report_is_written_with_its_pictures() {
         let png = fs::read(place.path(&format!("figures/{picture}.png"))).expect("a picture");
         assert!(png.starts_with(b"\x89PNG"), "{picture}");
     }
+}
+
+#[test]
+fn alarms_and_risk_are_learnt_on_other_runs_and_the_card_says_how_they_did() {
+    let place = Place::new();
+    place.fit("a", "1", &["--linear"]).expect("fitted");
+    let fault = |name: &str, first: usize| {
+        fs::write(place.path(&format!("{name}.csv")), rows(first, 300, Some(first + 290))).expect("written");
+        let labels = (0..300).map(|row| format!("{}\n", u8::from(row >= 290))).collect::<String>();
+        fs::write(place.path(&format!("{name}.labels.csv")), "fault\n".to_owned() + &labels).expect("written");
+        format!("latency={}", place.text(&format!("{name}.csv")))
+    };
+    let (one, other) = (fault("one", 2000), fault("other", 3000));
+    fs::write(place.path("calm.csv"), rows(4000, 500, None)).expect("written");
+    let (model, calm) = (place.text("a"), place.text("calm.csv"));
+    let given = ["calibrate", "--model", &model, "--healthy", &calm, "--source", "a test", "--fault"];
+    let before = publish::read_model(&place.path("a")).expect("a model").document().clone();
+    assert!(refused(&[given.as_slice(), &["latency=/nowhere.csv"]].concat()).contains("/nowhere.csv"));
+    assert!(refused(&[given.as_slice(), &[&one, "--learn", "300"]].concat()).contains("none is left to judge"));
+    assert!(refused(&[given.as_slice(), &[&one, "--learn", "295"]].concat()).contains("begins before row 295"));
+    assert_eq!(publish::read_model(&place.path("a")).expect("a model").document(), &before, "nothing half-applied");
+
+    run(&[given.as_slice(), &[&one, &other]].concat()).expect("calibrated");
+    let after = publish::read_model(&place.path("a")).expect("a model").document().clone();
+    assert_ne!(after.calibration, before.calibration);
+    let figures = after.calibrated_on.expect("it says on what").own;
+    assert_eq!((figures.faults[0].runs, figures.faults[0].alarmed, figures.false_alarms), (2, 2, 0));
+    assert!(figures.brier < figures.brier_of_mean, "{figures:?}");
+    let card = fs::read_to_string(place.path("a/README.md")).expect("a card");
+    assert!(card.contains("a test") && card.contains("| latency: seen, shortest lead | 2 of 2"), "{card}");
 }

@@ -80,7 +80,7 @@ pub struct SlowProbe {
 }
 
 /// `GET /api/v1/models`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ModelList {
     /// [`super::wire::SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -88,8 +88,21 @@ pub struct ModelList {
     pub models: Vec<ModelEntry>,
 }
 
+/// What a model has said since it was loaded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ModelFigures {
+    /// Samples of all nodes that it was given.
+    pub samples: u64,
+    /// Of which it said nothing of so many.
+    pub silent: u64,
+    /// Alarms that began.
+    pub alarms: u64,
+    /// Mean error of its forecasts, in spreads of each node; `null` before the first.
+    pub forecast_error: Option<f64>,
+}
+
 /// One model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ModelEntry {
     /// Name of its folder.
     pub name: String,
@@ -97,6 +110,12 @@ pub struct ModelEntry {
     pub version: Option<String>,
     /// It scores now.
     pub scores: bool,
+    /// It scores beside that one, as the challenger: its word counts for nothing.
+    #[serde(default)]
+    pub challenges: bool,
+    /// What it has said since it was loaded, in this controller's memory; `null` if it does not score.
+    #[serde(default)]
+    pub figures: Option<ModelFigures>,
     /// It was promoted last.
     pub promoted: bool,
     /// What is wrong with it; `null` if the predictor can use it.

@@ -103,6 +103,9 @@ pub struct PredictorSection {
     /// The model that scores; what `stormglass model promote` chose if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// A model that scores beside it to be compared; nothing rests on its word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub challenger: Option<String>,
     /// Features and their queries; those that are built in if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub features: Option<PathBuf>,
@@ -128,6 +131,7 @@ impl Default for PredictorSection {
             mode: PredictionMode::default(),
             model_directory: PathBuf::from("/usr/share/stormglass/models"),
             model: None,
+            challenger: None,
             features: None,
             step: Duration::from_secs(15),
             risk_min: 0.5,
@@ -159,9 +163,14 @@ impl PredictorSection {
         if let Some(file) = &self.features {
             absolute("predictor.features", file)?;
         }
-        if let Some(name) = self.model.as_ref().filter(|name| !is_folder_name(name)) {
-            let problem = format!("{name:?} is no name of a folder in predictor.model_directory");
-            return Err(Violation::at("predictor.model", problem));
+        for (key, name) in [("predictor.model", &self.model), ("predictor.challenger", &self.challenger)] {
+            if let Some(name) = name.as_ref().filter(|name| !is_folder_name(name)) {
+                let problem = format!("{name:?} is no name of a folder in predictor.model_directory");
+                return Err(Violation::at(key, problem));
+            }
+        }
+        if self.challenger.is_some() && self.challenger == self.model {
+            return Err(Violation::at("predictor.challenger", "is the model that scores anyway: name another one"));
         }
         if self.step < STEP_MIN || self.step > STEP_MAX || self.step.subsec_nanos() != 0 {
             return Err(Violation::at("predictor.step", "must be whole seconds, 1s to 5m"));

@@ -338,7 +338,9 @@ impl Controller {
                 predictor.abstains = Some(problem.clone());
                 self.note_abstains(problem);
             }
-            Word::Scored { risks, epoch: scored } => {
+            Word::ChallengerRefused(problem) => self.note_model_refused(format!("challenger: {problem}")),
+            Word::Scored { risks, epoch: scored, tallied } => {
+                predictor.tallied = tallied;
                 let resumed = predictor.abstains.take().and(predictor.model.clone());
                 if let Some(model) = resumed {
                     self.note_resumed(model);

@@ -17,7 +17,7 @@ use super::{backup, status};
 use crate::api::authentication::{Caller, Identity, TokenDigest};
 use crate::api::controller::{ControllerHandler, no_predictor};
 use crate::api::listing::{Listing, Wanted};
-use crate::api::risk::{ModelEntry, ModelList, PromoteRequest, RiskDocument};
+use crate::api::risk::{ModelEntry, ModelFigures, ModelList, PromoteRequest, RiskDocument};
 use crate::api::tokens::{TokenDocument, TokenReply, TokenRequest};
 use crate::api::webhook::AlertsReply;
 use crate::api::wire::{
@@ -38,6 +38,7 @@ use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::Policy;
 use crate::domain::readiness::{Circumstances, Readiness};
 use crate::domain::report::{ProxyReport, Report};
+use crate::domain::risk::ModelName;
 use crate::domain::sequence::Sequence;
 use crate::domain::trail::{AuditEntry, AuditRow, EventRow};
 use crate::domain::view::Fact;
@@ -312,7 +313,8 @@ impl ControllerHandler for ControllerHandle {
     async fn models(&self) -> Result<ModelList, Problem> {
         let prediction = self.prediction()?;
         let glance = self.look(self.cluster.as_str()).await?;
-        let scores = glance.predictor.and_then(|predictor| predictor.model);
+        let predictor = glance.predictor.unwrap_or_default();
+        let scores = predictor.model;
         let names = prediction.models.names().await.map_err(internal)?;
         let promoted = prediction.models.promoted().await.map_err(internal)?;
         let mut models = Vec::new();
@@ -325,10 +327,18 @@ impl ControllerHandler for ControllerHandle {
                 }
                 Err(error) => (None, Some(error.to_string()), None),
             };
+            let is_it = |model: &ModelName| model.name == name && Some(&model.version) == version.as_ref();
+            let scores = scores.as_ref().is_some_and(is_it);
+            let tallied = predictor.tallied.iter().find(|tallied| is_it(&tallied.model));
             models.push(ModelEntry {
-                scores: scores
-                    .as_ref()
-                    .is_some_and(|model| model.name == name && Some(&model.version) == version.as_ref()),
+                scores,
+                challenges: !scores && tallied.is_some(),
+                figures: tallied.map(|tallied| ModelFigures {
+                    samples: tallied.tally.samples,
+                    silent: tallied.tally.silent,
+                    alarms: tallied.tally.alarms,
+                    forecast_error: tallied.tally.forecast_error(),
+                }),
                 promoted: promoted.as_ref() == Some(&name),
                 name,
                 version,

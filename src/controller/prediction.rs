@@ -41,6 +41,47 @@ pub struct Prediction {
     pub step_seconds: u32,
     /// The model by configuration; else the one that was promoted; else the first that fits.
     pub model: Option<String>,
+    /// A model that scores beside it, whose word nobody hears.
+    pub challenger: Option<String>,
+}
+
+/// What a model has said since it was loaded.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Tally {
+    /// Samples of all nodes that it was given.
+    pub samples: u64,
+    /// Of which it said nothing of so many.
+    pub silent: u64,
+    /// Alarms that began.
+    pub alarms: u64,
+    /// Sum of the forecasts' errors in the others, in spreads.
+    error_sum: f64,
+    alarmed: BTreeMap<NodeName, bool>,
+}
+
+impl Tally {
+    fn count(&mut self, node: &NodeName, risk: &Risk, error: Option<f64>) {
+        self.samples += 1;
+        match error.filter(|_| risk.abstains.is_none()) {
+            Some(error) => self.error_sum += error,
+            None => self.silent += 1,
+        }
+        let was_alarmed = self.alarmed.insert(node.clone(), risk.alarm).unwrap_or(false);
+        self.alarms += u64::from(risk.alarm && !was_alarmed);
+    }
+
+    /// Mean error of the forecasts, in spreads; `None` before the first.
+    pub fn forecast_error(&self) -> Option<f64> {
+        let judged = self.samples - self.silent;
+        (judged > 0).then(|| self.error_sum / judged as f64)
+    }
+}
+
+/// A model with what it has said.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Tallied {
+    pub model: ModelName,
+    pub tally: Tally,
 }
 
 /// The scoring task's word.
@@ -58,7 +99,11 @@ pub(super) enum Word {
         risks: BTreeMap<NodeName, Risk>,
         /// The epoch for which the scorers have learnt what is usual.
         epoch: Epoch,
+        /// What the model has said so far, and after it the challenger.
+        tallied: Vec<Tallied>,
     },
+    /// The challenger cannot be used.
+    ChallengerRefused(String),
 }
 
 /// What the task needs of the loop.
@@ -74,12 +119,42 @@ struct Loaded {
     usable: Usable,
     stamp: ModelStamp,
     scorers: BTreeMap<NodeName, Scorer>,
+    tally: Tally,
+}
+
+impl Loaded {
+    /// What the model says of every node at the last of these rows.
+    fn score(&mut self, nodes: &BTreeMap<NodeName, Vec<Sample>>, learns: bool) -> BTreeMap<NodeName, Risk> {
+        let mut risks = BTreeMap::new();
+        for (node, rows) in nodes {
+            let Some((row, history)) = rows.split_last() else { continue };
+            let scorer = self.scorers.entry(node.clone()).or_insert_with(|| self.usable.scorer());
+            learn_or_score(&self.usable, scorer, history, learns);
+            let risk = self.usable.score(scorer, row);
+            self.tally.count(node, &risk, scorer.forecast_error());
+            risks.insert(node.clone(), risk);
+        }
+        risks
+    }
+
+    fn tallied(&self) -> Tallied {
+        Tallied { model: self.usable.name.clone(), tally: self.tally.clone() }
+    }
 }
 
 /// Scores until the loop has ended.
 pub(super) async fn run(surroundings: Surroundings) {
     let step = Duration::from_secs(surroundings.prediction.step_seconds.into());
-    let mut task = Task { at: surroundings, loaded: None, refused: None, last_step: None, epoch: Epoch(0), told: None };
+    let mut task = Task {
+        at: surroundings,
+        loaded: None,
+        refused: None,
+        challenger: None,
+        challenger_refused: None,
+        last_step: None,
+        epoch: Epoch(0),
+        told: None,
+    };
     let mut ticks = tokio::time::interval(step);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
@@ -98,6 +173,9 @@ struct Task {
     loaded: Option<Loaded>,
     /// The stamp of a model that could not be used: it is said once.
     refused: Option<(String, Option<ModelStamp>)>,
+    /// Scores beside it. What it says is counted, and goes no further.
+    challenger: Option<Loaded>,
+    challenger_refused: Option<(String, Option<ModelStamp>)>,
     last_step: Option<i64>,
     epoch: Epoch,
     /// The last reason to abstain, so that it is said once.
@@ -120,6 +198,7 @@ impl Task {
     /// One step. An error is why nothing is predicted.
     async fn score(&mut self) -> Result<(), String> {
         self.load().await?;
+        self.load_challenger().await;
         let step = i64::from(self.at.prediction.step_seconds);
         let now = self.at.clock.wall().0.div_euclid(1_000_000) - LATE_SECONDS;
         let newest = now.div_euclid(step) * step;
@@ -127,7 +206,7 @@ impl Task {
         if epoch != self.epoch {
             // What is usual for a primary is not what is usual for a standby: they learn anew, from now on.
             self.epoch = epoch;
-            if let Some(loaded) = &mut self.loaded {
+            for loaded in self.loaded.iter_mut().chain(&mut self.challenger) {
                 loaded.scorers.clear();
             }
             self.last_step = self.last_step.map(|last| last.max(newest - step));
@@ -146,14 +225,13 @@ impl Task {
         self.last_step = Some(newest);
         let Some(loaded) = &mut self.loaded else { return Err("there is no model".to_owned()) };
         let began = self.at.clock.now();
-        let mut risks = BTreeMap::new();
-        for (node, rows) in &samples.nodes {
-            let Some((row, history)) = rows.split_last() else { continue };
-            let scorer = loaded.scorers.entry(node.clone()).or_insert_with(|| loaded.usable.scorer());
-            learn_or_score(&loaded.usable, scorer, history, learns);
-            risks.insert(node.clone(), loaded.usable.score(scorer, row));
-        }
+        let risks = loaded.score(&samples.nodes, learns);
+        let mut tallied = vec![loaded.tallied()];
         self.at.metrics.observe_scoring(self.at.clock.now().since(began));
+        if let Some(challenger) = &mut self.challenger {
+            challenger.score(&samples.nodes, learns);
+            tallied.push(challenger.tallied());
+        }
         let empty = samples.nodes.values().all(|rows| rows.last().is_none_or(|row| row.iter().all(Option::is_none)));
         if empty {
             let problem =
@@ -164,13 +242,18 @@ impl Task {
             tracing::debug!(problem, count = samples.problems.len(), "features that could not be had");
         }
         self.told = None;
-        self.tell(Word::Scored { risks, epoch }).await;
+        self.tell(Word::Scored { risks, epoch, tallied }).await;
         Ok(())
     }
 
     /// Loads the model that shall score, if it is another one or has changed. A broken one leaves the old one where it is.
     async fn load(&mut self) -> Result<(), String> {
-        match self.load_changed().await {
+        let name = chosen(&self.at.prediction).await;
+        let changed = match name {
+            Ok(name) => self.changed(&name, self.loaded.as_ref(), self.refused.as_ref()).await,
+            Err(problem) => Err((problem, None)),
+        };
+        match changed {
             Ok(Some(loaded)) => {
                 let name = loaded.usable.name.clone();
                 // Another model learns what is usual from the same history.
@@ -192,27 +275,44 @@ impl Task {
         }
     }
 
-    async fn load_changed(&self) -> Result<Option<Loaded>, (String, Option<ModelStamp>)> {
+    /// Loads the challenger, if there shall be one and it has changed. One that cannot be used is said once, and changes nothing else.
+    async fn load_challenger(&mut self) {
+        let Some(name) = self.at.prediction.challenger.clone() else { return };
+        match self.changed(&name, self.challenger.as_ref(), self.challenger_refused.as_ref()).await {
+            Ok(None) => {}
+            Ok(Some(loaded)) => {
+                self.challenger = Some(loaded);
+                self.challenger_refused = None;
+            }
+            Err(problem) => {
+                if self.challenger_refused.as_ref() != Some(&problem) {
+                    self.tell(Word::ChallengerRefused(problem.0.clone())).await;
+                    self.challenger_refused = Some(problem);
+                }
+            }
+        }
+    }
+
+    /// The model `name`, if it is another one than `loaded` or has changed on disk.
+    async fn changed(
+        &self,
+        name: &str,
+        loaded: Option<&Loaded>,
+        refused: Option<&(String, Option<ModelStamp>)>,
+    ) -> Result<Option<Loaded>, (String, Option<ModelStamp>)> {
         let prediction = &self.at.prediction;
         let fail = |error: crate::ports::metrics::ModelStoreError| (error.to_string(), None);
-        let name = match chosen(prediction).await {
-            Ok(name) => name,
-            Err(problem) => return Err((problem, None)),
-        };
-        let stamp = prediction.models.stamp(&name).await.map_err(fail)?;
-        let is_same = self.loaded.as_ref().is_some_and(|loaded| loaded.stamp == stamp);
-        let was_refused = self.refused.as_ref().is_some_and(|(_, refused)| refused.as_ref() == Some(&stamp));
-        if is_same {
+        let stamp = prediction.models.stamp(name).await.map_err(fail)?;
+        if loaded.is_some_and(|loaded| loaded.stamp == stamp) {
             return Ok(None);
         }
-        if was_refused {
-            let problem = self.refused.as_ref().map(|(problem, _)| problem.clone()).unwrap_or_default();
-            return Err((problem, Some(stamp)));
+        if let Some((problem, _)) = refused.filter(|(_, refused)| refused.as_ref() == Some(&stamp)) {
+            return Err((problem.clone(), Some(stamp)));
         }
-        let files = prediction.models.read(&name).await.map_err(|error| (error.to_string(), Some(stamp.clone())))?;
+        let files = prediction.models.read(name).await.map_err(|error| (error.to_string(), Some(stamp.clone())))?;
         let usable = model::open(&files, &prediction.features, prediction.step_seconds);
         let usable = usable.map_err(|problem| (format!("model {name}: {problem}"), Some(stamp.clone())))?;
-        Ok(Some(Loaded { usable, stamp, scorers: BTreeMap::new() }))
+        Ok(Some(Loaded { usable, stamp, scorers: BTreeMap::new(), tally: Tally::default() }))
     }
 }
 

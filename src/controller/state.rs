@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::name::{NameSight, Wanted};
+use super::prediction::Tallied;
 use crate::decide;
 use crate::decide::early_warning::{self, Alarm};
 use crate::decide::trend::Trend;
@@ -69,6 +70,8 @@ pub(super) struct PredictorState {
     pub abstains: Option<String>,
     /// Why a newer model was not taken.
     pub refused_model: Option<String>,
+    /// What the model has said since it was loaded, and after it the challenger, whose word counts for nothing.
+    pub tallied: Vec<Tallied>,
 }
 
 /// A configured proxy.

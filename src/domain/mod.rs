@@ -21,6 +21,7 @@ pub mod operation;
 pub mod plan;
 pub mod policy;
 pub mod proof;
+pub mod rate;
 pub mod readiness;
 pub mod record;
 pub mod report;

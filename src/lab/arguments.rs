@@ -168,19 +168,25 @@ pub struct RunArguments {
     /// How many controllers; more than one are elected in etcd, which has as many members
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
     pub controllers: u8,
-    /// healthy-load: how long it lasts [default: 60s]
+    /// healthy-load: how long it lasts [default: 60s]; degrade-primary: load before the fault in the control run [default: 12s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub duration: Option<Duration>,
-    /// degrade-primary, healthy-load: also write the samples of every node, for the trainer
+    /// degrade-primary: in which time the fault takes everything [default: 55s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub grows_for: Option<Duration>,
+    /// degrade-primary, healthy-load: also write the samples of every node, for the trainer: one a second, and one in 15 s below 15s/
     #[arg(long, value_name = "DIR")]
     pub samples: Option<PathBuf>,
-    /// Which part of degrade-primary this is (run by the lab itself)
-    #[arg(long, value_enum, hide = true)]
+    /// degrade-primary: one of its two runs alone
+    #[arg(long, value_enum)]
     pub part: Option<Part>,
     /// A lab directory with volumes of limited size in it (made by the lab itself)
     #[arg(long, value_name = "DIR", hide = true)]
     pub prepared: Option<PathBuf>,
 }
+
+/// A fault that takes everything at once does not grow.
+const GROWS_FOR_MIN: Duration = Duration::from_secs(10);
 
 fn address(text: &str) -> Result<Address, String> {
     let parts = text.rsplit_once(':').and_then(|(host, port)| Some(Address::new(host, port.parse().ok()?)));
@@ -322,7 +328,7 @@ pub enum NamedFault {
     ConnectionsLeaking,
     /// degrade-primary: a slot that nobody reads keeps all WAL
     WalPilingUp,
-    /// degrade-primary: the processors are taken away (needs a host of its own for each node)
+    /// degrade-primary: the processors are taken away from the primary's PostgreSQL, as a hypervisor does it
     ProcessorStolen,
     /// degrade-primary: the disk gets slower (needs root and a throttled block device)
     DiskSlowing,
@@ -332,8 +338,8 @@ pub enum NamedFault {
 
 impl NamedFault {
     /// Faults that grow and that the lab can inject.
-    pub const GROWING: [NamedFault; 3] =
-        [NamedFault::DiskFilling, NamedFault::ConnectionsLeaking, NamedFault::WalPilingUp];
+    pub const GROWING: [NamedFault; 4] =
+        [NamedFault::DiskFilling, NamedFault::ConnectionsLeaking, NamedFault::WalPilingUp, NamedFault::ProcessorStolen];
 
     /// Name in the report, and on the command line.
     pub fn label(self) -> &'static str {
@@ -356,6 +362,7 @@ impl NamedFault {
             NamedFault::DiskFilling => "the volume of the primary fills up",
             NamedFault::ConnectionsLeaking => "connections to the primary are opened and never closed",
             NamedFault::WalPilingUp => "WAL piles up behind a slot of the primary",
+            NamedFault::ProcessorStolen => "processor time of the primary is stolen",
             other => other.label(),
         }
     }
@@ -371,9 +378,6 @@ impl NamedFault {
     /// What the lab lacks to inject it; `None` if nothing.
     pub fn missing(self) -> Option<&'static str> {
         match self {
-            NamedFault::ProcessorStolen => Some(
-                "all nodes of the lab share this host's processors: what is stolen is stolen from every node, and no move helps",
-            ),
             NamedFault::DiskSlowing => Some(
                 "a disk gets slower only where root throttles a block device of its own (cgroup blkio), which the lab does not set up",
             ),
@@ -433,8 +437,14 @@ impl LabCommand {
             (run.held, Scenario::Switchover, "--held"),
             (run.to_site, Scenario::Switchover, "--to-site"),
             (run.during_failover, Scenario::ControllerCrash, "--during-failover"),
-            (run.duration.is_some(), Scenario::HealthyLoad, "--duration"),
+            (run.grows_for.is_some(), Scenario::DegradePrimary, "--grows-for"),
         ];
+        if run.duration.is_some() && !matches!(run.scenario, Scenario::HealthyLoad | Scenario::DegradePrimary) {
+            return Some("--duration belongs to the scenarios healthy-load and degrade-primary".to_owned());
+        }
+        if run.grows_for.is_some_and(|time| time < GROWS_FOR_MIN) {
+            return Some(format!("--grows-for: at least {} s, else it is no growth", GROWS_FOR_MIN.as_secs()));
+        }
         misplaced
             .iter()
             .find(|(given, scenario, _)| *given && run.scenario != *scenario)
@@ -496,7 +506,10 @@ mod tests {
             contradiction(&["run", "degrade-primary", "--fault", "memory-pressure"])
                 .is_some_and(|why| why.contains("root"))
         );
-        assert!(contradiction(&["run", "degrade-primary", "--fault", "wal-piling-up"]).is_none());
+        assert!(contradiction(&["run", "degrade-primary", "--fault", "wal-piling-up", "--grows-for", "8m"]).is_none());
+        assert!(contradiction(&["run", "degrade-primary", "--grows-for", "1s"]).is_some());
+        assert!(contradiction(&["run", "switchover", "--grows-for", "8m"]).is_some());
+        assert!(contradiction(&["run", "switchover", "--duration", "8m"]).is_some());
         assert!(contradiction(&["run", "switchover", "--held"]).is_none());
         assert!(contradiction(&["up"]).is_none());
     }

@@ -255,8 +255,9 @@ async fn run(arguments: &RunArguments, uid: u32, output: OutputFormat) -> anyhow
     if arguments.keep {
         clear(&directory, uid, progress)?;
     }
-    let rescue = match arguments.duration {
-        Some(duration) => rescue::Rescue::arm_for(&directory, uid, duration + HEALTHY_PATIENCE),
+    let longer = arguments.duration.into_iter().chain(arguments.grows_for).reduce(|left, right| left + right);
+    let rescue = match longer {
+        Some(longer) => rescue::Rescue::arm_for(&directory, uid, longer + HEALTHY_PATIENCE),
         None => rescue::Rescue::arm(&directory, uid, arguments.runs),
     };
     let result = tokio::select! {

@@ -25,7 +25,7 @@ pub async fn run(arguments: &RunArguments, user: &User, progress: Progress) -> a
     let mut failures = Vec::new();
     for fault in faults {
         let mut parts = Vec::new();
-        for part in [Part::Control, Part::Act] {
+        for part in arguments.part.map_or_else(|| vec![Part::Control, Part::Act], |part| vec![part]) {
             progress.line(&format!("{}: {}", fault.label(), words(part)));
             match run_part(arguments, user, fault, part, seed, &folder).await {
                 Ok(None) => {
@@ -36,8 +36,12 @@ pub async fn run(arguments: &RunArguments, user: &User, progress: Progress) -> a
                 Err(error) => failures.push(format!("{}, {}: {error:#}", fault.label(), words(part))),
             }
         }
-        if let [control, act] = parts.as_slice() {
-            let report = together(control, act);
+        let report = match parts.as_slice() {
+            [control, act] => Some(together(control, act)),
+            [alone] if arguments.part.is_some() => Some(alone.clone()),
+            _ => None,
+        };
+        if let Some(report) = report {
             whole = Some(match whole {
                 None => report,
                 Some(before) => added(before, report),
@@ -76,6 +80,11 @@ async fn run_part(
     given.extend([seed.to_string().into(), "--report".into(), file.clone().into()]);
     if let Some(rto) = arguments.rto {
         given.extend(["--rto".into(), humantime::format_duration(rto).to_string().replace(' ', "").into()]);
+    }
+    for (option, time) in [("--grows-for", arguments.grows_for), ("--duration", arguments.duration)] {
+        if let Some(time) = time {
+            given.extend([option.into(), humantime::format_duration(time).to_string().replace(' ', "").into()]);
+        }
     }
     if let Some(samples) = &arguments.samples {
         given.extend(["--samples".into(), samples.join(name).into()]);

@@ -181,6 +181,7 @@ fn prediction(config: &ControllerConfig) -> anyhow::Result<Option<Prediction>> {
         features: Arc::new(features),
         step_seconds: u32::try_from(predictor.step.as_secs()).context("read predictor.step")?,
         model: predictor.model.clone(),
+        challenger: predictor.challenger.clone(),
     }))
 }
 

@@ -1,7 +1,8 @@
 //! From scores to surprise, and from surprise to risk.
 //!
 //! Thresholds on scores do not carry over between hosts, so nothing here looks at a score alone: a score counts by how far it lies above
-//! what the same node showed in nine of ten rows lately ([`surprise`](Calibration::surprise), a difference of logarithms). What a surprise is
+//! what the same node showed in nine of ten rows lately ([`surprise`](Calibration::surprise), a difference of logarithms), or, on a node with
+//! bursts, above what they reach. What a surprise is
 //! worth is one curve for all hosts, monotone, learnt on labelled incidents of machines other than those it is used on.
 //! What never enters: a threshold of a single host.
 
@@ -18,6 +19,16 @@ const SURPRISING: usize = 2;
 
 /// Rows that the model's own reference counts for against a node's: about the time that the forecasts need to settle.
 const PRIOR_ROWS: f32 = 300.0;
+
+/// What a node shows rarely, so that it is no surprise when it does so again.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tail {
+    /// This quantile of a node's scores is reached rarely.
+    pub quantile: f32,
+    /// So far, as a natural logarithm, it may lie above the everyday one before it counts.
+    pub allowance: f32,
+}
 
 /// One point of the curve from surprise to risk.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -37,6 +48,9 @@ pub struct Calibration {
     pub references: [f32; COMPONENTS],
     /// The reference of a node is this quantile of its scores.
     pub reference_quantile: f32,
+    /// On a node with bursts the reference is what they reach, less the allowance, where that is more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tail: Option<Tail>,
     /// Time constant with which a node's scores are forgotten.
     pub memory_seconds: u32,
     /// An alarm is a surprise of at least this.
@@ -52,8 +66,9 @@ impl Calibration {
         Self {
             references,
             reference_quantile: 0.9,
+            tail: Some(Tail { quantile: 0.99, allowance: 1.0 }),
             memory_seconds: 7 * 86_400,
-            alarm_surprise: 1.5,
+            alarm_surprise: 1.2,
             risk_curve: SHIPPED_CURVE.iter().map(|&(surprise, risk)| RiskPoint { surprise, risk }).collect(),
         }
     }
@@ -63,7 +78,13 @@ impl Calibration {
     /// # Errors
     /// What is wrong, in words.
     pub fn check(&self) -> Result<(), String> {
-        let numbers = self.references.iter().copied().chain([self.reference_quantile, self.alarm_surprise]);
+        let tail = self.tail.unwrap_or(Tail { quantile: 0.0, allowance: 0.0 });
+        let numbers = self.references.iter().copied().chain([
+            self.reference_quantile,
+            self.alarm_surprise,
+            tail.quantile,
+            tail.allowance,
+        ]);
         if numbers
             .chain(self.risk_curve.iter().flat_map(|point| [point.surprise, point.risk]))
             .any(|it| !it.is_finite())
@@ -75,10 +96,20 @@ impl Calibration {
         }
         let is_ascending =
             self.risk_curve.windows(2).all(|pair| pair[0].surprise < pair[1].surprise && pair[0].risk <= pair[1].risk);
-        if !is_ascending || !(0.0..1.0).contains(&self.reference_quantile) {
-            return Err("the risk curve must ascend, and the reference quantile lie between 0 and 1".to_owned());
+        let are_shares = [self.reference_quantile, tail.quantile].iter().all(|share| (0.0..1.0).contains(share));
+        if !is_ascending || !are_shares {
+            return Err("the risk curve must ascend, and quantiles lie between 0 and 1".to_owned());
         }
         Ok(())
+    }
+
+    /// A history of a node's scores, for each kind.
+    #[must_use]
+    pub fn levels(&self, memory_rows: f32) -> [LevelHistory; COMPONENTS] {
+        std::array::from_fn(|_| {
+            let history = LevelHistory::new(self.reference_quantile, memory_rows);
+            self.tail.map_or(history.clone(), |tail| history.with_tail(tail.quantile, tail.allowance))
+        })
     }
 
     /// How many times the score lies above what is usual on its node, as a natural logarithm: the mean over the two scores of residuals.
@@ -155,7 +186,7 @@ mod tests {
     #[test]
     fn a_nodes_own_level_replaces_that_of_training() {
         let calibration = Calibration::shipped([0.0; COMPONENTS]);
-        let mut levels = std::array::from_fn(|_| LevelHistory::new(0.9, 1e6));
+        let mut levels = calibration.levels(1e6);
         assert_eq!(calibration.surprise(&[1.0; COMPONENTS], &mut levels), 1.0);
         levels.iter_mut().for_each(|level| (0..100_000).for_each(|_| level.add(3.0)));
         let surprise = calibration.surprise(&[3.0; COMPONENTS], &mut levels);

@@ -99,6 +99,52 @@ pub struct TrainingSpan {
     pub seed: u64,
 }
 
+/// What alarms and risk of a model were calibrated on, and how it did there: every run judged by what was learnt on the others.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CalibratedOn {
+    /// Where the runs came from, in words.
+    pub source: String,
+    /// Figures of this model.
+    pub own: CalibrationFigures,
+    /// Figures of its linear twin on the same runs, with a threshold and a curve of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twin: Option<CalibrationFigures>,
+}
+
+/// How a model did on runs that its threshold and its curve were not learnt on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CalibrationFigures {
+    /// Time without a fault, all nodes together.
+    pub node_days: f64,
+    /// Alarms in that time; those closer than the horizon are one.
+    pub false_alarms: u64,
+    /// The most false alarms a node and day that are not unlikely after that count (95 %).
+    pub false_alarms_per_node_day_upper_95: f64,
+    /// Mean squared error of the risk.
+    pub brier: f64,
+    /// The same, had the mean share of trouble always been said.
+    pub brier_of_mean: f64,
+    /// Each fault.
+    pub faults: Vec<FaultSeen>,
+}
+
+/// How a model did on a fault.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FaultSeen {
+    /// Its name.
+    pub fault: String,
+    /// Runs with it.
+    pub runs: usize,
+    /// Of which there was an alarm in so many after the fault had begun.
+    pub alarmed: usize,
+    /// The shortest time from the alarm to the end of a run, which is the first failed or slow commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lead_seconds_min: Option<f64>,
+}
+
 /// `model.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -121,6 +167,9 @@ pub struct ModelDocument {
     pub scaler: Vec<FeatureScale>,
     /// From scores to risk.
     pub calibration: Calibration,
+    /// What that was learnt on, where it was not shipped with the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibrated_on: Option<CalibratedOn>,
     /// What it was trained on.
     pub training: TrainingSpan,
     /// SHA-256 of the training samples, hexadecimal.

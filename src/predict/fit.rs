@@ -5,7 +5,6 @@
 use super::calibration::{COMPONENTS, Calibration};
 use super::document::{Architecture, FeatureDescription, ModelDocument, SCHEMA_VERSION, TrainingSpan};
 use super::forecaster::{Forecaster, Network};
-use super::levels::LevelHistory;
 use super::model::{ModelError, sha256, weights_bytes};
 use super::residuals::{Covariance, root_mean_square};
 use super::samples::Samples;
@@ -89,8 +88,7 @@ pub fn finish(
     let levels = level_covariance.whitening();
 
     let mut calibration = Calibration::shipped([0.0; COMPONENTS]);
-    let quantile = calibration.reference_quantile;
-    let mut histories: [LevelHistory; COMPONENTS] = std::array::from_fn(|_| LevelHistory::new(quantile, f32::MAX));
+    let mut histories = calibration.levels(f32::MAX);
     let mut centred = Vec::new();
     let horizons = outline.architecture.horizons.len();
     each_row(&forecaster, nodes, scales, |varying, row, values| {
@@ -115,6 +113,7 @@ pub fn finish(
         architecture: outline.architecture,
         scaler: scales.pooled.clone(),
         calibration,
+        calibrated_on: None,
         training: outline.training,
         data_sha256: outline.data_sha256,
         weights_sha256: sha256(&weights),

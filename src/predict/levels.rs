@@ -21,6 +21,7 @@ pub struct LevelHistory {
     growth: f32,
     rows: u64,
     quantile: f32,
+    tail: Option<(f32, f32)>,
     cached: f32,
     until_refresh: u32,
 }
@@ -36,9 +37,17 @@ impl LevelHistory {
             growth: 1.0 + 1.0 / memory_rows.max(1.0),
             rows: 0,
             quantile,
+            tail: None,
             cached: 0.0,
             until_refresh: 0,
         }
+    }
+
+    /// With a `tail`, a higher quantile: where it lies more than `allowance` above, the reference is the tail less the allowance.
+    #[must_use]
+    pub fn with_tail(mut self, tail: f32, allowance: f32) -> Self {
+        self.tail = Some((tail, allowance));
+        self
     }
 
     /// Rows seen.
@@ -47,14 +56,15 @@ impl LevelHistory {
         self.rows
     }
 
-    /// The natural logarithm of the quantile of all scores before; `None` before the first.
+    /// What is usual, of all scores before, as a natural logarithm: the quantile, or what the tail says; `None` before the first.
     pub fn reference(&mut self) -> Option<f32> {
         if self.rows == 0 {
             return None;
         }
         if self.until_refresh == 0 {
             self.until_refresh = REFRESH_ROWS;
-            self.cached = self.look_up();
+            let usual = self.look_up(self.quantile);
+            self.cached = self.tail.map_or(usual, |(tail, allowance)| usual.max(self.look_up(tail) - allowance));
         }
         Some(self.cached)
     }
@@ -78,8 +88,8 @@ impl LevelHistory {
         }
     }
 
-    fn look_up(&self) -> f32 {
-        let wanted = self.total * self.quantile;
+    fn look_up(&self, quantile: f32) -> f32 {
+        let wanted = self.total * quantile;
         let mut below = 0.0;
         for (index, &bin) in self.bins.iter().enumerate() {
             if bin > 0.0 && below + bin >= wanted {
@@ -104,6 +114,17 @@ mod tests {
         }
         let reference = history.reference().expect("rows were added").exp();
         assert!((reference - 0.9).abs() < 0.06, "{reference}");
+    }
+
+    #[test]
+    fn bursts_that_a_node_knows_raise_what_is_usual_and_a_quiet_node_is_judged_as_before() {
+        let fill = |burst: f32| {
+            let mut history = LevelHistory::new(0.9, 1e6).with_tail(0.99, 1.0);
+            (0..2000).for_each(|row| history.add(if row % 50 == 0 { burst } else { 0.0 }));
+            history.reference().expect("rows")
+        };
+        assert!((fill(3.0) - 2.0).abs() < 0.1, "{}", fill(3.0));
+        assert!(fill(0.8).abs() < 0.1, "{}: within the allowance", fill(0.8));
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl NodeScorer {
             scaler: document.scaler.clone(),
             varying: 0,
             state: model.forecaster().start(),
-            levels: std::array::from_fn(|_| LevelHistory::new(calibration.reference_quantile, memory_rows)),
+            levels: calibration.levels(memory_rows),
             smoothed: None,
             surprise: 0.0,
             rows_missed: 0,

@@ -11,9 +11,13 @@ use candle_nn::{AdamW, Linear, Module as _, Optimizer as _, ParamsAdamW, VarBuil
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 use serde::Serialize;
+use stormglass::predict::document::TrainingSpan;
+use stormglass::predict::fit::{Outline, Scales, finish};
+use stormglass::predict::forecaster::Network;
 use stormglass::predict::lstm::operator::TrainableLstm;
 use stormglass::predict::lstm::{Lstm, LstmShape, LstmState};
 use stormglass::predict::weights::{NamedTensor, Tensors};
+use stormglass::predict::{Architecture, Model, NetworkKind, NodeScorer, Samples};
 
 const FEATURES: usize = 38;
 const UNITS: usize = 64;
@@ -199,26 +203,42 @@ pub struct Nodes {
     pub every_seconds: f64,
     /// Share of one core.
     pub core_ratio: f64,
-    /// Of the whole process.
+    /// Of one sample of one node.
+    pub sample_seconds: f64,
+    /// What the scorers of all nodes take.
+    pub scorers_bytes: u64,
+    /// Of the whole process, with what the cases hold.
     pub resident_bytes: u64,
 }
 
-/// 1,000 nodes with 40 features, a streaming step each every 15 s.
+/// 1,000 nodes with 40 features, a sample each every 15 s: all that a sample costs, from its values to the risk and its reasons.
 pub fn nodes(layers: usize) -> anyhow::Result<Nodes> {
     let (nodes, features, every_seconds) = (1000, 40, 15.0);
-    let model = Lstm::from_random(LstmShape { features, units: UNITS, layers }, random(3))?;
-    let mut states: Vec<LstmState> = (0..nodes).map(|_| LstmState::new(&model)).collect();
+    let model = random_model(features, layers)?;
     let mut uniform = random(4);
-    let row: Vec<f32> = (0..features).map(|_| 2.0 * uniform() - 1.0).collect();
+    let mut rows = |count: usize| {
+        let mut samples = Samples::new(features);
+        (0..count).for_each(|_| samples.push(&(0..features).map(|_| Some(uniform())).collect::<Vec<_>>()));
+        samples
+    };
+    let history = rows(model.forecaster().settling_rows() as usize + 50);
+    let before = resident_bytes()?;
+    let mut scorers: Vec<NodeScorer> = (0..nodes).map(|_| NodeScorer::new(&model)).collect();
+    scorers.iter_mut().for_each(|scorer| scorer.warm_up(&model, &history));
+    let scorers_bytes = resident_bytes()?.saturating_sub(before);
     // The mean, not the least: what production pays includes cold caches.
     let rounds = 20;
+    let news = rows(rounds);
+    let mut row = Vec::new();
     let begin = super::processor_seconds();
-    for _ in 0..rounds {
-        for state in &mut states {
-            std::hint::black_box(model.step(state, &row)?);
+    for round in 0..rounds {
+        news.read(round, &mut row);
+        for scorer in &mut scorers {
+            let said = std::hint::black_box(scorer.push(&model, &row));
+            anyhow::ensure!(said.risk.is_some(), "a scorer abstained: {:?}", said.abstains);
         }
     }
-    let round_seconds = (super::processor_seconds() - begin) / f64::from(rounds);
+    let round_seconds = (super::processor_seconds() - begin) / rounds as f64;
     Ok(Nodes {
         nodes,
         features,
@@ -226,8 +246,39 @@ pub fn nodes(layers: usize) -> anyhow::Result<Nodes> {
         units: UNITS,
         every_seconds,
         core_ratio: round_seconds / every_seconds,
+        sample_seconds: round_seconds / nodes as f64,
+        scorers_bytes,
         resident_bytes: resident_bytes()?,
     })
+}
+
+/// A model of the shipped pipeline with random weights: what it says is of no use, what it costs is real.
+fn random_model(features: usize, layers: usize) -> anyhow::Result<Model> {
+    let names: Vec<String> = (0..features).map(|feature| format!("m{feature:02}")).collect();
+    let horizons = vec![1, 10];
+    let lstm = Lstm::from_random(LstmShape { features: 2 * features, units: UNITS, layers }, random(3))?;
+    let outputs = horizons.len() * features;
+    let mut uniform = random(5);
+    let network = Network {
+        lstm,
+        head_weight: (0..outputs * UNITS).map(|_| 0.02 * (uniform() - 0.5)).collect(),
+        head_bias: vec![0.0; outputs],
+    };
+    let mut samples = Samples::new(features);
+    (0..400).for_each(|_| samples.push(&(0..features).map(|_| Some(uniform())).collect::<Vec<_>>()));
+    let samples = [samples];
+    let outline = Outline {
+        name: "bench".to_owned(),
+        version: "1".to_owned(),
+        step_seconds: 15,
+        horizon_seconds: 900,
+        features: crate::pipeline::plain_features(&names),
+        architecture: Architecture { network: NetworkKind::Lstm { layers, units: UNITS }, baseline_rows: 60, horizons },
+        training: TrainingSpan::default(),
+        data_sha256: String::new(),
+    };
+    let (document, weights) = finish(outline, &samples, &Scales::of(&samples), Some(network))?;
+    Ok(Model::new(document, &weights)?)
 }
 
 fn resident_bytes() -> anyhow::Result<u64> {

@@ -143,13 +143,16 @@ fn print(report: &Report) {
     }
     for nodes in &report.nodes {
         println!(
-            "{} nodes × {} features, {} × {} units, a step each every {} s: {:.3} % of one core, {:.1} MB resident",
+            "{} nodes × {} features, {} × {} units, a sample scored each every {} s: {:.3} % of one core, {} a sample; \
+             {:.1} MB for all scorers, {:.1} MB resident with the cases above",
             nodes.nodes,
             nodes.features,
             nodes.layers,
             nodes.units,
             nodes.every_seconds,
             100.0 * nodes.core_ratio,
+            duration(nodes.sample_seconds),
+            nodes.scorers_bytes as f64 / 1e6,
             nodes.resident_bytes as f64 / 1e6,
         );
     }

@@ -4,7 +4,7 @@
 
 mod baselines;
 mod plots;
-mod reliability;
+pub mod reliability;
 mod series;
 mod text;
 
@@ -151,24 +151,10 @@ fn judge(
 
 /// Learns the curve without each machine in turn, and judges it there.
 fn calibrate(machines: &[Outcomes]) -> Calibrated {
-    let mut predictions = Vec::new();
-    for (index, machine) in machines.iter().enumerate() {
-        let others = machines.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, machine)| machine);
-        let mut calibration = stormglass::predict::Calibration::shipped([0.0; 3]);
-        calibration.risk_curve = reliability::curve(others);
-        let rows = machine.surprises.iter().zip(&machine.trouble);
-        predictions.extend(rows.map(|(surprise, trouble)| (calibration.risk(*surprise), *trouble)));
-    }
-    let rows = predictions.len().max(1) as f64;
-    let base = predictions.iter().filter(|(_, trouble)| *trouble).count() as f64 / rows;
-    let error = |risk: f64, trouble: bool| (risk - f64::from(u8::from(trouble))).powi(2);
-    let brier = (
-        predictions.iter().map(|(risk, trouble)| error(*risk, *trouble)).sum::<f64>() / rows,
-        predictions.iter().map(|(_, trouble)| error(base, *trouble)).sum::<f64>() / rows,
-    );
+    let predictions = reliability::leave_one_out(machines);
     Calibrated {
         reliability: reliability::reliability(&predictions),
         curve: reliability::curve(machines.iter()),
-        brier,
+        brier: reliability::brier(&predictions),
     }
 }

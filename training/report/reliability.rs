@@ -3,7 +3,7 @@
 //! Isotonic regression (Ayer et al., "An empirical distribution function for sampling with incomplete information", 1955) on the share of
 //! rows with trouble now or within the horizon. What never enters: rows of the machine that is judged.
 
-use stormglass::predict::calibration::RiskPoint;
+use stormglass::predict::calibration::{COMPONENTS, Calibration, RiskPoint};
 
 /// Surprises are grouped in steps of this.
 const STEP: f32 = 0.25;
@@ -69,6 +69,30 @@ pub fn curve<'machines>(machines: impl Iterator<Item = &'machines Outcomes>) -> 
         }
     }
     points
+}
+
+/// The risk of every row by the curve of the other machines, and whether there was trouble.
+pub fn leave_one_out(machines: &[Outcomes]) -> Vec<(f64, bool)> {
+    let mut predictions = Vec::new();
+    for (index, machine) in machines.iter().enumerate() {
+        let others = machines.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, machine)| machine);
+        let mut calibration = Calibration::shipped([0.0; COMPONENTS]);
+        calibration.risk_curve = curve(others);
+        let rows = machine.surprises.iter().zip(&machine.trouble);
+        predictions.extend(rows.map(|(surprise, trouble)| (calibration.risk(*surprise), *trouble)));
+    }
+    predictions
+}
+
+/// Mean squared error of the risk, and that of always saying the mean.
+pub fn brier(predictions: &[(f64, bool)]) -> (f64, f64) {
+    let rows = predictions.len().max(1) as f64;
+    let base = predictions.iter().filter(|(_, trouble)| *trouble).count() as f64 / rows;
+    let error = |risk: f64, trouble: bool| (risk - f64::from(u8::from(trouble))).powi(2);
+    (
+        predictions.iter().map(|(risk, trouble)| error(*risk, *trouble)).sum::<f64>() / rows,
+        predictions.iter().map(|(_, trouble)| error(base, *trouble)).sum::<f64>() / rows,
+    )
 }
 
 /// One group of rows whose predicted risk was alike.

@@ -6,19 +6,21 @@ use crate::api::risk::{ModelEntry, ModelList};
 /// Every model.
 pub fn list(list: &ModelList, look: Look) -> String {
     if !look.terminal {
-        return list.models.iter().map(|model| tabbed([&model.name, version(model), &verdict(model)])).collect();
+        let line = |model: &ModelEntry| tabbed([&model.name, version(model), &verdict(model), &figures(model)]);
+        return list.models.iter().map(line).collect();
     }
     if list.models.is_empty() {
         return "There is no model in predictor.model_directory.\n".to_owned();
     }
-    let mut table = Table::new(&["MODEL", "VERSION", "STATE"]);
+    let mut table = Table::new(&["MODEL", "VERSION", "STATE", "SAID SINCE IT WAS LOADED"]);
     for model in &list.models {
         let tone = match (model.scores, &model.problem) {
             (true, _) => Tone::Good,
             (false, Some(_)) => Tone::Warning,
             (false, None) => Tone::Plain,
         };
-        table.row(vec![model.name.as_str().into(), version(model).into(), Cell::toned(verdict(model), tone)]);
+        let state = Cell::toned(verdict(model), tone);
+        table.row(vec![model.name.as_str().into(), version(model).into(), state, figures(model).into()]);
     }
     table.render(look)
 }
@@ -40,7 +42,18 @@ fn version(model: &ModelEntry) -> &str {
     model.version.as_deref().unwrap_or("?")
 }
 
+/// What it has said; nothing for a model that does not score.
+fn figures(model: &ModelEntry) -> String {
+    let Some(figures) = &model.figures else { return String::new() };
+    let error = figures.forecast_error.map_or_else(|| "-".to_owned(), |error| format!("{error:.2}"));
+    let (alarms, samples, silent) = (figures.alarms, figures.samples, figures.silent);
+    format!("{alarms} alarms in {samples} samples ({silent} in silence), forecast error {error}")
+}
+
 fn verdict(model: &ModelEntry) -> String {
+    if model.challenges {
+        return "scores beside it, counts for nothing".to_owned();
+    }
     match (model.scores, model.promoted, &model.problem) {
         (true, true, _) => "scores, promoted".to_owned(),
         (true, false, _) => "scores".to_owned(),

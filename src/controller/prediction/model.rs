@@ -23,6 +23,13 @@ pub(super) struct Scorer {
     history: Option<Samples>,
 }
 
+impl Scorer {
+    /// How far off the forecasts of the last sample were, in spreads; `None` while it learns.
+    pub fn forecast_error(&self) -> Option<f64> {
+        self.history.is_none().then(|| self.scorer.forecast_error())
+    }
+}
+
 /// Opens a model; an error says what is wrong with it.
 pub(super) fn open(files: &ModelFiles, features: &[Feature], step_seconds: u32) -> Result<Usable, String> {
     let document = ModelDocument::from_json(&files.document).map_err(|error| error.to_string())?;

@@ -26,6 +26,7 @@ use crate::lab::up::Lab;
 use crate::lab::{clock, ledger};
 use growth::Growth;
 use load::Load;
+use samples::Incident;
 
 /// Writers open a new connection after so many writes, as behind a pool.
 const WRITES_PER_CONNECTION: u64 = 40;
@@ -39,8 +40,10 @@ const LEARN_TIMEOUT: Duration = Duration::from_secs(130);
 const CALM: Duration = Duration::from_secs(5);
 /// Load before the fault in the control, where nothing has to be learnt.
 const CONTROL_WARM_UP: Duration = Duration::from_secs(12);
-/// A growing fault has done its work by then, or does none.
-const GROWTH_TIMEOUT: Duration = Duration::from_secs(90);
+/// A growing fault takes everything in about this time.
+const GROWS_FOR: Duration = Duration::from_secs(55);
+/// After that it has done its work, or does none.
+const GROWTH_PATIENCE: Duration = Duration::from_secs(35);
 /// The way back to redundancy.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(45);
 /// Between two looks at the controller.
@@ -77,13 +80,14 @@ pub(super) async fn run(
             Err(error) => failures.push(format!("{error:#}")),
         }
     } else {
-        tokio::time::sleep(CONTROL_WARM_UP).await;
+        tokio::time::sleep(arguments.duration.unwrap_or(CONTROL_WARM_UP)).await;
     }
     let before = lab.controller.status().await?;
     let step = progress.step(fault.words());
     let fault_at = clock::now();
-    let growth = Growth::start(lab, fault, &node).await?;
-    let seen = watch(lab, &before, &client, part, fault_at).await;
+    let grows_for = arguments.grows_for.unwrap_or(GROWS_FOR);
+    let growth = Growth::start(lab, fault, &node, grows_for).await?;
+    let seen = watch(lab, &before, &client, part, fault_at.plus(grows_for + GROWTH_PATIENCE), fault_at).await;
     let stopped = growth.stop().await;
     let observed_until = clock::now();
     let history = history(lab).await;
@@ -114,7 +118,8 @@ pub(super) async fn run(
     }
     load.stop().await;
     if let Some(directory) = &arguments.samples {
-        samples::write(lab.layout(), directory, clock::now().since(began)).await?;
+        let incident = Incident { node: &primary, began: before.at };
+        samples::write(lab.layout(), directory, clock::now().since(began), Some(incident)).await?;
     }
     let stopped_at = clock::now();
     let record = client.stop().await?;
@@ -172,7 +177,7 @@ async fn healthy(
     let detectors = baselines::false_alarms(lab.layout(), status.at, length).await?;
     load.stop().await;
     if let Some(directory) = &arguments.samples {
-        samples::write(lab.layout(), directory, length).await?;
+        samples::write(lab.layout(), directory, length, None).await?;
     }
     let record = client.stop().await?;
     Ok(Report {
@@ -219,8 +224,14 @@ async fn learn(lab: &mut Lab, primary: &NodeName) -> anyhow::Result<()> {
 }
 
 /// Waits until the primary has moved, or, in the control, a client was in trouble. Says which.
-async fn watch(lab: &mut Lab, before: &ClusterStatus, client: &Client, part: Part, fault_at: Moment) -> &'static str {
-    let deadline = fault_at.plus(GROWTH_TIMEOUT);
+async fn watch(
+    lab: &mut Lab,
+    before: &ClusterStatus,
+    client: &Client,
+    part: Part,
+    deadline: Moment,
+    fault_at: Moment,
+) -> &'static str {
     loop {
         lab.reap();
         if part == Part::Control && client.last_trouble().is_some_and(|at| at >= fault_at) {

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::unix_seconds;
 use crate::domain::clock::WallTime;
 use crate::domain::ids::NodeName;
+use crate::domain::rate::poisson_upper_95;
 use crate::lab::control;
 use crate::lab::layout::{Layout, url};
 use crate::lab::report::{Baseline, FalseAlarms};
@@ -126,25 +127,6 @@ fn episodes(seconds: &[i64]) -> u64 {
     if seconds.is_empty() { 0 } else { breaks + 1 }
 }
 
-/// The largest mean with which no more than `count` events are still seen in one of twenty runs.
-fn poisson_upper_95(count: u64) -> f64 {
-    let at_most = |mean: f64| {
-        let mut term = (-mean).exp();
-        let mut sum = term;
-        for event in 1..=count {
-            term *= mean / event as f64;
-            sum += term;
-        }
-        sum
-    };
-    let (mut low, mut high) = (0.0, 20.0 + 3.0 * count as f64);
-    for _ in 0..60 {
-        let middle = f64::midpoint(low, high);
-        if at_most(middle) > 0.05 { low = middle } else { high = middle }
-    }
-    high
-}
-
 /// The seconds at which the expression has a value, node by node.
 async fn moments(
     layout: &Layout,
@@ -197,13 +179,6 @@ pub(super) async fn range(layout: &Layout, query: &str, from: i64, to: i64, step
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_seen_is_no_proof_of_nothing() {
-        assert!((poisson_upper_95(0) - 2.9957).abs() < 1e-3, "{}", poisson_upper_95(0));
-        assert!((poisson_upper_95(1) - 4.7439).abs() < 1e-3, "{}", poisson_upper_95(1));
-        assert!((poisson_upper_95(10) - 16.9622).abs() < 1e-3, "{}", poisson_upper_95(10));
-    }
 
     #[test]
     fn an_alarm_that_flickers_is_one() {

@@ -9,19 +9,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use rustix::process::Signal;
 use tokio::task::JoinHandle;
 
 use crate::domain::ids::Address;
 use crate::lab::arguments::NamedFault;
 use crate::lab::client::Session;
+use crate::lab::clock;
 use crate::lab::layout::NodeLayout;
+use crate::lab::process::postgres_family;
 use crate::lab::up::Lab;
 use crate::lab::volume;
 
-/// A growing fault takes everything in about this time.
-const GROWS_FOR: Duration = Duration::from_secs(55);
 /// How often it takes a bit more.
 const BITE: Duration = Duration::from_millis(250);
+/// Connections that are leaked: a few more than the server has.
+const CONNECTIONS: u32 = 220;
+/// A thief of processor time lets the processes run for so long, and then stops them for what makes his share.
+const SLICE: Duration = Duration::from_millis(50);
+/// They are never stopped for longer.
+const STOPPED_MAX: Duration = Duration::from_secs(5);
 /// WAL that one message adds.
 const MESSAGE_BYTES: u64 = 512 * 1024;
 /// Name of the slot that nobody reads.
@@ -43,20 +50,23 @@ enum Relief {
 
 impl Growth {
     /// Begins to take.
-    pub async fn start(lab: &Lab, fault: NamedFault, node: &NodeLayout) -> anyhow::Result<Self> {
+    pub async fn start(lab: &Lab, fault: NamedFault, node: &NodeLayout, grows_for: Duration) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
         let volume = node.volume.clone().context("the node has no volume of limited size")?;
         let (task, relief) = match fault {
             NamedFault::DiskFilling => {
                 let file = volume.join("ballast");
-                let each = free_bytes(&volume)? / bites();
+                let each = free_bytes(&volume)? / bites(grows_for);
                 let relief = Relief::File(file.clone());
                 (tokio::task::spawn(async move { fill(file, each, &seen).await }), relief)
             }
             NamedFault::ConnectionsLeaking => {
                 let address = node.postgres.clone();
-                (tokio::task::spawn(async move { leak(&address, &seen).await }), Relief::Nothing)
+                (
+                    tokio::task::spawn(async move { leak(&address, grows_for / CONNECTIONS, &seen).await }),
+                    Relief::Nothing,
+                )
             }
             NamedFault::WalPilingUp => {
                 let file = lab.layout().secret("replicator");
@@ -66,9 +76,17 @@ impl Growth {
                 let replication = replication(&address, &password).await?;
                 let create = format!("SELECT pg_create_physical_replication_slot('{SLOT}', true)");
                 replication.simple_query(&create).await.context("make the slot")?;
-                let each = free_bytes(&volume)? / bites();
+                let each = free_bytes(&volume)? / bites(grows_for);
                 let relief = Relief::Slot(address.clone(), password);
                 (tokio::task::spawn(async move { pile_up(&address, each, &seen).await }), relief)
+            }
+            NamedFault::ProcessorStolen => {
+                let (uid, data) = (lab.manifest.uid, node.data_directory());
+                let task = tokio::task::spawn(async move {
+                    steal(uid, &data, grows_for, &seen).await;
+                    Ok(())
+                });
+                (task, Relief::Nothing)
             }
             other => bail!("{} does not grow", other.label()),
         };
@@ -89,8 +107,8 @@ impl Growth {
     }
 }
 
-fn bites() -> u64 {
-    u64::try_from(GROWS_FOR.as_millis() / BITE.as_millis()).unwrap_or(1).max(1)
+fn bites(grows_for: Duration) -> u64 {
+    u64::try_from(grows_for.as_millis() / BITE.as_millis()).unwrap_or(1).max(1)
 }
 
 fn free_bytes(volume: &std::path::Path) -> anyhow::Result<u64> {
@@ -115,16 +133,34 @@ async fn fill(file: PathBuf, each: u64, stop: &AtomicBool) -> anyhow::Result<()>
 }
 
 /// Opens connections to this server and forgets to close them.
-async fn leak(address: &Address, stop: &AtomicBool) -> anyhow::Result<()> {
+async fn leak(address: &Address, pause: Duration, stop: &AtomicBool) -> anyhow::Result<()> {
     let mut leaked = Vec::new();
     while !stop.load(Ordering::Acquire) {
         // Refused: there are none left, or the server does not take connections any more.
         if let Ok(session) = Session::open(address, "lab-leak").await {
             leaked.push(session);
         }
-        tokio::time::sleep(BITE).await;
+        tokio::time::sleep(pause).await;
     }
     Ok(())
+}
+
+/// Stops all processes of a server for a growing share of the time, as a hypervisor does that gives their processor to others.
+async fn steal(uid: u32, data: &std::path::Path, grows_for: Duration, stop: &AtomicBool) {
+    let began = clock::now();
+    let signal_all = |signal| {
+        for process in postgres_family(uid, data) {
+            process.identity.signal(signal);
+        }
+    };
+    while !stop.load(Ordering::Acquire) {
+        let share = (clock::now().since(began).as_secs_f64() / grows_for.as_secs_f64()).min(0.999);
+        signal_all(Signal::STOP);
+        tokio::time::sleep(SLICE.mul_f64(share / (1.0 - share)).min(STOPPED_MAX)).await;
+        signal_all(Signal::CONT);
+        tokio::time::sleep(SLICE).await;
+    }
+    signal_all(Signal::CONT);
 }
 
 /// Writes WAL that the slot keeps.
