@@ -3,7 +3,7 @@
 #
 #   training/recipe.sh [DIR]      where samples go (default target/recipe); a run whose samples are there is not repeated
 #
-# Takes about an hour and a half. Needs what scripts/setup installs, python3, and a built `stormglass` and `stormglass-train` (release by
+# NOTE='…' adds to the card what was seen of the runs. Takes about an hour and a half. Needs what scripts/setup installs, python3, and a built `stormglass` and `stormglass-train` (release by
 # preference). What the host does besides is in the samples, and a bit of it does no harm.
 set -eu
 cd "$(dirname "$0")/.."
@@ -87,7 +87,7 @@ for kind in twin network; do
     # shellcheck disable=SC2046,SC2086
     "$train" calibrate --model "$drafts/$kind" $([ $kind = network ] && echo --twin "$drafts/twin") \
         --healthy $healthy --fault $faulty --learn 120 \
-        --source "eight runs of \`lab run degrade-primary --part control\` (four faults, seeds 31 and 32) and a slow one of a disk that fills (seed 21), of which the standbys are the healthy nodes"
+        --source "eight runs of \`lab run degrade-primary --part control\` (four faults, seeds 31 and 32) and a slow one of a disk that fills (seed 21), of which the standbys are the healthy nodes${NOTE:+; $NOTE}"
 done
 mkdir -p models/lab-1s
 for file in model.json weights.safetensors README.md; do
