@@ -229,6 +229,7 @@ async fn controller(url: &str, timeout: Duration, models: &std::path::Path, chal
             challenger: challenger.map(str::to_owned),
         }),
         ways: Default::default(),
+        notifications: Default::default(),
     };
     let handle = controller::start(parts, stopped).await.expect("starts");
     Running { handle, _directory: directory, _shutdown: shutdown }
