@@ -4,18 +4,25 @@
 
 #[path = "controller/alerts.rs"]
 mod alerts;
+#[path = "controller/backups.rs"]
+mod backups;
+#[path = "controller/sequences.rs"]
+mod sequences;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use stormglass::adapters::control::{HttpControl, TcpPrimaryProbe};
+use stormglass::adapters::steps::HostSteps;
 use stormglass::adapters::store::SqliteStore;
 use stormglass::adapters::system::SystemClock;
 use stormglass::api::authentication::Caller;
 use stormglass::api::controller::ControllerHandler;
 use stormglass::api::wire::{PauseRequest, Problem};
-use stormglass::controller::{self, ConfiguredNode, ControllerHandle, ControllerParts, WaysIn};
+use stormglass::config::backup::ControllerBackupSection;
+use stormglass::controller::{self, ConfiguredNode, ControllerHandle, ControllerParts, Prediction, Sequences, WaysIn};
 use stormglass::domain::access::Role;
 use stormglass::domain::clock::{BootId, Moment, WallTime};
 use stormglass::domain::command::HeartbeatReply;
@@ -26,11 +33,12 @@ use stormglass::domain::lsn::Timeline;
 use stormglass::domain::operation::{
     JOURNAL_FORMAT, Operation, OperationKind, OperationStatus, StepEvent, StepName, StepState,
 };
-use stormglass::domain::policy::{DurabilityMode, Policy};
+use stormglass::domain::policy::{DurabilityMode, Policy, PredictionPolicy};
 use stormglass::domain::record::{ClusterRecord, RECORD_FORMAT};
 use stormglass::domain::report::{
     ControlData, PostgresReport, PostgresState, Probes, ProxyReport, Report, Standing, Tags,
 };
+use stormglass::domain::sequence::Sequence;
 use stormglass::domain::trail::AuditRow;
 use stormglass::ports::{Card, Clock, Drawer, Sole, Store, Term};
 use stormglass::telemetry::metrics::ControllerMetrics;
@@ -120,6 +128,60 @@ async fn start_with(
     ways: WaysIn,
     accepted: &[Card],
 ) -> Running {
+    let setting = Setting { leads_for, stale_after, operations, ways, accepted, ..Setting::default() };
+    start_in(setting).await
+}
+
+/// What a controller finds when it starts, and how it is configured.
+struct Setting<'a> {
+    leads_for: Option<Duration>,
+    stale_after: Duration,
+    operations: &'a [Operation],
+    ways: WaysIn,
+    accepted: &'a [Card],
+    sequences: Vec<Sequence>,
+    backup: Option<ControllerBackupSection>,
+    prediction: Option<Prediction>,
+    /// So much later it is by its wall clock.
+    later: Arc<AtomicI64>,
+}
+
+impl Default for Setting<'_> {
+    fn default() -> Self {
+        Self {
+            leads_for: None,
+            stale_after: PATIENCE,
+            operations: &[],
+            ways: WaysIn::default(),
+            accepted: &[],
+            sequences: Vec::new(),
+            backup: None,
+            prediction: None,
+            later: Default::default(),
+        }
+    }
+}
+
+/// A wall clock that a test puts forward.
+struct WallClock {
+    host: SystemClock,
+    later: Arc<AtomicI64>,
+}
+
+impl Clock for WallClock {
+    fn now(&self) -> Moment {
+        self.host.now()
+    }
+    fn wall(&self) -> WallTime {
+        WallTime(self.host.wall().0 + self.later.load(Ordering::Relaxed))
+    }
+    fn boot(&self) -> BootId {
+        self.host.boot()
+    }
+}
+
+async fn start_in(setting: Setting<'_>) -> Running {
+    let Setting { leads_for, stale_after, operations, ways, accepted, sequences, backup, prediction, later } = setting;
     let directory = tempfile::tempdir().expect("a temporary directory");
     let store = SqliteStore::open(&directory.path().join("store.db")).expect("a new store");
     store.swap_record(None, &record()).await.expect("stored");
@@ -142,21 +204,25 @@ async fn start_with(
     let policy = Policy {
         durability: DurabilityMode::SyncStrict,
         report_stale_after: stale_after,
+        prediction: PredictionPolicy::for_step(Duration::from_secs(1)),
         ..Policy::for_rto(Duration::from_secs(5))
     };
-    let clock = Arc::new(SystemClock::new().expect("a clock"));
+    let clock = Arc::new(WallClock { host: SystemClock::new().expect("a clock"), later });
+    let resolve = |reference: &str| Err(format!("no secret is needed, and {reference} is asked for"));
+    let path = std::env::var("PATH").expect("a path");
+    let runner = HostSteps::new(Arc::new(resolve), [("PATH".to_owned(), path)].into());
     let sole = Sole::new(Arc::new(store));
     let term: Arc<dyn Term> = match leads_for {
         None => Arc::new(sole),
         Some(leads_for) => Arc::new(Ending { sole, until: clock.now().plus(leads_for) }),
     };
     let parts = ControllerParts {
-        backup: None,
+        backup,
         name: "controller-1".to_owned(),
         cluster: cluster(),
         policy,
         circumstances: Default::default(),
-        sequences: Default::default(),
+        sequences: Sequences { all: sequences.into(), runner: Arc::new(runner) },
         nodes: vec![configured("n1"), configured("n2")],
         traffic: Default::default(),
         proxies: vec![proxy],
@@ -168,7 +234,7 @@ async fn start_with(
         name_service: None,
         metrics: Arc::new(ControllerMetrics::new("test")),
         ways: Arc::new(ways),
-        prediction: None,
+        prediction,
     };
     let handle = controller::start(parts, stopped).await.expect("starts");
     Running { handle, directory, sequence: Default::default(), _shutdown: shutdown }
@@ -229,6 +295,32 @@ impl Running {
         self.handle.proxy_heartbeat(report).await.expect("heard");
         // The proxies are judged once a turn, after what was heard in it.
         self.handle.status("main").await.expect("answers");
+    }
+
+    /// The primary accepts writes.
+    async fn hear_a_healthy_primary(&self) {
+        self.hear("n1", |report| {
+            let standing = &mut report.standing;
+            (standing.lease_epoch, standing.consented) = (Some(Epoch(3)), Some(Epoch(3)));
+            standing.lease_remaining = Some(Duration::from_secs(3600));
+        })
+        .await;
+    }
+
+    /// Waits until so many operations of this kind have ended, and returns them, the oldest first.
+    async fn until_ended(&self, kind: &str, count: usize) -> Vec<Operation> {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let mut found = self.handle.operations(None, 100).await.expect("listed");
+                found.retain(|operation| operation.kind.label() == kind && operation.status.is_final());
+                if found.len() >= count {
+                    found.sort_by_key(|operation| operation.begun_wall);
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        waited.await.unwrap_or_else(|_| panic!("{count} operations of the kind {kind} did not end"))
     }
 
     /// Messages of the events of this name, oldest first.
@@ -387,6 +479,7 @@ fn failover(epoch_after: Option<Epoch>, journal: Vec<StepEvent>) -> Operation {
         message: None,
         journal,
         evidence: Vec::new(),
+        risks: Default::default(),
     }
 }
 

@@ -124,6 +124,7 @@ async fn an_encrypted_backup_is_read_back_and_restored_to_a_point_in_time() {
     assert!(verified.manifest_sha256.len() == 64 && verified.files > 100, "{verified:?}");
     let stored = files_below(&repository.join("backup"));
     assert!(stored.iter().all(|file| !fs::read(file).expect("readable").starts_with(b"[backrest]")), "not encrypted");
+    host.backup.compare_manifest(&label, &verified.manifest_sha256).await.expect("as it was read back");
 
     host.node.sql("insert into t select generate_series(1, 900)").await;
     let target = host.now().await;
@@ -277,6 +278,34 @@ async fn what_is_wrong_with_a_repository_is_said_and_nothing_is_touched() {
     assert!(error.contains("damaged"), "{error}");
     fs::write(&victim, &sound).expect("written");
     host.backup.verify(&label).await.expect("whole again");
+
+    // Another manifest than the one that was read back, and well-formed: an older backup's under a newer one's name.
+    let recorded = host.backup.verify(&label).await.expect("whole").manifest_sha256;
+    let newer = host.full_backup().await;
+    let file = |label: &str| repository.join("backup/main").join(label).join("backup.manifest");
+    let sound = fs::read(file(&newer)).expect("readable");
+    let newer_recorded = host.backup.verify(&newer).await.expect("whole").manifest_sha256;
+    assert_ne!(recorded, newer_recorded);
+    host.backup.compare_manifest(&newer, &newer_recorded).await.expect("as it was read back");
+    fs::write(file(&newer), fs::read(file(&label)).expect("readable")).expect("written");
+    let error = host.backup.compare_manifest(&newer, &newer_recorded).await.expect_err("replaced").to_string();
+    for words in [newer.as_str(), recorded.as_str(), newer_recorded.as_str(), "stormglass backup --type full"] {
+        assert!(error.contains(words), "{words}: {error}");
+    }
+    fs::remove_file(file(&newer)).expect("removed");
+    let error = host.backup.compare_manifest(&newer, &newer_recorded).await.expect_err("gone").to_string();
+    assert!(error.contains("backup.manifest") || error.contains("missing"), "{error}");
+    fs::write(file(&newer), &sound).expect("written");
+
+    // PostgreSQL of another major version than the backup's.
+    let programs = place.directory("old-bin");
+    let old = host.otherwise(|settings| settings.bin_directory = Some(programs.clone()));
+    let program = programs.join("postgres");
+    fs::write(&program, "#!/bin/sh\necho 'postgres (PostgreSQL) 9.6.24'\n").expect("written");
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    let error = old.plan(&RecoveryTarget::Latest, &copy, false, None).await.expect_err("another version").to_string();
+    assert!(error.contains("the backup is of PostgreSQL") && error.contains("9.6.24"), "{error}");
+    assert!(error.contains("install PostgreSQL") && error.contains("bin_directory"), "{error}");
 
     // A gap: one segment of WAL after the backup, with others after it.
     for _ in 0..2 {

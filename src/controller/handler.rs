@@ -122,6 +122,10 @@ impl ControllerHandle {
         &self.ways
     }
 
+    pub(super) fn configured_sequences(&self) -> &[Sequence] {
+        &self.sequences.all
+    }
+
     pub(super) fn inbox(&self) -> &mpsc::Sender<Event> {
         &self.events
     }

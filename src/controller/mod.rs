@@ -13,6 +13,7 @@ mod journal;
 pub mod leading;
 mod name;
 mod notes;
+mod outlook;
 pub mod prediction;
 mod sequences;
 mod state;
@@ -48,7 +49,7 @@ const EVENTS_WAITING_MAX: usize = 1024;
 /// How many ended operations are kept in memory, for back-off and for display.
 const ENDED_KEPT: usize = 20;
 /// How many are looked through at the start, for the last one that a prediction began.
-const ENDED_READ: usize = 200;
+const ENDED_READ: usize = 500;
 
 /// A node as the configuration names it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -368,6 +368,7 @@ pub(super) fn operation(kind: OperationKind) -> Operation {
         message: None,
         journal: Vec::new(),
         evidence: Vec::new(),
+        risks: Default::default(),
     }
 }
 

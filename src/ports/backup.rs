@@ -61,6 +61,9 @@ pub trait BackupRepository: Send + Sync {
     /// Reads a backup and its WAL back. An error names what is wrong with it.
     async fn verify(&self, label: &str) -> Result<Verified, BackupError>;
 
+    /// An error if the manifest of a backup is not the one that was read back when it was taken. `recorded`: its SHA-256.
+    async fn compare_manifest(&self, label: &str, recorded: &str) -> Result<(), BackupError>;
+
     /// Where copies of drills are made.
     fn scratch_directory(&self) -> PathBuf;
 

@@ -286,6 +286,7 @@ fn an_incident_is_told_in_markdown() {
         message: Some("db1 streams from db2".to_owned()),
         journal: Vec::new(),
         evidence: Vec::new(),
+        risks: Default::default(),
         ..failover.clone()
     };
     rejoin.id.0 = "019a-7d".to_owned();

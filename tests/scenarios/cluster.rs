@@ -329,6 +329,7 @@ impl Cluster {
             message: None,
             journal: Vec::new(),
             evidence: Vec::new(),
+            risks: Default::default(),
         });
         Ok(())
     }
