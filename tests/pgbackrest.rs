@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 
 use stormglass::adapters::pgbackrest::{BackupSettings, LedgerTable, PgBackRest, RepositoryPlace};
 use stormglass::adapters::postgres::Password;
-use stormglass::domain::backup::{BackupType, RecoveryTarget, RowCount};
+use stormglass::domain::backup::{BackupType, RecoveryTarget, RowCount, WalSegment};
 use stormglass::domain::clock::WallTime;
 use stormglass::domain::ids::SystemIdentifier;
+use stormglass::domain::lsn::{History, Timeline};
+use stormglass::ports::LocalPostgres;
 use stormglass::ports::backup::{BackupError, BackupRepository};
-use stormglass::ports::{LocalPostgres, postgres::Presence};
-use support::{Node, PATIENCE, Place};
+use stormglass::ports::postgres::{CopySource, Presence};
+use support::{Node, Noted, PATIENCE, Place};
 
 /// A node that archives to a repository of its place.
 struct Host {
@@ -359,4 +361,81 @@ async fn a_shutdown_waits_for_no_repository_and_the_next_primary_brings_its_wal(
     assert_eq!(second.ask_copy("select count(*) from t"), "2000");
     second.backup.check(&copy, &mark).await.expect("good data");
     second.backup.remove(&copy).await.expect("removed");
+}
+
+/// The repository as an agent hands it to its PostgreSQL.
+struct Source<'a>(&'a PgBackRest);
+
+#[async_trait::async_trait]
+impl CopySource for Source<'_> {
+    async fn bring(
+        &self,
+        system_identifier: SystemIdentifier,
+        history: &History,
+        progress: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<(String, WalSegment), String> {
+        self.0.bring_standby(system_identifier, history, progress).await.map_err(|error| error.to_string())
+    }
+}
+
+#[tokio::test]
+async fn a_former_primary_is_cloned_from_the_repository_by_what_differs() {
+    let place = Place::new();
+    let repository = place.directory("repository");
+    let first = Host::with_data(&place, "n1", &repository).await;
+    let second = host(&place, "n2", &repository);
+    second.node.join(&first.node).await;
+    let label = first.full_backup().await;
+    first.node.sql("insert into t select generate_series(1, 900)").await;
+    first.backup.mark().await.expect("archived");
+    second.node.caught_up(&first.node).await;
+
+    // The standby is promoted; the primary goes on for a while, and nobody archives that.
+    second.node.postgres.follow(None, PATIENCE).await.expect("frozen");
+    fs::write(first.settings.stop_file(), "").expect("written");
+    first.node.sql("insert into t select generate_series(1, 7000)").await;
+    second.node.postgres.promote(false, PATIENCE).await.expect("promoted");
+    second.node.sql("insert into t select generate_series(1, 50)").await;
+    second.backup.mark().await.expect("the new timeline is archived");
+    second.node.sql("insert into t select generate_series(1, 5)").await;
+    first.node.postgres.kill_family(PATIENCE).await.expect("gone");
+    let version = first.node.data().join("base/1/PG_VERSION");
+    let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).expect("there"));
+    let before = inode(&version);
+
+    let stranger = first.backup.bring_standby(SystemIdentifier(7), &History::root(Timeline(1)), &|_| {}).await;
+    assert!(stranger.expect_err("a stranger's").to_string().contains("this cluster's data"));
+    let identifier = second.node.postgres.observe(PATIENCE).await.expect("answers").system_identifier;
+    let elsewhere = first.backup.bring_standby(identifier, &History::root(Timeline(9)), &|_| {}).await;
+    assert!(elsewhere.expect_err("another history").to_string().contains("no backup lies on"), "nothing was touched");
+    assert_eq!(inode(&version), before);
+
+    let noted = Noted::default();
+    let source = Source(&first.backup);
+    let cloned = first.node.postgres.reclone_from(&second.node.upstream(), &source, &noted, &|_| {}).await;
+    let words = cloned.expect("cloned");
+    assert!(words.contains(&label) && words.contains("segments of WAL"), "{words}");
+    assert!(noted.began(), "whoever remembers it was told before the data changed");
+    assert_eq!(inode(&version), before, "what does not differ is left where it is");
+    let kept = files_below(&first.node.settings.divergent_directory);
+    let list = kept.iter().find(|file| file.ends_with("transactions.txt")).expect("listed");
+    assert!(fs::read_to_string(list).expect("readable").contains("COMMIT"), "divergent WAL lies aside: {kept:?}");
+
+    second.node.make_slot(&first.node).await;
+    first.node.start_standby(Some(&second.node)).await;
+    first.node.caught_up(&second.node).await;
+    assert_eq!(first.node.sql("select count(*) from t").await.as_deref(), Some("1055"), "nothing of its own is left");
+
+    // Nobody would go on where the copy ends: an empty node says so, and is not started.
+    let third = host(&place, "n3", &repository);
+    let nobody = third.node.upstream();
+    let refused = third.node.postgres.reclone_from(&nobody, &Source(&third.backup), &Noted::default(), &|_| {}).await;
+    assert!(refused.is_err(), "a primary that does not answer");
+    let source = Source(&third.backup);
+    let cloned = third.node.postgres.reclone_from(&second.node.upstream(), &source, &Noted::default(), &|_| {}).await;
+    cloned.expect("a node without data too");
+    second.node.make_slot(&third.node).await;
+    third.node.start_standby(Some(&second.node)).await;
+    third.node.caught_up(&second.node).await;
+    assert_eq!(third.node.sql("select count(*) from t").await.as_deref(), Some("1055"));
 }

@@ -8,6 +8,7 @@ mod info;
 mod preflight;
 mod run;
 mod settings;
+mod standby;
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
@@ -22,7 +23,7 @@ pub use settings::{BackupSettings, CheckSettings, LedgerTable, PeerSettings, Rep
 use crate::adapters::postgres::FileOwner;
 use crate::domain::backup::{BackupType, DrillMark, RecoveryTarget, Repository, RestorePlan, WalSegment, is_label};
 use crate::domain::ids::SystemIdentifier;
-use crate::domain::lsn::Lsn;
+use crate::domain::lsn::{History, Lsn};
 use crate::ports::backup::{BackupError, BackupRepository, Progress, Verified};
 use info::Info;
 use run::output;
@@ -248,6 +249,15 @@ impl BackupRepository for PgBackRest {
 
     async fn restore(&self, label: &str, directory: &Path, progress: Progress<'_>) -> Result<(), BackupError> {
         copy::restore(self, label, directory, progress).await
+    }
+
+    async fn bring_standby(
+        &self,
+        expected: SystemIdentifier,
+        history: &History,
+        progress: Progress<'_>,
+    ) -> Result<(String, WalSegment), BackupError> {
+        standby::bring(self, expected, history, progress).await
     }
 
     async fn recover(&self, directory: &Path, target: &RecoveryTarget, stays: bool) -> Result<Lsn, BackupError> {

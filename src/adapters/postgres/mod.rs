@@ -297,6 +297,17 @@ impl LocalPostgres for Postgres {
         reclone::reclone(&self.setup, upstream, change, progress).await
     }
 
+    async fn reclone_from(
+        &self,
+        upstream: &Upstream,
+        source: &dyn CopySource,
+        change: &dyn DataChange,
+        progress: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<String, PostgresError> {
+        let _changing = self.changing.lock().await;
+        reclone::reclone_from(&self.setup, upstream, source, change, progress).await
+    }
+
     async fn set_aside(&self, name: &str) -> Result<Option<PathBuf>, PostgresError> {
         let _changing = self.changing.lock().await;
         adopt::set_aside(&self.setup, name).await
