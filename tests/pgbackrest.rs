@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use stormglass::adapters::pgbackrest::{BackupSettings, LedgerTable, PgBackRest, RepositoryPlace};
 use stormglass::adapters::postgres::Password;
+use stormglass::adapters::system::boot_time;
 use stormglass::domain::backup::{BackupType, RecoveryTarget, RowCount, WalSegment};
 use stormglass::domain::clock::WallTime;
 use stormglass::domain::ids::SystemIdentifier;
@@ -361,6 +362,59 @@ async fn a_shutdown_waits_for_no_repository_and_the_next_primary_brings_its_wal(
     assert_eq!(second.ask_copy("select count(*) from t"), "2000");
     second.backup.check(&copy, &mark).await.expect("good data");
     second.backup.remove(&copy).await.expect("removed");
+}
+
+/// Megabytes of database for the comparison of speed; 1024 takes some minutes.
+fn megabytes() -> u64 {
+    std::env::var("STORMGLASS_RESTORE_MEGABYTES").ok().and_then(|text| text.parse().ok()).unwrap_or(32)
+}
+
+/// Prints how long a restore takes and how long pgBackRest takes for the same by itself, one after the other, three times.
+#[tokio::test]
+async fn a_restore_is_what_pgbackrest_does_and_little_more() {
+    let place = Place::new();
+    let host = Host::with_data(&place, "n1", &place.directory("repository")).await;
+    // Rows that are not compressed away.
+    let rows = megabytes() * 1024;
+    let fill = format!(
+        "create table filler as select n, (select string_agg(md5(n::text || part::text), '') from generate_series(1, 30) as part) as text \
+         from generate_series(1, {rows}) as n"
+    );
+    host.node.sql(&fill).await;
+    let label = host.full_backup().await;
+    let bytes: u64 = host.backup.list().await.expect("listed").backups[0].database_bytes;
+    assert!(bytes > megabytes() << 20, "{bytes}");
+    let sum = |directory: &Path| {
+        let data = files_below(&directory.join("base"));
+        data.iter().map(|file| fs::metadata(file).expect("there").len()).sum::<u64>()
+    };
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 0..3 {
+        let copy = host.settings.drill_directory.join(format!("copy{round}"));
+        let begin = boot_time();
+        host.backup.restore(&label, &copy, &|_| {}).await.expect("restored");
+        ours.push((boot_time() - begin).as_secs_f64());
+        let plain = place.directory(&format!("plain{round}"));
+        let config = format!("--config={}", host.settings.file().display());
+        let (path, set) = (format!("--pg1-path={}", plain.display()), format!("--set={label}"));
+        let begin = boot_time();
+        let by_hand =
+            host.node.run("/usr/bin/pgbackrest", &[&config, "--stanza=main", &path, &set, "--type=none", "restore"]);
+        theirs.push((boot_time() - begin).as_secs_f64());
+        assert!(by_hand.status.success(), "{}", String::from_utf8_lossy(&by_hand.stdout));
+        assert_eq!(sum(&copy), sum(&plain), "the same data");
+        host.backup.remove(&copy).await.expect("removed");
+        fs::remove_dir_all(&plain).expect("removed");
+    }
+    let median = |seconds: &mut Vec<f64>| {
+        seconds.sort_by(f64::total_cmp);
+        seconds[seconds.len() / 2]
+    };
+    let (ours, theirs) = (median(&mut ours), median(&mut theirs));
+    println!(
+        "restore of {bytes} bytes: {ours:.2} s, pgbackrest restore alone {theirs:.2} s: {:.0} % of its speed",
+        100.0 * theirs / ours
+    );
 }
 
 /// The repository as an agent hands it to its PostgreSQL.
