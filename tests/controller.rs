@@ -222,7 +222,7 @@ async fn start_in(setting: Setting<'_>) -> Running {
         cluster: cluster(),
         policy,
         circumstances: Default::default(),
-        sequences: Sequences { all: sequences.into(), runner: Arc::new(runner) },
+        sequences: Sequences { all: sequences.into(), runner: Arc::new(runner), stacks: Default::default() },
         nodes: vec![configured("n1"), configured("n2")],
         traffic: Default::default(),
         proxies: vec![proxy],

@@ -17,7 +17,7 @@ use stormglass::domain::ids::SystemIdentifier;
 use stormglass::domain::lsn::{History, Timeline};
 use stormglass::ports::LocalPostgres;
 use stormglass::ports::backup::{BackupError, BackupRepository};
-use stormglass::ports::postgres::{CopySource, Presence};
+use stormglass::ports::postgres::{CopySource, DataChange, Presence};
 use support::{Node, Noted, PATIENCE, Place};
 
 /// A node that archives to a repository of its place.
@@ -426,9 +426,10 @@ impl CopySource for Source<'_> {
         &self,
         system_identifier: SystemIdentifier,
         history: &History,
+        change: &dyn DataChange,
         progress: &(dyn Fn(String) + Send + Sync),
     ) -> Result<(String, WalSegment), String> {
-        self.0.bring_standby(system_identifier, history, progress).await.map_err(|error| error.to_string())
+        self.0.bring_standby(system_identifier, history, change, progress).await.map_err(|error| error.to_string())
     }
 }
 
@@ -457,14 +458,15 @@ async fn a_former_primary_is_cloned_from_the_repository_by_what_differs() {
     let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).expect("there"));
     let before = inode(&version);
 
-    let stranger = first.backup.bring_standby(SystemIdentifier(7), &History::root(Timeline(1)), &|_| {}).await;
+    let noted = Noted::default();
+    let stranger = first.backup.bring_standby(SystemIdentifier(7), &History::root(Timeline(1)), &noted, &|_| {}).await;
     assert!(stranger.expect_err("a stranger's").to_string().contains("this cluster's data"));
     let identifier = second.node.postgres.observe(PATIENCE).await.expect("answers").system_identifier;
-    let elsewhere = first.backup.bring_standby(identifier, &History::root(Timeline(9)), &|_| {}).await;
-    assert!(elsewhere.expect_err("another history").to_string().contains("no backup lies on"), "nothing was touched");
+    let elsewhere = first.backup.bring_standby(identifier, &History::root(Timeline(9)), &noted, &|_| {}).await;
+    assert!(elsewhere.expect_err("another history").to_string().contains("no backup lies on"));
     assert_eq!(inode(&version), before);
 
-    let noted = Noted::default();
+    assert!(!noted.began(), "nothing was touched");
     let source = Source(&first.backup);
     let cloned = first.node.postgres.reclone_from(&second.node.upstream(), &source, &noted, &|_| {}).await;
     let words = cloned.expect("cloned");

@@ -53,9 +53,10 @@ impl CopySource for FromRepository {
         &self,
         system_identifier: SystemIdentifier,
         history: &History,
+        change: &dyn DataChange,
         progress: &(dyn Fn(String) + Send + Sync),
     ) -> Result<(String, WalSegment), String> {
-        self.0.bring_standby(system_identifier, history, progress).await.map_err(|error| error.to_string())
+        self.0.bring_standby(system_identifier, history, change, progress).await.map_err(|error| error.to_string())
     }
 }
 

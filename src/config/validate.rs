@@ -130,6 +130,7 @@ impl ControllerConfig {
         }
         let sequences: Vec<&str> = self.sequences.iter().map(|sequence| sequence.name.as_str()).collect();
         self.webhook.violation(&sequences)?;
+        self.terraform.violation()?;
         if let Some(prometheus) = &self.prometheus {
             prometheus.violation()?;
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event_loop::{Event, Glance};
 use super::prediction::{self, Prediction};
@@ -36,7 +36,7 @@ use crate::domain::name::NameRule;
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::Policy;
-use crate::domain::readiness::{Circumstances, Readiness};
+use crate::domain::readiness::{Circumstances, Readiness, StackFacts};
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::sequence::Sequence;
 use crate::domain::trail::{AuditEntry, AuditRow, EventRow};
@@ -75,6 +75,7 @@ pub struct ControllerHandle {
     alerts: mpsc::Sender<AcceptedAlert>,
     tokens: Arc<Tokens>,
     prediction: Option<Prediction>,
+    stacks: watch::Receiver<Vec<StackFacts>>,
 }
 
 impl ControllerHandle {
@@ -84,6 +85,7 @@ impl ControllerHandle {
         store: Arc<dyn Store>,
         alerts: mpsc::Sender<AcceptedAlert>,
         tokens: Arc<Tokens>,
+        stacks: watch::Receiver<Vec<StackFacts>>,
     ) -> Self {
         Self {
             events,
@@ -103,6 +105,7 @@ impl ControllerHandle {
             alerts,
             tokens,
             prediction: parts.prediction.clone(),
+            stacks,
         }
     }
 
@@ -152,6 +155,7 @@ impl ControllerHandle {
     pub(super) async fn examine(&self) -> Result<Readiness, Problem> {
         let glance = self.glance().await?;
         let mut circumstances = self.circumstances.clone();
+        circumstances.stacks = self.stacks.borrow().clone();
         if self.has_backups {
             let known = stored(self.store.list_operations(&self.cluster, backup::LOOKED_THROUGH).await)?;
             circumstances.backup = Some(backup::facts(&known));

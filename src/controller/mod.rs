@@ -16,6 +16,7 @@ mod notes;
 mod outlook;
 pub mod prediction;
 mod sequences;
+mod stacks;
 mod state;
 mod status;
 mod tokens;
@@ -42,6 +43,7 @@ pub use handler::ControllerHandle;
 pub use name::KeptName;
 pub use prediction::Prediction;
 pub use sequences::Sequences;
+pub use stacks::Stacks;
 use watched::StoreWatch;
 
 /// How many events may wait for the loop; a sender beyond that waits.
@@ -136,7 +138,9 @@ pub async fn start(parts: ControllerParts, shutdown: watch::Receiver<bool>) -> R
     }
     let (alerts, accepted) = mpsc::channel(alerts::WAITING_MAX);
     let tokens = Arc::new(tokens::Tokens::load(store.as_ref()).await?);
-    let handle = ControllerHandle::new(events.clone(), &parts, store, alerts, tokens);
+    let (compared, stacks) = watch::channel(Vec::new());
+    tokio::spawn(stacks::look(parts.sequences.stacks.clone(), parts.sequences.runner.clone(), compared));
+    let handle = ControllerHandle::new(events.clone(), &parts, store, alerts, tokens, stacks);
     let remembered = Remembered { record, operations };
     tokio::spawn(event_loop::run(parts, watch, remembered, events, inbox, shutdown.clone()));
     tokio::spawn(until(shutdown, alerts::work(handle.clone(), accepted)));

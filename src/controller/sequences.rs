@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::event_loop::Controller;
+use super::stacks::Stacks;
 use crate::decide;
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan, Reason, ReasonCode};
@@ -19,11 +20,13 @@ pub struct Sequences {
     pub all: Arc<[Sequence]>,
     /// Carries steps out.
     pub runner: Arc<dyn StepRunner>,
+    /// Stacks that are compared with what is there.
+    pub stacks: Stacks,
 }
 
 impl Default for Sequences {
     fn default() -> Self {
-        Self { all: Arc::new([]), runner: Arc::new(NoSteps) }
+        Self { all: Arc::new([]), runner: Arc::new(NoSteps), stacks: Stacks::default() }
     }
 }
 

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use crate::domain::backup::{BackupType, DrillMark, RecoveryTarget, Repository, RestorePlan, WalSegment};
 use crate::domain::ids::SystemIdentifier;
 use crate::domain::lsn::{History, Lsn};
+use crate::ports::postgres::DataChange;
 
 /// What went wrong with the repository or with a copy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,11 +82,12 @@ pub trait BackupRepository: Send + Sync {
     async fn restore(&self, label: &str, directory: &Path, progress: Progress<'_>) -> Result<(), BackupError>;
 
     /// Brings the node's own data directory, whose PostgreSQL is stopped, to the newest backup that lies on `history`, using what is there
-    /// already, with all the WAL after it that the repository holds without a gap. Returns words about it, and the next segment.
+    /// already, with all the WAL after it that the repository holds without a gap. `change` is told before anything is changed. Returns words about it, and the next segment.
     async fn bring_standby(
         &self,
         expected: SystemIdentifier,
         history: &History,
+        change: &dyn DataChange,
         progress: Progress<'_>,
     ) -> Result<(String, WalSegment), BackupError>;
 

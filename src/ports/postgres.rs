@@ -114,11 +114,13 @@ pub trait DataChange: Send + Sync {
 #[async_trait]
 pub trait CopySource: Send + Sync {
     /// Makes the data directory one that replays onto `history`, the primary's, with as much WAL as there is; what is there already
-    /// may be used. Returns words about it, and the WAL segment with which the primary must go on. An error says why it cannot.
+    /// may be used. `change` is told once it is known that this can be done, before anything is changed. Returns words about it, and the
+    /// WAL segment with which the primary must go on. An error says why it cannot.
     async fn bring(
         &self,
         system_identifier: SystemIdentifier,
         history: &History,
+        change: &dyn DataChange,
         progress: &(dyn Fn(String) + Send + Sync),
     ) -> Result<(String, WalSegment), String>;
 }

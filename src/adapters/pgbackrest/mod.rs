@@ -25,6 +25,7 @@ use crate::domain::backup::{BackupType, DrillMark, RecoveryTarget, Repository, R
 use crate::domain::ids::SystemIdentifier;
 use crate::domain::lsn::{History, Lsn};
 use crate::ports::backup::{BackupError, BackupRepository, Progress, Verified};
+use crate::ports::postgres::DataChange;
 use info::Info;
 use run::output;
 
@@ -255,9 +256,10 @@ impl BackupRepository for PgBackRest {
         &self,
         expected: SystemIdentifier,
         history: &History,
+        change: &dyn DataChange,
         progress: Progress<'_>,
     ) -> Result<(String, WalSegment), BackupError> {
-        standby::bring(self, expected, history, progress).await
+        standby::bring(self, expected, history, change, progress).await
     }
 
     async fn recover(&self, directory: &Path, target: &RecoveryTarget, stays: bool) -> Result<Lsn, BackupError> {

@@ -14,6 +14,7 @@ use crate::domain::backup::{Archive, BackupSet, WalSegment, is_label};
 use crate::domain::ids::SystemIdentifier;
 use crate::domain::lsn::{History, Timeline};
 use crate::ports::backup::{BackupError, Progress};
+use crate::ports::postgres::DataChange;
 
 const ACTION: &str = "bring the standby from the repository";
 
@@ -25,6 +26,7 @@ pub(super) async fn bring(
     backup: &PgBackRest,
     expected: SystemIdentifier,
     history: &History,
+    change: &dyn DataChange,
     progress: Progress<'_>,
 ) -> Result<(String, WalSegment), BackupError> {
     let failed = |problem: String| BackupError::new(ACTION, problem);
@@ -46,8 +48,17 @@ pub(super) async fn bring(
     let wal_bytes = segments.len() as u64 * archive.segment_bytes;
     check_room(set.database_bytes + wal_bytes, data).map_err(failed)?;
 
+    change.begins().await.map_err(|error| failed(error.to_string()))?;
     progress(format!("restoring {}", set.label));
-    backup.make_directory(data).map_err(|error| failed(format!("{}: {error}", data.display())))?;
+    let at = |error: std::io::Error| failed(format!("{}: {error}", data.display()));
+    backup.make_directory(data).map_err(at)?;
+    // A lock file that a crash left would pass for a PostgreSQL that runs.
+    for name in ["postmaster.pid", "recovery.signal", "standby.signal"] {
+        match fs::remove_file(data.join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(at(error)),
+            _ => {}
+        }
+    }
     run_restore(restore_command(backup, &set.label), ACTION, data, progress).await?;
     let wal = data.join("pg_wal");
     for fork in &history.forks {

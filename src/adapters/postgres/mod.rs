@@ -41,7 +41,7 @@ use crate::domain::ids::NodeName;
 use crate::domain::lsn::Lsn;
 use crate::domain::report::{ControlData, DiskReport, LiveReport, SynchronousReport};
 use crate::ports::LocalPostgres;
-use crate::ports::postgres::{DataChange, PostgresError, Presence, RewindOutcome, StartMode, Upstream};
+use crate::ports::postgres::{CopySource, DataChange, PostgresError, Presence, RewindOutcome, StartMode, Upstream};
 
 /// A healthy filesystem says in microseconds how full it is; a stalled one is not waited for.
 const DISK_TIMEOUT: Duration = Duration::from_millis(200);

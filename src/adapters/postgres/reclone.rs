@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt;
 
 use super::configuration::{Managed, conninfo, secure, set_signal_files, write_private};
 use super::errors::{blocking, failed};
-use super::files::{make_private_directory, remove, sync_parent};
+use super::files::{make_private_directory, sync_parent};
 use super::programs::{self, last_lines};
 use super::rewind::{check_identity, keep_divergent, prepare_standby};
 use super::settings::Setup;
@@ -77,16 +77,7 @@ pub(super) async fn reclone_from(
     progress: &(dyn Fn(String) + Send + Sync),
 ) -> Result<String, PostgresError> {
     let primary = prepare(setup, upstream, change, progress).await?;
-    change.begins().await?;
-    let here = setup.clone();
-    blocking(ACTION, move || {
-        for name in ["postmaster.pid", "recovery.signal", "standby.signal"] {
-            remove(&here.data.join(name)).map_err(|error| failed(ACTION, error))?;
-        }
-        Ok(())
-    })
-    .await?;
-    let brought = source.bring(primary.system_identifier, &primary.history, progress).await;
+    let brought = source.bring(primary.system_identifier, &primary.history, change, progress).await;
     let (words, next) = brought.map_err(|problem| failed(ACTION, problem))?;
     // The segment that it writes is there too.
     upstream::wal_bytes(setup, upstream, &next.to_string(), 0, 1).await.map_err(|error| {

@@ -125,6 +125,10 @@ impl StepRunner for HostSteps {
         Ok(format!("{}: {} {what}{when}", run.step.name, run.step.action.label()))
     }
 
+    async fn drifts(&self, stack: &str, program: &str, timeout: Duration) -> Result<bool, String> {
+        terraform::drifts(stack, program, self.inherited.clone(), timeout).await
+    }
+
     async fn run(&self, run: &StepRun) -> Result<String, StepError> {
         let prepared = self.prepare(run, Some(&self.resolve))?;
         if let Some(condition) = &run.step.condition
