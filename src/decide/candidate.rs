@@ -201,7 +201,7 @@ fn diverged(view: &View, record: &ClusterRecord, live: &LiveReport) -> Option<St
 }
 
 /// The newer history first: positions on an older timeline may lie beyond the point where it was left.
-type Rank = (Reverse<bool>, Reverse<(Timeline, Lsn)>, Reverse<bool>, Reverse<i32>, NodeName);
+type Rank = (Reverse<bool>, bool, Reverse<(Timeline, Lsn)>, Reverse<bool>, Reverse<i32>, NodeName);
 
 fn rank(view: &View, record: &ClusterRecord, policy: &Policy, report: &Report, live: &LiveReport) -> Rank {
     // In `async` the ledger says who was close, not who has most; it comes first only while nothing but the end of the lease, which
@@ -210,6 +210,8 @@ fn rank(view: &View, record: &ClusterRecord, policy: &Policy, report: &Report, l
         policy.durability != DurabilityMode::Async || view.report(&record.holder).is_none() && !is_fenced(view, record);
     (
         Reverse(decides && record.eligible.contains(&report.node)),
+        // Who holds every confirmed commit may lack some bytes of another: no reason to prefer damage.
+        policy.durability != DurabilityMode::Async && live.is_damaged(),
         Reverse((live.history.timeline, live.flush_lsn)),
         Reverse(is_preferred_site(view, record, report)),
         Reverse(report.tags.failover_priority),
@@ -232,6 +234,13 @@ fn merits(view: &View, record: &ClusterRecord, policy: &Policy, report: &Report,
         reasons.push(Reason::about(node, ReasonCode::HoldsEveryConfirmedCommit, format!("record {}", record.number)));
     }
     reasons.push(Reason::about(node, ReasonCode::MostWalReceived, format!("received {}", live.flush_lsn)));
+    if live.is_damaged() {
+        reasons.push(Reason::about(
+            node,
+            ReasonCode::ChecksumFailures,
+            "another one is taken if it holds every commit",
+        ));
+    }
     if is_preferred_site(view, record, report) {
         reasons.push(Reason::about(node, ReasonCode::PreferredSite, report.site.to_string()));
     }

@@ -192,6 +192,12 @@ impl Cluster {
                     let (used, allowed) = (words.parse()?, words.parse()?);
                     edit_live(report, |live| live.connections = Some(ConnectionReport { used, allowed }));
                 }
+                "checksum_failures" => {
+                    let pages = words.parse()?;
+                    edit_live(report, |live| {
+                        live.upkeep = Some(UpkeepReport { checksum_failures: Some(pages), ..UpkeepReport::default() });
+                    });
+                }
                 "locks" => {
                     let (waiting_for_locks, longest_lock_wait) = (words.parse()?, words.duration()?);
                     let waits = WaitReport { waiting_for_locks, longest_lock_wait, oldest_transaction: None };
