@@ -63,12 +63,13 @@ pub fn assess(view: &View, record: &ClusterRecord, policy: &Policy, demand: &Dem
         }
     }
     ranked.sort_by(|left, right| left.0.cmp(&right.0));
+    let most = ranked.iter().map(|(_, _, live)| received(live)).max();
     ranked
         .into_iter()
         .map(|(_, report, live)| Assessment {
             node: report.node.clone(),
             promotable: true,
-            reasons: merits(view, record, policy, report, live),
+            reasons: merits(view, record, policy, report, live, most == Some(received(live))),
         })
         .chain(refused)
         .collect()
@@ -212,11 +213,15 @@ fn rank(view: &View, record: &ClusterRecord, policy: &Policy, report: &Report, l
         Reverse(decides && record.eligible.contains(&report.node)),
         // Who holds every confirmed commit may lack some bytes of another: no reason to prefer damage.
         policy.durability != DurabilityMode::Async && live.is_damaged(),
-        Reverse((live.history.timeline, live.flush_lsn)),
+        Reverse(received(live)),
         Reverse(is_preferred_site(view, record, report)),
         Reverse(report.tags.failover_priority),
         report.node.clone(),
     )
+}
+
+fn received(live: &LiveReport) -> (Timeline, Lsn) {
+    (live.history.timeline, live.flush_lsn)
 }
 
 fn is_fenced(view: &View, record: &ClusterRecord) -> bool {
@@ -227,13 +232,22 @@ fn is_preferred_site(view: &View, record: &ClusterRecord, report: &Report) -> bo
     view.nodes.get(&record.holder).is_some_and(|holder| holder.site == report.site)
 }
 
-fn merits(view: &View, record: &ClusterRecord, policy: &Policy, report: &Report, live: &LiveReport) -> Vec<Reason> {
+fn merits(
+    view: &View,
+    record: &ClusterRecord,
+    policy: &Policy,
+    report: &Report,
+    live: &LiveReport,
+    has_most: bool,
+) -> Vec<Reason> {
     let node = &report.node;
     let mut reasons = Vec::new();
     if policy.durability != DurabilityMode::Async && record.eligible.contains(node) {
         reasons.push(Reason::about(node, ReasonCode::HoldsEveryConfirmedCommit, format!("record {}", record.number)));
     }
-    reasons.push(Reason::about(node, ReasonCode::MostWalReceived, format!("received {}", live.flush_lsn)));
+    if has_most {
+        reasons.push(Reason::about(node, ReasonCode::MostWalReceived, format!("received {}", live.flush_lsn)));
+    }
     if live.is_damaged() {
         reasons.push(Reason::about(
             node,
