@@ -157,6 +157,9 @@ pub struct PostgresReport {
     pub state: PostgresState,
     /// Read from `pg_control` with `pg_controldata`; refreshed whenever PostgreSQL stops.
     pub control: Option<ControlData>,
+    /// Why `pg_control` cannot be what PostgreSQL left: nothing but a new copy helps.
+    #[serde(default)]
+    pub damage: Option<String>,
     /// Asked over SQL, while it runs and answers.
     pub live: Option<LiveReport>,
     /// The probes: they decide whether a running PostgreSQL is writable, hung or gray.
