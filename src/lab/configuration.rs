@@ -110,6 +110,7 @@ pub fn controller(
             .collect(),
         reads: ReadsSection::default(),
         applications: pooling::applications(layout)?,
+        notifications: Vec::new(),
         webhook: webhook(),
         prometheus: Some(PrometheusSection::at(url(&layout.prometheus))),
         predictor: layout.prediction.map(|mode| PredictorSection {

@@ -34,7 +34,7 @@ use stormglass::domain::sequence::{Sequence, Trigger};
 use stormglass::ports::{Clock, Leader, Leadership as _, NameService, Sole, Term};
 use stormglass::telemetry::metrics::ControllerMetrics;
 
-use super::{block_on, secret, stop_signal};
+use super::{block_on, notifications, secret, stop_signal};
 
 /// A leadership that is not given back in this time ends by itself.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -120,6 +120,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
     };
     let backup = config.backup.clone();
     let traffic = config.traffic();
+    let notifications = notifications::channels(&config.notifications)?;
     let ways = Arc::new(WaysIn { alerts: config.webhook.policy() });
     Ok(Box::new(move |term| ControllerParts {
         name: name.clone(),
@@ -139,6 +140,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         metrics: metrics(),
         backup: backup.clone(),
         ways: ways.clone(),
+        notifications: notifications.clone(),
         prediction: prediction.clone(),
     }))
 }
