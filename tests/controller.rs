@@ -29,7 +29,7 @@ use stormglass::domain::ids::{OperationId, SystemIdentifier};
 use stormglass::domain::operation::{
     JOURNAL_FORMAT, Operation, OperationKind, OperationStatus, StepEvent, StepName, StepState,
 };
-use stormglass::domain::report::PostgresState;
+use stormglass::domain::report::{PostgresState, Report};
 use stormglass::domain::trail::AuditRow;
 
 #[tokio::test]
