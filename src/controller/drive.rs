@@ -266,6 +266,7 @@ impl Controller {
             sights: self.sights.clone(),
             proxy_assignment: assignment,
             steps: self.parts.sequences.runner.clone(),
+            trainer: self.parts.prediction.as_ref().and_then(|it| it.training.as_ref()).map(|it| it.trainer.clone()),
             events: self.events.clone(),
         };
         let events = self.events.clone();

@@ -22,6 +22,9 @@ pub struct Risk {
     /// Why it says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abstains: Option<String>,
+    /// It abstains because the node is unlike those of its training.
+    #[serde(default)]
+    pub drifts: bool,
     /// What drove the score, the greatest share first.
     #[serde(default)]
     pub drivers: Vec<Driver>,

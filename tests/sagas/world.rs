@@ -336,7 +336,10 @@ impl World {
                 Done { state, record: None, reports: vec![] }
             }
             // Steps of sequences reach outside this world: `src/operate/sequence.rs` has their tests.
-            Effect::RunStep { .. } | Effect::Await { .. } => Done { state: succeeded(), record: None, reports: vec![] },
+            // So does the training program: `tests/retraining.rs` runs it.
+            Effect::RunStep { .. } | Effect::Await { .. } | Effect::Train { .. } => {
+                Done { state: succeeded(), record: None, reports: vec![] }
+            }
         };
         self.check();
         done
