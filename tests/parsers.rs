@@ -126,8 +126,8 @@ fn damage() -> impl Strategy<Value = Damage> {
 }
 
 /// Damaged examples, and now and then anything at all.
-fn bytes(examples: &'static [&'static [u8]]) -> impl Strategy<Value = Vec<u8>> {
-    let damaged = (proptest::sample::select(examples), proptest::collection::vec(damage(), 0..5)).prop_map(
+fn bytes(examples: &[&'static [u8]]) -> impl Strategy<Value = Vec<u8>> + use<> {
+    let damaged = (proptest::sample::select(examples.to_vec()), proptest::collection::vec(damage(), 0..5)).prop_map(
         |(example, damages)| {
             let mut bytes = example.to_vec();
             damages.iter().for_each(|damage| damage.apply(&mut bytes));
@@ -137,7 +137,7 @@ fn bytes(examples: &'static [&'static [u8]]) -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![4 => damaged, 1 => proptest::collection::vec(any::<u8>(), 0..512)]
 }
 
-fn text(examples: &'static [&'static [u8]]) -> impl Strategy<Value = String> {
+fn text(examples: &[&'static [u8]]) -> impl Strategy<Value = String> + use<> {
     bytes(examples).prop_map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -187,8 +187,7 @@ proptest! {
 
     #[test]
     fn bodies_of_requests(bytes in (0..MUTATIONS.len()).prop_flat_map(|index| {
-        let example: &'static [&'static [u8]] = Box::leak(Box::new([MUTATIONS[index].as_bytes()]));
-        bytes(example)
+        bytes(&[MUTATIONS[index].as_bytes()])
     })) {
         parse::<SwitchoverRequest>(&bytes)?;
         parse::<FailoverRequest>(&bytes)?;

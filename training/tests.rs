@@ -163,7 +163,11 @@ fn only_a_better_challenger_is_published_and_old_ones_go() {
     let promoted = fs::read_to_string(place.path("models/PROMOTED")).expect("readable");
     assert_eq!(promoted, "m-3\nm-2\n");
     assert!(!place.path("models/m-1").exists() && place.path("models/m-2").exists(), "two are kept");
-    assert!(publish("c", &["--force"]).is_err(), "a version is published once");
+    publish("c", &["--force"]).expect("the very same model again changes nothing");
+    place.fit("d", "3", &["--linear", "--horizon", "600"]).expect("fitted");
+    let said = format!("{:#}", publish("d", &["--force"]).expect_err("a version is published once"));
+    assert!(said.contains("m-3 is there already"), "{said}");
+    assert_eq!(fs::read_to_string(place.path("models/PROMOTED")).expect("readable"), "m-3\nm-2\n");
 }
 
 #[test]
