@@ -17,10 +17,14 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(3600);
 
 pub(super) fn next(operation: &Operation, time_limit: Duration, view: &View) -> Next {
     let end = |status, message: String| Next::End { status, message };
-    let failed =
-        |message: String| end(OperationStatus::Failed, format!("{message}; the model that scores is as it was"));
-    if operation.cancel_requested {
-        return end(OperationStatus::Cancelled, "cancelled; the model that scores is as it was".to_owned());
+    // What was ended while it published may have done so.
+    let left = match operation.attempts(StepName::PublishModel) {
+        0 => "the model that scores is as it was",
+        _ => "see stormglass model list for the model that scores",
+    };
+    let failed = |message: String| end(OperationStatus::Failed, format!("{message}; {left}"));
+    if operation.cancel_requested && !operation.succeeded(StepName::PublishModel) {
+        return end(OperationStatus::Cancelled, format!("cancelled; {left}"));
     }
     let stages = [
         (StepName::CollectSamples, TrainStage::Collect, COLLECT_TIMEOUT, 2),
