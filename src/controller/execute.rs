@@ -2,6 +2,8 @@
 //!
 //! An answer that did not come is `Unknown`, never "failed"; repeating a command is harmless, so silence is answered by asking again.
 
+mod errand;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +62,8 @@ pub(super) struct Outside {
     pub sights: watch::Receiver<Option<NameSight>>,
     pub steps: Arc<dyn StepRunner>,
     pub trainer: Option<Arc<dyn Trainer>>,
+    /// Backups that a sequence asks for are taken from a standby where one streams.
+    pub backups_from_standby: bool,
     pub events: mpsc::Sender<Event>,
 }
 
@@ -118,6 +122,7 @@ pub(super) async fn step(outside: &Outside, operation: &Operation, step: &Step) 
         Effect::Train { run } => train(outside, operation, step, run).await,
         Effect::RunStep { run } => run_step(outside, step, run).await,
         Effect::Await { what } => wait_until(outside, step, what).await,
+        Effect::Begin { what, origin } => errand::run(outside, step, *what, origin).await,
     }
 }
 

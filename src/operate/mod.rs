@@ -138,6 +138,13 @@ pub enum Effect {
         /// Which, with all that it needs.
         run: Box<TrainRun>,
     },
+    /// Begin an operation, unless `origin` has begun it already, and wait for its end.
+    Begin {
+        /// Which.
+        what: sequence::Errand,
+        /// Who asks for it, as its journal names it.
+        origin: String,
+    },
     /// Nothing but waiting until it is so.
     Await {
         /// What.
@@ -164,7 +171,7 @@ pub fn next(operation: &Operation, view: &View, policy: &Policy) -> Next {
         OperationKind::Fence { node } => fence::next(operation, node, view),
         OperationKind::Sequence { steps, .. } => sequence::next(operation, steps, view),
         OperationKind::Backup { node, backup_type } => backup::next(operation, node, *backup_type, view),
-        OperationKind::Drill { node } => drill::next(operation, node, view),
+        OperationKind::Drill { node, manifests } => drill::next(operation, node, manifests, view),
         OperationKind::Retrain { time_limit_seconds, .. } => {
             retrain::next(operation, Duration::from_secs(*time_limit_seconds), view)
         }

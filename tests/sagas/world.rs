@@ -336,8 +336,8 @@ impl World {
                 Done { state, record: None, reports: vec![] }
             }
             // Steps of sequences reach outside this world: `src/operate/sequence.rs` has their tests.
-            // So does the training program: `tests/retraining.rs` runs it.
-            Effect::RunStep { .. } | Effect::Await { .. } | Effect::Train { .. } => {
+            // So does the training program: `tests/prediction/retraining.rs` runs it.
+            Effect::RunStep { .. } | Effect::Await { .. } | Effect::Train { .. } | Effect::Begin { .. } => {
                 Done { state: succeeded(), record: None, reports: vec![] }
             }
         };
