@@ -177,6 +177,7 @@ mod tests {
             score: 0.0,
             alarm: false,
             abstains: abstains.map(str::to_owned),
+            drifts: false,
             drivers: Vec::new(),
             model: ModelName { name: "lab".to_owned(), version: "1".to_owned() },
         };
