@@ -218,6 +218,7 @@ impl Running {
                     checkpoint: stormglass::domain::Lsn(1),
                     major_version: 15,
                 }),
+                damage: None,
                 live: None,
                 probes: Probes::default(),
                 disk: None,

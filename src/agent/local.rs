@@ -32,6 +32,8 @@ pub(super) struct Local {
     pub answers: Answers,
     /// `pg_controldata`.
     pub control: Option<ControlData>,
+    /// What is wrong with it.
+    pub damage: Option<String>,
     /// What SQL told last.
     pub live: Option<LiveReport>,
     /// The last acknowledged change of `synchronous_standby_names`.
@@ -261,6 +263,7 @@ impl Local {
         PostgresReport {
             state: self.state(),
             control: self.control.clone(),
+            damage: self.damage.clone(),
             live: self.live.clone().filter(|_| !self.closed),
             probes: Probes { connect: self.connect.report(now), write: self.write.report(now) },
             disk: self.disk,

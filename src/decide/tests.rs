@@ -114,6 +114,7 @@ fn report(name: &str, live: Option<LiveReport>) -> Report {
                 checkpoint: Lsn(500),
                 major_version: 15,
             }),
+            damage: None,
             live,
             probes: Probes::default(),
             disk: None,

@@ -40,6 +40,14 @@ pub enum PostgresError {
         /// What it said.
         problem: String,
     },
+    /// The data are there and cannot be what PostgreSQL left: nothing but a new copy helps.
+    #[error("{action}: {problem}")]
+    Damaged {
+        /// Verb and object.
+        action: &'static str,
+        /// Which file, and what is wrong with it.
+        problem: String,
+    },
 }
 
 /// What is on the data directory, found without SQL.

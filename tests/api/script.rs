@@ -188,6 +188,7 @@ pub fn report() -> Report {
         postgres: PostgresReport {
             state: PostgresState::Stopped,
             control: None,
+            damage: None,
             live: None,
             probes: Probes::default(),
             disk: None,

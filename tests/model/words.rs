@@ -128,7 +128,7 @@ pub fn report(node: u8, sent_at: Moment, standing: Standing, state: PostgresStat
         sent_at,
         version: String::new(),
         standing,
-        postgres: PostgresReport { state, control: None, live, probes: Probes::default(), disk: None },
+        postgres: PostgresReport { state, control: None, damage: None, live, probes: Probes::default(), disk: None },
         tags: Tags::default(),
         tasks: BTreeMap::new(),
     }
