@@ -80,6 +80,8 @@ pub(super) struct Local {
     pub down_because: Option<String>,
     /// What a rejoin kept aside, until the step that did so has told of it.
     pub divergent: Option<String>,
+    /// A copy came from the repository, and the node has not streamed since: the next one comes from the primary.
+    pub copied_in_vain: bool,
     /// When the heartbeat loop last turned.
     pub turned_at: Moment,
     /// Reports sent.

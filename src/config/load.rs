@@ -20,6 +20,7 @@ const CONTROLLER_SECTIONS: &[&str] = &[
     "predictor",
     "backup",
     "dns",
+    "terraform",
 ];
 const AGENT_SECTIONS: &[&str] = &["agent", "postgresql", "proxy", "tags", "backup"];
 

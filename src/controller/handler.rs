@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event_loop::{Event, Glance};
 use super::notifications::{Notifications, Standing};
@@ -38,7 +38,7 @@ use crate::domain::name::NameRule;
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::Policy;
-use crate::domain::readiness::{Circumstances, Readiness};
+use crate::domain::readiness::{Circumstances, Readiness, StackFacts};
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::sequence::Sequence;
 use crate::domain::trail::{AuditEntry, AuditRow, EventRow};
@@ -77,6 +77,7 @@ pub struct ControllerHandle {
     alerts: mpsc::Sender<AcceptedAlert>,
     tokens: Arc<Tokens>,
     prediction: Option<Prediction>,
+    stacks: watch::Receiver<Vec<StackFacts>>,
     channels: Notifications,
     standing: Arc<Standing>,
 }
@@ -88,6 +89,7 @@ impl ControllerHandle {
         store: Arc<dyn Store>,
         alerts: mpsc::Sender<AcceptedAlert>,
         tokens: Arc<Tokens>,
+        stacks: watch::Receiver<Vec<StackFacts>>,
         standing: Arc<Standing>,
     ) -> Self {
         Self {
@@ -108,6 +110,7 @@ impl ControllerHandle {
             alerts,
             tokens,
             prediction: parts.prediction.clone(),
+            stacks,
             channels: parts.notifications.clone(),
             standing,
         }
@@ -127,6 +130,10 @@ impl ControllerHandle {
 
     pub(super) fn ways(&self) -> &WaysIn {
         &self.ways
+    }
+
+    pub(super) fn configured_sequences(&self) -> &[Sequence] {
+        &self.sequences.all
     }
 
     pub(super) fn inbox(&self) -> &mpsc::Sender<Event> {
@@ -155,6 +162,7 @@ impl ControllerHandle {
     pub(super) async fn examine(&self) -> Result<Readiness, Problem> {
         let glance = self.glance().await?;
         let mut circumstances = self.circumstances.clone();
+        circumstances.stacks = self.stacks.borrow().clone();
         if self.has_backups {
             let known = stored(self.store.list_operations(&self.cluster, backup::LOOKED_THROUGH).await)?;
             circumstances.backup = Some(backup::facts(&known));

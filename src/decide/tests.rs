@@ -369,6 +369,7 @@ pub(super) fn operation(kind: OperationKind) -> Operation {
         message: None,
         journal: Vec::new(),
         evidence: Vec::new(),
+        risks: Default::default(),
     }
 }
 

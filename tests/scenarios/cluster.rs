@@ -339,6 +339,7 @@ impl Cluster {
             message: None,
             journal: Vec::new(),
             evidence: Vec::new(),
+            risks: Default::default(),
         });
         Ok(())
     }
