@@ -6,11 +6,13 @@ mod bench;
 mod benchmark;
 mod calibrate;
 mod card;
+mod collect;
 mod commands;
 mod evaluation;
 mod features;
 mod network;
 mod pipeline;
+mod progress;
 mod publish;
 mod report;
 mod table;
@@ -31,7 +33,9 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Train a model on samples from CSV files
+    /// Pull samples from Prometheus into CSV files
+    Collect(collect::CollectArguments),
+    /// Train a model on samples from CSV files or from Prometheus
     Fit(commands::FitArguments),
     /// Learn alarm threshold and risk of a model on runs that it was not trained on
     Calibrate(calibrate::CalibrateArguments),
@@ -51,6 +55,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Collect(arguments) => commands::collect(&arguments),
         Command::Fit(arguments) => commands::fit(&arguments),
         Command::Calibrate(arguments) => calibrate::run(&arguments),
         Command::Evaluate(arguments) => commands::evaluate(&arguments),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::event_loop::Event;
+use super::retraining::Training;
 use crate::domain::epoch::Epoch;
 use crate::domain::feature::Feature;
 use crate::domain::ids::NodeName;
@@ -43,6 +44,8 @@ pub struct Prediction {
     pub model: Option<String>,
     /// A model that scores beside it, whose word nobody hears.
     pub challenger: Option<String>,
+    /// How models are trained anew; `None`: they are not.
+    pub training: Option<Training>,
 }
 
 /// What a model has said since it was loaded.
