@@ -156,6 +156,7 @@ async fn start_with(
         cluster: cluster(),
         policy,
         circumstances: Default::default(),
+        protection: tokio::sync::watch::channel(Default::default()).1,
         sequences: Default::default(),
         nodes: vec![configured("n1"), configured("n2")],
         traffic: Default::default(),
@@ -206,6 +207,7 @@ impl Running {
             },
             tags: Tags::default(),
             tasks: Default::default(),
+            protection: None,
         };
         change(&mut report);
         self.handle.heartbeat(report).await
@@ -225,6 +227,7 @@ impl Running {
             error: error.map(str::to_owned),
             path: None,
             traffic: None,
+            protection: None,
         };
         self.handle.proxy_heartbeat(report).await.expect("heard");
         // The proxies are judged once a turn, after what was heard in it.

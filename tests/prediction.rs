@@ -201,6 +201,7 @@ async fn controller(url: &str, timeout: Duration, models: &std::path::Path) -> R
         cluster: ClusterName::new("main").expect("valid"),
         policy: Policy::for_rto(Duration::from_secs(5)),
         circumstances: Default::default(),
+        protection: tokio::sync::watch::channel(Default::default()).1,
         sequences: Default::default(),
         traffic: Default::default(),
         nodes: vec![ConfiguredNode {

@@ -17,6 +17,7 @@ pub mod predictor;
 pub mod secret;
 pub mod sequence;
 pub mod store;
+pub mod tls;
 pub mod traffic;
 mod validate;
 pub mod webhook;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event_loop::{Event, Glance};
 use super::prediction::{self, Prediction};
@@ -28,6 +28,7 @@ use crate::decide::doctor::{self, Patient};
 use crate::decide::request::Request;
 use crate::domain::alert::{AcceptedAlert, Alert};
 use crate::domain::backup::RecoveryTarget;
+use crate::domain::certificate::Protection;
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
 use crate::domain::ids::{ClusterName, OperationId, SiteName};
@@ -64,6 +65,7 @@ pub struct ControllerHandle {
     policy: Policy,
     rule: Option<NameRule>,
     circumstances: Circumstances,
+    protection: watch::Receiver<Protection>,
     sequences: Sequences,
     clock: Arc<dyn Clock>,
     store: Arc<dyn Store>,
@@ -92,6 +94,7 @@ impl ControllerHandle {
             policy: parts.policy.clone(),
             rule: parts.name_service.as_ref().map(|kept| kept.rule.clone()),
             circumstances: parts.circumstances.clone(),
+            protection: parts.protection.clone(),
             sequences: parts.sequences.clone(),
             clock: parts.clock.clone(),
             store,
@@ -148,6 +151,7 @@ impl ControllerHandle {
     pub(super) async fn examine(&self) -> Result<Readiness, Problem> {
         let glance = self.glance().await?;
         let mut circumstances = self.circumstances.clone();
+        circumstances.protection = self.protection.borrow().clone();
         if self.has_backups {
             let known = stored(self.store.list_operations(&self.cluster, backup::LOOKED_THROUGH).await)?;
             circumstances.backup = Some(backup::facts(&known));

@@ -260,6 +260,9 @@ impl Controller {
             return;
         }
         self.state.examined_at = Some(view.now);
+        let protection = self.parts.protection.borrow().clone();
+        self.parts.metrics.show_certificates(protection.certificates());
+        self.parts.circumstances.protection = protection;
         let readiness = doctor::examine(&Patient {
             view,
             policy: &self.state.policy,

@@ -161,6 +161,7 @@ mod tests {
             },
             tags: Tags::default(),
             tasks: Default::default(),
+            protection: None,
         }
     }
 

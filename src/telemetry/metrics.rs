@@ -16,6 +16,7 @@ use prometheus::{
 use super::backup_metrics::BackupMetrics;
 use super::event::{Event, StepOutcome};
 use crate::domain::alert::AlertAction;
+use crate::domain::certificate::CertificateFacts;
 use crate::domain::clock::WallTime;
 use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::ids::{ClusterName, NodeName, ProxyName};
@@ -52,6 +53,7 @@ names! {
     NAME_AGREES = "stormglass_name_agrees", "1 if every authoritative server leads the name to the primary's site.";
     STRAIN = "stormglass_strain", "1 while the strain lasts, 0 after it; `strain` is a code of `explain`.";
     READINESS = "stormglass_readiness_ratio", "Share of the checks of `stormglass doctor` that pass; a warning counts half.";
+    CERTIFICATE_EXPIRY = "stormglass_certificate_expiry_timestamp_seconds", "When a certificate ends: the own one, and those of the authorities that count.";
     OPERATIONS = "stormglass_operations_total", "Operations that ended.";
     OPERATION_PHASE_SECONDS = "stormglass_operation_phase_seconds", "How long the steps of operations took.";
     OPERATION_SECONDS = "stormglass_operation_seconds", "From detection or request to the end of an operation that succeeded.";
@@ -158,6 +160,7 @@ pub struct ControllerMetrics {
     name_agrees: IntGaugeVec,
     strain: IntGaugeVec,
     readiness: GaugeVec,
+    certificates: GaugeVec,
     operations: IntCounterVec,
     phases: HistogramVec,
     durations: HistogramVec,
@@ -198,6 +201,7 @@ impl ControllerMetrics {
             name_agrees: gauges(&registry, NAME_AGREES, &["cluster", "name"]),
             strain: gauges(&registry, STRAIN, &["cluster", "node", "strain"]),
             readiness: register(&registry, GaugeVec::new(options(READINESS), &["cluster"])),
+            certificates: register(&registry, GaugeVec::new(options(CERTIFICATE_EXPIRY), &["subject"])),
             operations: counters(&registry, OPERATIONS, &["operation", "outcome"]),
             phases: histograms(&registry, OPERATION_PHASE_SECONDS, &["operation", "phase"]),
             durations: histograms(&registry, OPERATION_SECONDS, &["operation"]),
@@ -237,6 +241,15 @@ impl ControllerMetrics {
             }
         }
         metrics
+    }
+
+    /// Shows the certificates in use, and none that was in use before.
+    pub fn show_certificates(&self, certificates: &[CertificateFacts]) {
+        self.certificates.reset();
+        for certificate in certificates {
+            let expires = certificate.expires.0 as f64 / 1e6;
+            self.certificates.with_label_values(&[certificate.subject.as_str()]).set(expires);
+        }
     }
 
     /// When the controller began.

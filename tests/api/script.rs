@@ -194,6 +194,7 @@ pub fn report() -> Report {
         },
         tags: Tags::default(),
         tasks: Default::default(),
+        protection: None,
     }
 }
 
@@ -211,6 +212,7 @@ fn proxy_report() -> ProxyReport {
         path: None,
         error: None,
         traffic: None,
+        protection: None,
     }
 }
 

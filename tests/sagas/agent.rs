@@ -310,6 +310,7 @@ impl Agent {
             },
             tags: Default::default(),
             tasks: BTreeMap::new(),
+            protection: None,
         }
     }
 }

@@ -428,6 +428,7 @@ impl ProxyRole {
                 .traffic
                 .as_ref()
                 .map(|traffic| TrafficReport { pooler: self.pooling.report(), ..traffic.clone() }),
+            protection: Some(self.parts.protection.borrow().clone()),
         }
     }
 
@@ -479,6 +480,6 @@ impl ProxyHandler for ProxyRole {
     }
 
     fn metrics(&self) -> String {
-        self.metrics.text()
+        self.metrics.text(self.parts.protection.borrow().certificates())
     }
 }
