@@ -2,6 +2,8 @@
 
 #[path = "main/backup.rs"]
 mod backup;
+#[path = "main/notifications.rs"]
+mod notifications;
 #[path = "main/tls.rs"]
 mod transport;
 #[path = "main/controller.rs"]

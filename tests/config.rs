@@ -2,6 +2,8 @@
 
 #[path = "config/dns.rs"]
 mod dns;
+#[path = "config/notification.rs"]
+mod notification;
 #[path = "config/store.rs"]
 mod store;
 #[path = "config/tls.rs"]

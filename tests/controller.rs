@@ -4,6 +4,10 @@
 
 #[path = "controller/alerts.rs"]
 mod alerts;
+#[path = "controller/notifications.rs"]
+mod notifications;
+#[path = "controller/receivers.rs"]
+mod receivers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +19,7 @@ use stormglass::adapters::system::SystemClock;
 use stormglass::api::authentication::Caller;
 use stormglass::api::controller::ControllerHandler;
 use stormglass::api::wire::{PauseRequest, Problem};
-use stormglass::controller::{self, ConfiguredNode, ControllerHandle, ControllerParts, WaysIn};
+use stormglass::controller::{self, ConfiguredNode, ControllerHandle, ControllerParts, Notifications, WaysIn};
 use stormglass::domain::access::Role;
 use stormglass::domain::clock::{BootId, Moment, WallTime};
 use stormglass::domain::command::HeartbeatReply;
@@ -44,9 +48,10 @@ const NOWHERE: &str = "http://127.0.0.1:1";
 
 struct Running {
     handle: ControllerHandle,
+    store: Arc<dyn Store>,
     directory: tempfile::TempDir,
     sequence: std::sync::atomic::AtomicU64,
-    _shutdown: watch::Sender<bool>,
+    shutdown: watch::Sender<bool>,
 }
 
 fn node(name: &str) -> NodeName {
@@ -121,7 +126,7 @@ async fn start_with(
     accepted: &[Card],
 ) -> Running {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let store = SqliteStore::open(&directory.path().join("store.db")).expect("a new store");
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&directory.path().join("store.db")).expect("a new store"));
     store.swap_record(None, &record()).await.expect("stored");
     for operation in operations {
         store.save_operation(operation).await.expect("stored");
@@ -129,6 +134,18 @@ async fn start_with(
     for card in accepted {
         store.insert_card(Drawer::Alerts, card).await.expect("stored");
     }
+    run_on(directory, store, leads_for, stale_after, ways, Notifications::default()).await
+}
+
+/// A controller on a store that is there.
+async fn run_on(
+    directory: tempfile::TempDir,
+    store: Arc<dyn Store>,
+    leads_for: Option<Duration>,
+    stale_after: Duration,
+    ways: WaysIn,
+    notifications: Notifications,
+) -> Running {
     let configured = |name: &str| ConfiguredNode {
         name: node(name),
         site: SiteName::new("a").expect("valid"),
@@ -145,7 +162,7 @@ async fn start_with(
         ..Policy::for_rto(Duration::from_secs(5))
     };
     let clock = Arc::new(SystemClock::new().expect("a clock"));
-    let sole = Sole::new(Arc::new(store));
+    let sole = Sole::new(store.clone());
     let term: Arc<dyn Term> = match leads_for {
         None => Arc::new(sole),
         Some(leads_for) => Arc::new(Ending { sole, until: clock.now().plus(leads_for) }),
@@ -169,10 +186,11 @@ async fn start_with(
         name_service: None,
         metrics: Arc::new(ControllerMetrics::new("test")),
         ways: Arc::new(ways),
+        notifications,
         prediction: None,
     };
     let handle = controller::start(parts, stopped).await.expect("starts");
-    Running { handle, directory, sequence: Default::default(), _shutdown: shutdown }
+    Running { handle, store, directory, sequence: Default::default(), shutdown }
 }
 
 impl Running {

@@ -223,6 +223,7 @@ fn rendered() -> String {
     metrics.show_readiness(&cluster, 1.0);
     metrics.show_risk(&cluster, &node, Some(0.5), true);
     metrics.show_model(Some(&ModelName { name: "lab".to_owned(), version: "1".to_owned() }));
+    metrics.show_channel("dba");
     metrics.observe_scoring(Duration::ZERO);
     metrics.show_strain(&cluster, None, ReasonCode::LockPileUp, true);
     let operation = OperationId("1".to_owned());

@@ -225,6 +225,7 @@ async fn controller(url: &str, timeout: Duration, models: &std::path::Path) -> R
             model: None,
         }),
         ways: Default::default(),
+        notifications: Default::default(),
     };
     let handle = controller::start(parts, stopped).await.expect("starts");
     Running { handle, _directory: directory, _shutdown: shutdown }

@@ -9,6 +9,7 @@ pub mod controller_link;
 pub mod dns;
 pub mod haproxy;
 pub mod models;
+pub mod notifications;
 pub mod peer_link;
 pub mod pgbackrest;
 pub mod pgbouncer;

@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::notifications::ChannelDocument;
 use super::risk::{ModelList, RiskDocument};
 use super::wire::{BackupList, ClusterStatus, Explanation, MutationReply, Problem};
 use crate::domain::clock::WallTime;
@@ -226,17 +227,27 @@ impl Client {
 
     /// Makes a model the one that scores.
     pub async fn promote_model(&self, name: &str) -> Result<Document<MutationReply>, ClientError> {
-        self.change_model("/api/v1/models/promote", &serde_json::json!({ "name": name })).await
+        self.change("/api/v1/models/promote", &serde_json::json!({ "name": name })).await
     }
 
     /// Makes the model before it the one that scores again.
     pub async fn roll_back_model(&self) -> Result<Document<MutationReply>, ClientError> {
-        self.change_model("/api/v1/models/rollback", &serde_json::json!({})).await
+        self.change("/api/v1/models/rollback", &serde_json::json!({})).await
     }
 
-    async fn change_model(&self, path: &str, body: &Value) -> Result<Document<MutationReply>, ClientError> {
+    async fn change(&self, path: &str, body: &Value) -> Result<Document<MutationReply>, ClientError> {
         let raw = self.send(Method::POST, path, Some(body)).await?;
         Ok(Document { value: read(path, &raw)?, raw })
+    }
+
+    /// Channels of notifications.
+    pub async fn notifications(&self) -> Result<Document<Vec<ChannelDocument>>, ClientError> {
+        self.list("/api/v1/notifications").await
+    }
+
+    /// Sends a test over one of them.
+    pub async fn test_notification(&self, name: &str) -> Result<Document<MutationReply>, ClientError> {
+        self.change(&format!("/api/v1/notifications/{name}/test"), &serde_json::json!({})).await
     }
 
     /// The configured sequences.

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use super::authentication::{Caller, Identity, TokenDigest};
 use super::listing::{Listing, Wanted};
+use super::notifications::ChannelDocument;
 use super::risk::{ModelList, PromoteRequest, RiskDocument};
 use super::tokens::{TokenDocument, TokenReply, TokenRequest};
 use super::webhook::AlertsReply;
@@ -56,6 +57,14 @@ pub trait ControllerHandler: Send + Sync + 'static {
     /// Makes the model before it the one that scores again.
     async fn roll_back_model(&self, _caller: &Caller) -> Result<MutationReply, Problem> {
         Err(no_predictor("this controller"))
+    }
+    /// Channels of notifications.
+    async fn notifications(&self) -> Result<Vec<ChannelDocument>, Problem> {
+        Ok(Vec::new())
+    }
+    /// Sends a test over one of them.
+    async fn test_notification(&self, name: &str, _caller: &Caller) -> Result<MutationReply, Problem> {
+        Err(no_channel(name, &[]))
     }
     /// The newest events, newest first.
     async fn events(&self, cluster: &str, limit: usize) -> Result<Vec<EventRow>, Problem>;
@@ -150,4 +159,10 @@ pub fn no_predictor(whose: &str) -> Problem {
     Problem::not_found(format!(
         "{whose} has no predictor: add [predictor] and [prometheus] to the controller's configuration"
     ))
+}
+
+/// What whoever names a channel of notifications is told where there is none of that name.
+pub fn no_channel(name: &str, known: &[&str]) -> Problem {
+    let known = if known.is_empty() { "no [[notification]] is configured".to_owned() } else { known.join(", ") };
+    Problem::not_found(format!("there is no notification channel {name:?}: {known}"))
 }

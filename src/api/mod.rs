@@ -13,6 +13,7 @@ mod idempotency;
 pub mod limits;
 pub mod listing;
 mod mutation;
+pub mod notifications;
 pub mod openapi;
 pub mod problem;
 pub mod risk;

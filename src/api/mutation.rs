@@ -98,6 +98,9 @@ impl Mutation {
             Endpoint::ModelPromote => {
                 takes!(headers, body, |it, request| it.handler.promote_model(request, &it.caller))
             }
+            Endpoint::NotificationTest => {
+                asks!(headers, body, |it| it.handler.test_notification(&it.target, &it.caller))
+            }
             Endpoint::ModelRollback => asks!(headers, body, |it| it.handler.roll_back_model(&it.caller)),
             Endpoint::Fence => takes!(headers, body, |it, request| it.handler.fence(&it.target, request, &it.caller)),
             Endpoint::Unfence => {

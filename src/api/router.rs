@@ -277,6 +277,7 @@ impl Api {
             Endpoint::Doctor => Json(handler.doctor(target).await?).into_response(),
             Endpoint::Risk => Json(handler.risk(target).await?).into_response(),
             Endpoint::Models => Json(handler.models().await?).into_response(),
+            Endpoint::Notifications => Json(handler.notifications().await?).into_response(),
             Endpoint::Sequences => Json(handler.sequences(target).await?).into_response(),
             Endpoint::Events => handler.page_of_events(target, wanted).await?.into_answer(uri, wanted.limit),
             Endpoint::EventStream => stream::events(handler.clone(), target.to_owned()).await?,

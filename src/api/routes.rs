@@ -12,6 +12,7 @@ use utoipa::openapi::schema::Schema;
 use utoipa::openapi::{RefOr, schema};
 
 use super::body::BODY_LENGTH_MAX;
+use super::notifications::ChannelDocument;
 use super::risk::{ModelList, PromoteRequest, RiskDocument};
 use super::tokens::{TokenDocument, TokenReply, TokenRequest};
 use super::webhook::{AlertmanagerPost, AlertsReply, POST_LENGTH_MAX};
@@ -64,6 +65,10 @@ pub enum Endpoint {
     ModelPromote,
     /// Makes the one before it score again.
     ModelRollback,
+    /// Channels of notifications.
+    Notifications,
+    /// Sends a test over one.
+    NotificationTest,
     /// Sequences that there are.
     Sequences,
     /// Begins one.
@@ -360,6 +365,7 @@ pub static ROUTES: &[Route] = &[
     get("/api/v1/clusters/{cluster}/doctor", VIEWER, Endpoint::Doctor, "doctor", "Would it survive the next fault? Every check, and the share that passes.").gives::<Readiness>(),
     get("/api/v1/clusters/{cluster}/risk", VIEWER, Endpoint::Risk, "risk", "What is expected of every node, and why.").gives::<RiskDocument>(),
     get("/api/v1/models", VIEWER, Endpoint::Models, "models", "Models of the predictor.").gives::<ModelList>(),
+    get("/api/v1/notifications", VIEWER, Endpoint::Notifications, "notifications", "Channels of notifications, and how each does.").gives_list::<ChannelDocument>().asks(&[]),
     get("/api/v1/clusters/{cluster}/sequences", VIEWER, Endpoint::Sequences, "sequences", "The configured sequences with their steps.").gives_list::<Sequence>().asks(&[]),
     get("/api/v1/clusters/{cluster}/events", VIEWER, Endpoint::Events, "events", "Newest events, newest first.").gives_list::<EventRow>(),
     get("/api/v1/clusters/{cluster}/history", VIEWER, Endpoint::History, "history", "Newest operations that have ended, newest first.").gives_list::<Operation>(),
@@ -375,6 +381,7 @@ pub static ROUTES: &[Route] = &[
     post("/api/v1/tokens/{name}/revoke", ADMIN, Endpoint::TokenRevoke, "token-revoke", "Ends a token at once."),
 
     post("/api/v1/operations/{id}/cancel", OPERATOR, Endpoint::Cancel, "cancel", "Stops an operation before its point of no return."),
+    post("/api/v1/notifications/{name}/test", OPERATOR, Endpoint::NotificationTest, "notification-test", "Sends a test over a channel of notifications, and waits until it went out."),
     post("/api/v1/models/promote", OPERATOR, Endpoint::ModelPromote, "model-promote", "Makes a model the one that scores.").takes::<PromoteRequest>(),
     post("/api/v1/models/rollback", OPERATOR, Endpoint::ModelRollback, "model-rollback", "Makes the model before it score again."),
     post("/api/v1/clusters/{cluster}/switchover", OPERATOR, Endpoint::Switchover, "switchover", "Moves the primary, both sides healthy.").takes::<SwitchoverRequest>(),

@@ -1,4 +1,6 @@
 //! Every command and flag. Parsing only: what they do is in `commands`.
+//!
+//! Length: one list of everything that can be typed.
 
 mod access;
 mod connection;
@@ -257,6 +259,9 @@ pub enum Command {
     /// Models of the predictor.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Who is told what, by mail or webhook.
+    #[command(subcommand)]
+    Notification(NotificationCommand),
     /// Tokens of people and scripts.
     #[command(subcommand)]
     Token(TokenCommand),
@@ -411,6 +416,18 @@ pub enum ModelCommand {
     },
     /// Make the model before it score again.
     Rollback,
+}
+
+/// `stormglass notification …`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum NotificationCommand {
+    /// Every channel, what it is told, and how it does.
+    List,
+    /// Send a test over a channel now.
+    Test {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// `stormglass config …`.

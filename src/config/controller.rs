@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::backup::ControllerBackupSection;
 use super::dns::DnsSection;
 use super::error::ConfigError;
+use super::notification::NotificationSection;
 pub use super::predictor::{PredictorSection, PrometheusSection};
 use super::secret::SecretReference;
 use super::sequence::SequenceSection;
@@ -64,6 +65,9 @@ pub struct ControllerConfig {
     /// When backups and drills are made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<ControllerBackupSection>,
+    /// `[[notification]]`: who is told what, and how.
+    #[serde(rename = "notification", default, skip_serializing_if = "Vec::is_empty")]
+    pub notifications: Vec<NotificationSection>,
     /// What scores them. Without it nothing is predicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predictor: Option<PredictorSection>,

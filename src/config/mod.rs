@@ -13,6 +13,7 @@ pub mod environment;
 pub mod error;
 pub mod features;
 pub mod load;
+pub mod notification;
 pub mod predictor;
 pub mod secret;
 pub mod sequence;

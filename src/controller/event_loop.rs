@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::journal::Journal;
 use super::name::{self, NameSight, Wanted};
+use super::notifications::Outbox;
 use super::prediction::{self, Word};
 use super::sequences::{SequenceAnswer, SequenceAsked};
 use super::state::{NodeState, PredictorState, ProxyState, State, Wish};
@@ -95,6 +96,7 @@ pub(super) struct Controller {
     pub names: watch::Sender<Option<Wanted>>,
     pub sights: watch::Receiver<Option<NameSight>>,
     pub journal: Arc<Journal>,
+    pub outbox: Outbox,
     /// The epoch, for the scoring task.
     pub epochs: watch::Sender<Epoch>,
 }
@@ -104,6 +106,7 @@ pub(super) async fn run(
     parts: ControllerParts,
     watch: StoreWatch,
     remembered: Remembered,
+    outbox: Outbox,
     events: mpsc::Sender<Event>,
     mut inbox: mpsc::Receiver<Event>,
     mut shutdown: watch::Receiver<bool>,
@@ -182,8 +185,19 @@ pub(super) async fn run(
             epochs: shown_epochs,
         }));
     }
-    let mut controller =
-        Controller { parts, state, events, watch, told: Told::default(), doors, names, sights, journal, epochs };
+    let mut controller = Controller {
+        parts,
+        state,
+        events,
+        watch,
+        told: Told::default(),
+        doors,
+        names,
+        sights,
+        journal,
+        outbox,
+        epochs,
+    };
     controller.note_started();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -9,14 +9,16 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event_loop::{Event, Glance};
+use super::notifications::{Notifications, Standing};
 use super::prediction::{self, Prediction};
 use super::sequences::{self, SequenceAnswer, SequenceAsked, Sequences};
 use super::tokens::Tokens;
 use super::{ControllerParts, WaysIn};
 use super::{backup, status};
 use crate::api::authentication::{Caller, Identity, TokenDigest};
-use crate::api::controller::{ControllerHandler, no_predictor};
+use crate::api::controller::{ControllerHandler, no_channel, no_predictor};
 use crate::api::listing::{Listing, Wanted};
+use crate::api::notifications::ChannelDocument;
 use crate::api::risk::{ModelEntry, ModelList, PromoteRequest, RiskDocument};
 use crate::api::tokens::{TokenDocument, TokenReply, TokenRequest};
 use crate::api::webhook::AlertsReply;
@@ -77,6 +79,8 @@ pub struct ControllerHandle {
     alerts: mpsc::Sender<AcceptedAlert>,
     tokens: Arc<Tokens>,
     prediction: Option<Prediction>,
+    channels: Notifications,
+    standing: Arc<Standing>,
 }
 
 impl ControllerHandle {
@@ -86,6 +90,7 @@ impl ControllerHandle {
         store: Arc<dyn Store>,
         alerts: mpsc::Sender<AcceptedAlert>,
         tokens: Arc<Tokens>,
+        standing: Arc<Standing>,
     ) -> Self {
         Self {
             events,
@@ -106,6 +111,8 @@ impl ControllerHandle {
             alerts,
             tokens,
             prediction: parts.prediction.clone(),
+            channels: parts.notifications.clone(),
+            standing,
         }
     }
 
@@ -359,6 +366,23 @@ impl ControllerHandler for ControllerHandle {
         let refuse = |error: ModelStoreError| Problem::refused(error.to_string(), Vec::new());
         let name = prediction.models.roll_back().await.map_err(refuse)?;
         Ok(done(format!("model {name} scores again from the next step on")))
+    }
+
+    async fn notifications(&self) -> Result<Vec<ChannelDocument>, Problem> {
+        Ok(self.standing.list(&self.channels))
+    }
+
+    async fn test_notification(&self, name: &str, caller: &Caller) -> Result<MutationReply, Problem> {
+        let Some(kept) = self.channels.iter().find(|kept| kept.channel.name == name) else {
+            let known: Vec<&str> = self.channels.iter().map(|kept| kept.channel.name.as_str()).collect();
+            return Err(no_channel(name, &known));
+        };
+        let epoch = self.glance().await?.view.record.as_ref().map_or_else(Default::default, |record| record.epoch);
+        let message = kept.channel.trial(&self.cluster, epoch, self.clock.wall(), &caller.name);
+        match kept.notifier.send(&message).await {
+            Ok(()) => Ok(done(format!("a test went out over {name}: look whether it arrived"))),
+            Err(error) => Err(Problem::unavailable(format!("the test did not go out over {name}: {error}"))),
+        }
     }
 
     async fn events(&self, cluster: &str, limit: usize) -> Result<Vec<EventRow>, Problem> {

@@ -14,6 +14,7 @@ use super::{ControllerHandle, ControllerParts};
 use crate::api::authentication::{Caller, Identity, TokenDigest};
 use crate::api::controller::ControllerHandler;
 use crate::api::listing::{Listing, Wanted};
+use crate::api::notifications::ChannelDocument;
 use crate::api::risk::{ModelList, PromoteRequest, RiskDocument};
 use crate::api::tokens::{TokenDocument, TokenReply, TokenRequest};
 use crate::api::webhook::AlertsReply;
@@ -252,6 +253,14 @@ impl ControllerHandler for Seat {
 
     async fn roll_back_model(&self, caller: &Caller) -> Result<MutationReply, Problem> {
         self.leader()?.roll_back_model(caller).await
+    }
+
+    async fn notifications(&self) -> Result<Vec<ChannelDocument>, Problem> {
+        self.leader()?.notifications().await
+    }
+
+    async fn test_notification(&self, name: &str, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.test_notification(name, caller).await
     }
 
     async fn events(&self, cluster: &str, limit: usize) -> Result<Vec<EventRow>, Problem> {

@@ -13,6 +13,7 @@ mod journal;
 pub mod leading;
 mod name;
 mod notes;
+pub mod notifications;
 pub mod prediction;
 mod sequences;
 mod state;
@@ -40,6 +41,7 @@ use crate::telemetry::metrics::ControllerMetrics;
 
 pub use handler::ControllerHandle;
 pub use name::KeptName;
+pub use notifications::{KeptChannel, Notifications};
 pub use prediction::Prediction;
 pub use sequences::Sequences;
 use watched::StoreWatch;
@@ -107,6 +109,8 @@ pub struct ControllerParts {
     pub backup: Option<ControllerBackupSection>,
     /// The ways in beside the API itself.
     pub ways: Arc<WaysIn>,
+    /// Who is told what; empty: nobody is told anything.
+    pub notifications: Notifications,
     /// What predicts; `None`: nothing does.
     pub prediction: Option<Prediction>,
 }
@@ -138,9 +142,11 @@ pub async fn start(parts: ControllerParts, shutdown: watch::Receiver<bool>) -> R
     }
     let (alerts, accepted) = mpsc::channel(alerts::WAITING_MAX);
     let tokens = Arc::new(tokens::Tokens::load(store.as_ref()).await?);
-    let handle = ControllerHandle::new(events.clone(), &parts, store, alerts, tokens);
+    let channels = Arc::new(notifications::Standing::default());
+    let outbox = notifications::Outbox::open(&parts, store.clone(), events.clone(), channels.clone());
+    let handle = ControllerHandle::new(events.clone(), &parts, store, alerts, tokens, channels);
     let remembered = Remembered { record, operations };
-    tokio::spawn(event_loop::run(parts, watch, remembered, events, inbox, shutdown.clone()));
+    tokio::spawn(event_loop::run(parts, watch, remembered, outbox, events, inbox, shutdown.clone()));
     tokio::spawn(until(shutdown, alerts::work(handle.clone(), accepted)));
     Ok(handle)
 }

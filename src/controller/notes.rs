@@ -23,6 +23,30 @@ const STRAIN_OVER_AFTER: Duration = Duration::from_secs(10);
 /// Between two examinations for the gauge.
 const EXAMINATION_INTERVAL: Duration = Duration::from_secs(2);
 
+/// The beginning of an operation.
+pub(super) fn began(operation: &Operation) -> Event {
+    Event::OperationBegan {
+        operation: operation.id.clone(),
+        kind: operation.kind.label(),
+        node: operation.kind.subject().clone(),
+        origin: operation.origin.clone(),
+        reasons: operation.reasons.clone(),
+    }
+}
+
+/// The end of an operation.
+pub(super) fn ended(operation: &Operation) -> Event {
+    let ended = operation.ended_at.unwrap_or(operation.decided_at);
+    Event::OperationEnded {
+        operation: operation.id.clone(),
+        kind: operation.kind.label(),
+        node: operation.kind.subject().clone(),
+        outcome: operation.status,
+        took: ended.since(operation.detected_at),
+        message: operation.message.clone(),
+    }
+}
+
 impl Controller {
     /// This controller begins.
     pub(super) fn note_started(&self) {
@@ -43,6 +67,7 @@ impl Controller {
         self.parts.metrics.count(event);
         let epoch = self.state.record.as_ref().map_or_else(Default::default, |record| record.epoch);
         let row = event.to_row(&self.state.cluster, epoch, self.parts.clock.wall());
+        self.outbox.take(event, &self.state.cluster, epoch, row.wall);
         let store = self.store();
         tokio::spawn(async move {
             if let Err(error) = store.append_event(&row).await {
@@ -117,13 +142,7 @@ impl Controller {
     }
 
     pub(super) fn note_began(&self, operation: &Operation) {
-        self.tell(&Event::OperationBegan {
-            operation: operation.id.clone(),
-            kind: operation.kind.label(),
-            node: operation.kind.subject().clone(),
-            origin: operation.origin.clone(),
-            reasons: operation.reasons.clone(),
-        });
+        self.tell(&began(operation));
     }
 
     pub(super) fn note_step(&self, operation: &Operation, step: StepName, state: &StepState, took: Duration) {
@@ -137,15 +156,7 @@ impl Controller {
     }
 
     pub(super) fn note_ended(&self, operation: &Operation) {
-        let ended = operation.ended_at.unwrap_or(operation.decided_at);
-        self.tell(&Event::OperationEnded {
-            operation: operation.id.clone(),
-            kind: operation.kind.label(),
-            node: operation.kind.subject().clone(),
-            outcome: operation.status,
-            took: ended.since(operation.detected_at),
-            message: operation.message.clone(),
-        });
+        self.tell(&ended(operation));
         backup::count(&self.parts.metrics, &self.state.cluster, operation);
         if let Some(event) = backup::told(operation) {
             self.tell(&event);

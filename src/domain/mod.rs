@@ -18,6 +18,7 @@ mod incident_text;
 pub mod lease;
 pub mod lsn;
 pub mod name;
+pub mod notification;
 pub mod operation;
 pub mod plan;
 pub mod policy;

@@ -112,6 +112,7 @@ pub fn controller(
             .collect(),
         reads: ReadsSection::default(),
         applications: pooling::applications(layout)?,
+        notifications: Vec::new(),
         webhook: webhook(),
         prometheus: Some(PrometheusSection::at(url(&layout.prometheus))),
         tls: None,

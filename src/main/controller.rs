@@ -38,7 +38,7 @@ use stormglass::domain::sequence::{Sequence, Trigger};
 use stormglass::ports::{Clock, Leader, Leadership as _, NameService, Sole, Term};
 use stormglass::telemetry::metrics::ControllerMetrics;
 
-use super::{block_on, secret, stop_signal, transport};
+use super::{block_on, notifications, secret, stop_signal, transport};
 
 /// A leadership that is not given back in this time ends by itself.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -133,6 +133,7 @@ fn parts(
     };
     let backup = config.backup.clone();
     let traffic = config.traffic();
+    let notifications = notifications::channels(&config.notifications)?;
     let ways = Arc::new(WaysIn { alerts: config.webhook.policy() });
     Ok(Box::new(move |term| ControllerParts {
         name: name.clone(),
@@ -153,6 +154,7 @@ fn parts(
         metrics: metrics(),
         backup: backup.clone(),
         ways: ways.clone(),
+        notifications: notifications.clone(),
         prediction: prediction.clone(),
     }))
 }

@@ -1,6 +1,8 @@
 //! Every event that people can be told of: one variant each, from which log line, metric and stored row follow.
 //!
 //! Names are stable: alerts and scripts match them. The sentences are in `sentence` and may change.
+//!
+//! Length: one variant an event, and an arm of it in each function that tells events apart.
 
 use std::time::Duration;
 
@@ -348,6 +350,13 @@ pub enum Event {
         /// By which model.
         model: ModelName,
     },
+    /// A channel of notifications began to fail: people are not told what they shall be told.
+    NotificationFailed {
+        /// The channel.
+        channel: String,
+        /// What went wrong.
+        problem: String,
+    },
     /// The store did not take a write: the controller grants nothing new until it does.
     StoreFailed {
         /// What went wrong, and what to do.
@@ -390,6 +399,7 @@ impl Event {
             Event::RpoKept { .. } => "rpo_kept",
             Event::AlertAccepted { .. } => "alert_accepted",
             Event::AlertHandled { .. } => "alert_handled",
+            Event::NotificationFailed { .. } => "notification_failed",
             Event::StoreFailed { .. } => "store_failed",
             Event::RiskBegan { .. } => "risk_began",
             Event::RiskEnded { .. } => "risk_ended",
@@ -419,6 +429,7 @@ impl Event {
             | Event::RiskBegan { .. }
             | Event::ModelRefused { .. }
             | Event::PredictorAbstains { .. }
+            | Event::NotificationFailed { .. }
             | Event::ProxyFailed { .. } => Severity::Warning,
             Event::AlertHandled { outcome, .. } if *outcome == "refused" => Severity::Warning,
             Event::StepEnded { outcome, .. } if *outcome != StepOutcome::Succeeded => Severity::Warning,

@@ -60,6 +60,7 @@ names! {
     DECISION_REASONS = "stormglass_decision_reasons_total", "Reasons of decisions, counted when a decision changes.";
     EVENTS = "stormglass_events_total", "Events.";
     ALERTS = "stormglass_alerts_total", "Alerts that were handled: `begun`, `refused` or `told`.";
+    NOTIFICATIONS = "stormglass_notifications_total", "Messages of each channel of notifications: `sent`, `retried`, `failed` (given up) or `dropped` (the queue was full).";
     DECISION_SECONDS = "stormglass_decision_seconds", "How long the controller took to decide.";
     RISK_RATIO = "stormglass_risk_ratio", "Calibrated probability of trouble within the model's horizon, 0 to 1; no series while nobody can say.";
     RISK_ALARM = "stormglass_risk_alarm", "1 while the model expects trouble of the node and has for long enough.";
@@ -137,6 +138,34 @@ pub struct NodeGauges<'a> {
     pub report_age: Option<Duration>,
 }
 
+/// What became of a message to people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotificationOutcome {
+    /// It went out.
+    Sent,
+    /// An attempt failed, and another one follows.
+    Retried,
+    /// Refused for good, or no news any more.
+    Failed,
+    /// There was no room for it.
+    Dropped,
+}
+
+impl NotificationOutcome {
+    /// Every outcome.
+    pub const ALL: [NotificationOutcome; 4] = [Self::Sent, Self::Retried, Self::Failed, Self::Dropped];
+
+    /// Label of the metric.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Retried => "retried",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
 /// The controller's metrics. Each controller has its own registry, so that tests and the simulator can have many.
 pub struct ControllerMetrics {
     registry: Registry,
@@ -167,6 +196,7 @@ pub struct ControllerMetrics {
     reasons: IntCounterVec,
     events: IntCounterVec,
     alerts: IntCounterVec,
+    notifications: IntCounterVec,
     decisions: Histogram,
     store: HistogramVec,
     /// Backups and drills.
@@ -208,6 +238,7 @@ impl ControllerMetrics {
             reasons: counters(&registry, DECISION_REASONS, &["intent", "reason"]),
             events: counters(&registry, EVENTS, &["event", "severity"]),
             alerts: counters(&registry, ALERTS, &["action", "outcome"]),
+            notifications: counters(&registry, NOTIFICATIONS, &["name", "outcome"]),
             decisions: register(
                 &registry,
                 Histogram::with_opts(histogram_options(DECISION_SECONDS).buckets(DECISION_BUCKETS.to_vec())),
@@ -391,6 +422,18 @@ impl ControllerMetrics {
             tracing::error!(%error, "render the metrics; this is a fault of the program");
             String::new()
         })
+    }
+
+    /// Shows the counters of a channel of notifications from zero on.
+    pub fn show_channel(&self, name: &str) {
+        for outcome in NotificationOutcome::ALL {
+            self.notifications.with_label_values(&[name, outcome.label()]);
+        }
+    }
+
+    /// Counts what became of a message.
+    pub fn count_notification(&self, name: &str, outcome: NotificationOutcome) {
+        self.notifications.with_label_values(&[name, outcome.label()]).inc();
     }
 
     fn count_reasons(&self, intent: &Intent, reasons: &[Reason]) {

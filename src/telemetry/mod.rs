@@ -7,6 +7,7 @@ pub mod chain;
 pub mod event;
 pub mod logging;
 pub mod metrics;
+pub mod notification;
 mod sentence;
 
 pub use event::{Event, Severity};

@@ -120,6 +120,10 @@ impl fmt::Display for Event {
                 write!(formatter, "The name {name} does not follow the primary yet")?;
                 ending(formatter, Some(problem))
             }
+            Event::NotificationFailed { channel, problem } => {
+                write!(formatter, "The notification channel {channel} does not take messages")?;
+                ending(formatter, Some(problem))
+            }
             Event::StrainBegan { reason } => {
                 formatter.write_str("The cluster is under strain")?;
                 ending(formatter, Some(&reason.to_string()))

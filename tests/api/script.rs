@@ -296,6 +296,10 @@ impl ControllerHandler for Script {
         Ok(reply("it scores again"))
     }
 
+    async fn test_notification(&self, name: &str, _: &Caller) -> Result<MutationReply, Problem> {
+        Ok(reply(&format!("it went out over {name}")))
+    }
+
     async fn events(&self, cluster: &str, limit: usize) -> Result<Vec<EventRow>, Problem> {
         self.limits.lock().expect("no panic").push(limit);
         known(cluster).map(|()| Vec::new())

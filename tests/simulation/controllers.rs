@@ -163,6 +163,7 @@ fn parts(port: &ControllerPort, term: Arc<dyn Term>) -> ControllerParts {
         name_service: None,
         metrics: Arc::new(ControllerMetrics::new("simulated")),
         ways: Default::default(),
+        notifications: Default::default(),
         prediction: None,
     }
 }

@@ -5,6 +5,7 @@ mod configuration;
 mod follow;
 mod model;
 mod mutate;
+mod notification;
 mod observe;
 mod pki;
 mod sequence;
@@ -55,6 +56,7 @@ pub(super) async fn run(console: &mut Console, global: Global, command: Command)
         Command::Token(command) => session.token(command).await,
         Command::Audit(command) => session.audit(command).await,
         Command::Model(command) => session.model(&command).await,
+        Command::Notification(command) => session.notification(&command).await,
         Command::Switchover { .. }
         | Command::Failover { .. }
         | Command::Pause { .. }

@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod explain;
 pub mod lists;
 pub mod model;
+pub mod notification;
 pub mod operation;
 pub mod plan;
 pub mod risk;

@@ -1,0 +1,25 @@
+//! Channels to people: mail over SMTP, and webhooks in Slack's form or as plain JSON.
+//!
+//! What is worth a message, and who wants it, is decided elsewhere.
+
+mod email;
+mod webhook;
+
+use std::time::Duration;
+
+pub use email::{Email, EmailSettings, EmailTls};
+pub use webhook::{Webhook, WebhookFormat, WebhookSettings};
+
+/// How long one attempt may take.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// An error and everything below it, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut below = error.source();
+    while let Some(source) = below {
+        text.push_str(&format!(": {source}"));
+        below = source.source();
+    }
+    text
+}
