@@ -533,6 +533,7 @@ mod tests {
         metrics.show_readiness(&cluster, 0.9);
         metrics.show_risk(&cluster, &db1, Some(0.25), false);
         metrics.show_model(Some(&ModelName { name: "lab".to_owned(), version: "1".to_owned() }));
+        metrics.show_channel("dba");
         metrics.observe_scoring(Duration::from_micros(90));
         metrics.observe_phase("failover", "detect", Duration::from_millis(7));
         metrics.observe_decision(Duration::from_micros(40));
