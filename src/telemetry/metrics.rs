@@ -531,6 +531,9 @@ mod tests {
         metrics.show_strain(&cluster, Some(&db1), ReasonCode::LockPileUp, true);
         metrics.show_name(&cluster, "db.example.test", true);
         metrics.show_readiness(&cluster, 0.9);
+        let facts = |subject: &str| CertificateFacts { subject: subject.to_owned(), expires: WallTime(7_000_000) };
+        metrics.show_certificates(&[facts("controller c0")]);
+        metrics.show_certificates(&[facts("controller c1")]);
         metrics.show_risk(&cluster, &db1, Some(0.25), false);
         metrics.show_model(Some(&ModelName { name: "lab".to_owned(), version: "1".to_owned() }));
         metrics.show_channel("dba");
@@ -570,6 +573,7 @@ mod tests {
             assert!(text.contains(&format!("# HELP {name} ")), "{name} is not rendered");
         }
         assert_eq!(text.matches("# HELP ").count(), ALL.len(), "a metric is missing from the list of names");
+        assert!(!text.contains("controller c0"), "a certificate that is not in use any more");
         for line in [
             "stormglass_operations_total{operation=\"failover\",outcome=\"succeeded\"} 1",
             "stormglass_operations_total{operation=\"switchover\",outcome=\"failed\"} 0",
@@ -577,6 +581,7 @@ mod tests {
             "stormglass_node_role{cluster=\"main\",node=\"db1\",role=\"primary\"} 0",
             "stormglass_lease_remaining_seconds{cluster=\"main\",node=\"db1\"} 1.5",
             "stormglass_epoch{cluster=\"main\"} 3",
+            "stormglass_certificate_expiry_timestamp_seconds{subject=\"controller c1\"} 7",
             "stormglass_backup_failures_total{type=\"full\"} 1",
             "stormglass_backup_newest_wal_timestamp_seconds{cluster=\"main\"} 5",
             "stormglass_drill_last_rto_seconds{cluster=\"main\"} 4.5",
