@@ -10,9 +10,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::haproxy::file;
 use crate::domain::ids::Address;
@@ -22,6 +22,10 @@ use crate::ports::traffic::Pooler;
 const CONSOLE: &str = "pgbouncer";
 /// How long PgBouncer may take to let an administrator in and to answer RESUME; it takes 1 ms.
 const ANSWER_LIMIT: Duration = Duration::from_millis(500);
+/// How long a pause waits for PgBouncer's logins, which take 2 to 20 ms.
+const LOGINS_LIMIT: Duration = Duration::from_millis(100);
+/// Between two looks at them.
+const LOOK_FOR_LOGINS: Duration = Duration::from_millis(2);
 /// What PgBouncer says where there is nothing to resume. Its errors have no codes of their own.
 const NOT_PAUSED: [&str; 2] = ["not paused", "no such database"];
 
@@ -116,6 +120,7 @@ impl Pooler for Pgbouncer {
             pending.spawn(async move {
                 let outcome = async {
                     let console = Console::open(&config).await?;
+                    console.wait_for_logins().await;
                     for command in commands {
                         console.say(&command).await?;
                     }
@@ -179,6 +184,25 @@ impl Console {
     /// The console knows the simple protocol alone.
     async fn say(&self, command: &str) -> Result<(), String> {
         self.client.simple_query(command).await.map(drop).map_err(|error| words(&error))
+    }
+
+    /// A pause ends PgBouncer's logins, and it takes one that it ended itself for a server that is down: it refuses newcomers and tries
+    /// nothing for `server_login_retry`. So they are let through first, where they come through at all.
+    async fn wait_for_logins(&self) {
+        let end = Instant::now() + LOGINS_LIMIT;
+        while Instant::now() < end && self.logins().await.is_ok_and(|logins| logins > 0) {
+            sleep(LOOK_FOR_LOGINS).await;
+        }
+    }
+
+    /// Connections to PostgreSQL that are just being made.
+    async fn logins(&self) -> Result<u64, String> {
+        let rows = self.client.simple_query("SHOW POOLS").await.map_err(|error| words(&error))?;
+        let logins = rows.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.try_get("sv_login").ok().flatten()?.parse::<u64>().ok(),
+            _ => None,
+        });
+        Ok(logins.sum())
     }
 
     /// Says goodbye, so that PgBouncer does not log a lost connection.

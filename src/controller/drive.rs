@@ -259,6 +259,7 @@ impl Controller {
             nodes: self.parts.node_control.clone(),
             proxies: self.parts.proxy_control.clone(),
             proxy_names: self.state.proxies.keys().cloned().collect(),
+            proxies_heard: self.state.proxies_heard(now),
             proxies_there: match &step.effect {
                 operate::Effect::VerifyName { site, .. } => self.state.proxies_in(site),
                 _ => Vec::new(),

@@ -2,10 +2,13 @@
 //!
 //! An answer that did not come is `Unknown`, never "failed"; repeating a command is harmless, so silence is answered by asking again.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event_loop::Event;
@@ -46,6 +49,8 @@ pub(super) struct Outside {
     pub nodes: Arc<dyn NodeControl>,
     pub proxies: Arc<dyn ProxyControl>,
     pub proxy_names: Vec<ProxyName>,
+    /// Those of them whose agents were heard lately.
+    pub proxies_heard: BTreeSet<ProxyName>,
     pub proxy_assignment: ProxyAssignment,
     /// Proxies of the site that the name is to lead to.
     pub proxies_there: Vec<ProxyName>,
@@ -274,19 +279,49 @@ fn is_in_force(report: &ProxyReport, assignment: &ProxyAssignment) -> bool {
     report.holding == assignment.hold && (assignment.hold || report.write_target.as_ref() == target)
 }
 
-/// Tells every proxy at the same time; returns how many obeyed and what the others said.
-async fn tell_proxies(outside: &Outside, assignment: &ProxyAssignment, timeout: Duration) -> (usize, String) {
-    let told = join_all(outside.proxy_names.iter().map(|proxy| async move {
-        match outside.proxies.assign(proxy, assignment, timeout).await {
-            // A newer assignment may have overtaken this one: what counts is where the proxy leads.
-            Ok(reply) if is_in_force(&reply.report, assignment) => None,
-            Ok(reply) => Some(format!("{proxy}: {}", reply.error.unwrap_or_else(|| "it leads elsewhere".to_owned()))),
-            Err(error) => Some(error.to_string()),
+/// Asks every proxy at the same time. Who was not heard of lately (a site that was lost) is asked as well, but nobody waits for its
+/// answer once the others have given theirs and one of them is good: its agent learns what it missed with its next heartbeat.
+async fn from_proxies<T, F: Future<Output = Result<T, String>>>(
+    proxies: &[ProxyName],
+    heard: &BTreeSet<ProxyName>,
+    ask: impl Fn(ProxyName) -> F,
+) -> BTreeMap<ProxyName, Result<T, String>> {
+    let mut asked: FuturesUnordered<_> = proxies
+        .iter()
+        .map(|proxy| {
+            let answer = ask(proxy.clone());
+            async move { (proxy, answer.await) }
+        })
+        .collect();
+    let mut awaited: BTreeSet<&ProxyName> = proxies.iter().filter(|proxy| heard.contains(*proxy)).collect();
+    let mut answers = BTreeMap::new();
+    while let Some((proxy, answer)) = asked.next().await {
+        awaited.remove(proxy);
+        answers.insert(proxy.clone(), answer);
+        if awaited.is_empty() && answers.values().any(Result::is_ok) {
+            break;
         }
-    }))
+    }
+    for proxy in proxies {
+        let silent = || Err(format!("{proxy}: its agent has not been heard of lately, its answer was not waited for"));
+        answers.entry(proxy.clone()).or_insert_with(silent);
+    }
+    answers
+}
+
+/// Tells every proxy; returns how many obeyed and what the others said.
+async fn tell_proxies(outside: &Outside, assignment: &ProxyAssignment, timeout: Duration) -> (usize, String) {
+    let told = from_proxies(&outside.proxy_names, &outside.proxies_heard, |proxy| async move {
+        match outside.proxies.assign(&proxy, assignment, timeout).await {
+            // A newer assignment may have overtaken this one: what counts is where the proxy leads.
+            Ok(reply) if is_in_force(&reply.report, assignment) => Ok(()),
+            Ok(reply) => Err(format!("{proxy}: {}", reply.error.unwrap_or_else(|| "it leads elsewhere".to_owned()))),
+            Err(error) => Err(error.to_string()),
+        }
+    })
     .await;
-    let obeyed = told.iter().filter(|error| error.is_none()).count();
-    let errors: Vec<String> = told.into_iter().flatten().collect();
+    let obeyed = told.values().filter(|answer| answer.is_ok()).count();
+    let errors: Vec<String> = told.into_values().filter_map(Result::err).collect();
     (obeyed, if errors.is_empty() { String::new() } else { format!(" ({})", errors.join("; ")) })
 }
 
@@ -302,18 +337,18 @@ async fn verify(
         return Done::plain(succeeded(Some("no proxy is configured: the node's own write probe vouches".to_owned())));
     }
     let envelope = envelope(outside, operation, step, command);
-    let tried = join_all(proxies.iter().map(|proxy| {
+    let tried = from_proxies(proxies, &outside.proxies_heard, |proxy| {
         let envelope = &envelope;
         async move {
-            match outside.proxies.command(proxy, envelope, step.timeout).await {
+            match outside.proxies.command(&proxy, envelope, step.timeout).await {
                 Ok(CommandReply { state: CommandState::Succeeded { .. }, .. }) => Ok(proxy.to_string()),
                 Ok(reply) => Err(format!("{proxy}: {:?}", reply.state)),
                 Err(error) => Err(error.to_string()),
             }
         }
-    }))
+    })
     .await;
-    let (good, bad): (Vec<_>, Vec<_>) = tried.into_iter().partition(Result::is_ok);
+    let (good, bad): (Vec<_>, Vec<_>) = tried.into_values().partition(Result::is_ok);
     let bad: Vec<String> = bad.into_iter().filter_map(Result::err).collect();
     if good.is_empty() {
         return Done::plain(StepState::Failed { error: bad.join("; ") });
@@ -358,4 +393,42 @@ async fn verify_name(outside: &Outside, operation: &Operation, step: &Step, comm
         _ => {}
     }
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proxies(names: &[&str]) -> Vec<ProxyName> {
+        names.iter().map(|name| ProxyName::new(*name).expect("valid")).collect()
+    }
+
+    /// `p1` answers late, `p2` refuses, anybody else never answers.
+    async fn answer(proxy: ProxyName) -> Result<(), String> {
+        match proxy.as_str() {
+            "p1" => tokio::time::sleep(ASK_AGAIN).await,
+            "p2" => return Err("p2: no".to_owned()),
+            _ => std::future::pending().await,
+        }
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_proxies_of_a_lost_site() {
+        let all = proxies(&["p1", "p2", "lost"]);
+        let heard = all[..2].iter().cloned().collect();
+        let answers = from_proxies(&all, &heard, answer).await;
+        assert_eq!(answers.values().filter(|answer| answer.is_ok()).count(), 1);
+        assert!(answers[&all[2]].as_ref().is_err_and(|words| words.contains("not been heard of lately")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_was_heard_is_waited_for_and_so_is_anybody_while_none_has_obeyed() {
+        let all = proxies(&["p1", "p2"]);
+        for heard in [BTreeSet::from([all[0].clone()]), BTreeSet::from([all[1].clone()]), BTreeSet::new()] {
+            let answers = from_proxies(&all, &heard, answer).await;
+            assert_eq!(answers[&all[0]], Ok(()), "heard: {heard:?}");
+            assert_eq!(answers[&all[1]], Err("p2: no".to_owned()), "heard: {heard:?}");
+        }
+    }
 }

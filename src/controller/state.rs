@@ -385,6 +385,13 @@ impl State {
         self.proxies.iter().filter(|(_, proxy)| stands_there(proxy)).map(|(name, _)| name.clone()).collect()
     }
 
+    /// Proxies whose agents were heard lately.
+    pub fn proxies_heard(&self, now: Moment) -> BTreeSet<ProxyName> {
+        let stale = self.policy.report_stale_after;
+        let is_heard = |proxy: &ProxyState| proxy.report.as_ref().is_some_and(|(_, at)| now.since(*at) <= stale);
+        self.proxies.iter().filter(|(_, proxy)| is_heard(proxy)).map(|(name, _)| name.clone()).collect()
+    }
+
     /// New write connections wait while a switchover drains, and while the holder of the epoch does not accept writes yet.
     fn holds_writes(&self) -> bool {
         let Some(record) = &self.record else { return false };

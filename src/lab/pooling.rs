@@ -1,5 +1,7 @@
 //! PgBouncer and the application of a lab: their settings, and what controller and proxy agents are told of them.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 
 use super::application::{APPLICATION, CHECK};
@@ -15,6 +17,10 @@ const ADMINISTRATOR: &str = "operator";
 
 /// The secret's name.
 const SECRET: &str = "pgbouncer";
+
+/// PgBouncer renews its connections after this. In production an hour; faults of the lab grow in a minute, and a server that takes no
+/// new sessions is to be noticed within it. It also means that some login is nearly always on its way when a move begins.
+const SERVER_LIFETIME: Duration = Duration::from_secs(1);
 
 /// What the controller is told of the application: its servers in every site.
 pub fn applications(layout: &Layout) -> anyhow::Result<Vec<ApplicationSection>> {
@@ -39,7 +45,7 @@ pub fn section(layout: &Layout, proxy: &ProxyLayout) -> Option<PgbouncerSection>
         user: ADMINISTRATOR.to_owned(),
         password: Some(SecretReference::File(layout.secret(SECRET))),
         databases: Vec::new(),
-        pause_timeout: std::time::Duration::from_secs(1),
+        pause_timeout: Duration::from_secs(1),
     })
 }
 
@@ -52,13 +58,15 @@ pub fn write_all(layout: &Layout, proxy: &ProxyLayout) -> anyhow::Result<()> {
     let settings = format!(
         "[databases]\n{DATABASE} = host={} port={}\n[pgbouncer]\nlisten_addr = {}\nlisten_port = {}\n\
          unix_socket_dir =\npool_mode = transaction\nauth_type = hba\nauth_hba_file = {}\nauth_file = {}\n\
-         admin_users = {ADMINISTRATOR}\nmax_client_conn = 500\ndefault_pool_size = 20\nserver_login_retry = 1\n",
+         admin_users = {ADMINISTRATOR}\nmax_client_conn = 500\ndefault_pool_size = 20\nserver_login_retry = 0.1\n\
+         server_lifetime = {}\n",
         proxy.write.host,
         proxy.write.port,
         listen.host,
         listen.port,
         directory.join("pgbouncer.hba").display(),
         directory.join("pgbouncer.users").display(),
+        SERVER_LIFETIME.as_secs(),
     );
     configuration::write(&directory.join("pgbouncer.ini"), &settings)?;
     let access =

@@ -176,6 +176,29 @@ async fn drift_is_repaired_and_a_dead_haproxy_comes_back_where_it_should() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_was_removed_is_told_and_the_write_port_moved_all_the_same() {
+    for is_master in [false, true] {
+        let mut lab = Lab::new();
+        let socket = if is_master { &lab.settings.master_socket } else { &lab.settings.stats_socket }.clone();
+        let controller = Arc::new(FakeController::default());
+        *controller.answer.lock().expect("lock") = Some(assignment(1, 1, Some(&lab.a.address), false));
+        let role = Running::start(&mut lab, &controller, None);
+        until("led to a", async || role.report().await.write_target == Some(lab.a.address.clone())).await;
+        assert_eq!(lab.connect().await.server, "A");
+        std::fs::remove_file(&socket).expect("it was there");
+
+        let word = assignment(2, 2, Some(&lab.b.address), false);
+        *controller.answer.lock().expect("lock") = Some(word.clone());
+        let reply = role.assign(&word).await;
+        assert_eq!((reply.error, reply.report.write_target), (None, Some(lab.b.address.clone())));
+        assert_eq!(lab.connect().await.server, "B");
+        let name = socket.display().to_string();
+        until("told", async || role.report().await.error.is_some_and(|error| error.contains(&name))).await;
+        role.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_controller_the_only_node_that_calls_itself_primary_is_followed() {
     let mut lab = Lab::new();
     let controller = Arc::new(FakeController::default());

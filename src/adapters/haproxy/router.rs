@@ -76,9 +76,10 @@ struct Refused {
 impl HaproxyRouter {
     /// Touches nothing before its first call.
     pub fn new(settings: HaproxySettings) -> Self {
+        let master = MasterSocket::new(&settings.master_socket, settings.answer_timeout);
         Self {
-            runtime: RuntimeSocket::new(&settings.stats_socket, settings.answer_timeout),
-            master: MasterSocket::new(&settings.master_socket, settings.answer_timeout),
+            runtime: RuntimeSocket::new(&settings.stats_socket, settings.answer_timeout).or_through(&master),
+            master,
             settings: Arc::new(settings),
             memory: Arc::default(),
             slow: Arc::default(),
@@ -140,6 +141,14 @@ impl HaproxyRouter {
     async fn see(&self, action: &'static str) -> Result<backends::Seen, TrafficError> {
         let questions = backends::questions(&self.settings.map_file().display().to_string());
         Ok(backends::Seen::read(&self.runtime.ask(action, &questions).await?))
+    }
+
+    /// HAProxy makes the socket when it starts, and never again.
+    fn without_socket(&self) -> Option<String> {
+        let path = self.settings.stats_socket.display();
+        (!self.runtime.exists()).then(|| {
+            format!("the stats socket {path} was removed: HAProxy is moved by way of its master; restart it when that suits its clients")
+        })
     }
 
     /// Ends the sessions that lead elsewhere than to `keep`, in workers of former configurations too.
@@ -257,7 +266,7 @@ impl TrafficRouter for HaproxyRouter {
         Ok(Inspection {
             is_settled: is_calm && is_loaded && drift.is_empty(),
             drift,
-            problem: seen.version.as_deref().and_then(backends::too_old),
+            problem: seen.version.as_deref().and_then(backends::too_old).or_else(|| self.without_socket()),
             active_site: seen.active_site.clone(),
             applications: seen.applications(&memory.wanted),
             version: seen.version,

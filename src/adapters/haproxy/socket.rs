@@ -31,17 +31,35 @@ pub struct ServerState {
 pub struct RuntimeSocket {
     path: PathBuf,
     timeout: Duration,
+    master: Option<MasterSocket>,
 }
 
 impl RuntimeSocket {
     /// The socket at `path`; every exchange ends within `timeout`.
     pub fn new(path: impl Into<PathBuf>, timeout: Duration) -> Self {
-        Self { path: path.into(), timeout }
+        Self { path: path.into(), timeout, master: None }
+    }
+
+    /// Where the socket's file was removed the worker is asked by way of its master: a reload does not bring the file back.
+    pub fn or_through(self, master: &MasterSocket) -> Self {
+        Self { master: Some(master.clone()), ..self }
+    }
+
+    /// Whether the file is there.
+    pub fn exists(&self) -> bool {
+        self.path.exists()
     }
 
     /// Sends commands, joined by `;`, and returns everything that was answered.
     pub async fn ask(&self, action: &'static str, commands: &str) -> Result<String, TrafficError> {
-        exchange(action, &self.path, commands, HalfClose::No, self.timeout).await
+        let answer = exchange(action, &self.path, commands, HalfClose::No, self.timeout).await;
+        match (&answer, &self.master) {
+            (Err(TrafficError::NotRunning { .. }), Some(master)) if !self.exists() => {
+                // The first error says more than the second one.
+                master.ask_worker(action, commands).await.or(answer)
+            }
+            _ => answer,
+        }
     }
 
     /// Cuts the sessions of `backend` that are connected to another address than `keep`; connections that wait stay.
@@ -146,6 +164,16 @@ impl MasterSocket {
     /// Sends commands, joined by `;`, and returns everything that was answered.
     pub async fn ask(&self, action: &'static str, commands: &str) -> Result<String, TrafficError> {
         exchange(action, &self.path, commands, HalfClose::Yes, self.timeout).await
+    }
+
+    /// Sends commands, joined by `;`, to the worker that takes new connections.
+    async fn ask_worker(&self, action: &'static str, commands: &str) -> Result<String, TrafficError> {
+        let workers = self.processes(action).await?.workers;
+        let [worker] = workers.as_slice() else {
+            return Err(TrafficError::Failed { action, problem: format!("HAProxy has {} workers", workers.len()) });
+        };
+        let addressed: Vec<String> = commands.split(';').map(|command| format!("@!{worker} {command}")).collect();
+        self.ask(action, &addressed.join(";")).await
     }
 
     /// The processes.

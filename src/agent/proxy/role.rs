@@ -3,6 +3,7 @@
 //! Invariant: HAProxy is moved under `turn` only, so that two orders never interleave.
 
 mod alone;
+mod pausing;
 mod upkeep;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -24,6 +25,7 @@ use crate::domain::ids::Address;
 use crate::domain::report::{PathReport, ProxyReport};
 use crate::domain::traffic::TrafficReport;
 use crate::ports::traffic::{Arrangement, ProxyRecord, Route, TrafficError, TrafficRouter};
+use pausing::Ahead;
 
 /// More looks in a row without an answer than this, and HAProxy counts as hung: 3 s, longer than a busy host is late.
 const UNANSWERED_MAX: u32 = 3;
@@ -41,6 +43,8 @@ pub(super) struct ProxyRole {
     parts: ProxyParts,
     metrics: ProxyMetrics,
     pub(super) pooling: Pooling,
+    /// Holds that wait for PgBouncer before HAProxy is told.
+    pausing: Ahead,
     state: Mutex<State>,
     /// Held while HAProxy is moved.
     turn: tokio::sync::Mutex<()>,
@@ -130,6 +134,7 @@ impl ProxyRole {
         let bound = parts.section.pgbouncer.as_ref().map(|pgbouncer| pgbouncer.pause_timeout).unwrap_or_default();
         Ok(Self {
             pooling: Pooling::new(parts.pooler.clone(), bound),
+            pausing: Ahead::default(),
             parts,
             metrics,
             state: Mutex::new(state),
@@ -244,7 +249,7 @@ impl ProxyRole {
                         if !is_adopted {
                             self.unsettle();
                         }
-                        if matches!(wanted, Some(Route::Leads(_))) {
+                        if matches!(wanted, Some(Route::Leads(_))) && !self.pausing.is_any() {
                             self.pooling.want(false);
                         }
                         true
@@ -302,6 +307,7 @@ impl ProxyRole {
 
     /// Judges an assignment, stores it and puts it in force.
     async fn take(&self, assignment: &ProxyAssignment, insist: Insist) -> Result<(), String> {
+        let _ahead = self.pause_ahead(assignment).await;
         let _turn = self.turn.lock().await;
         let (known, route) = {
             let state = self.state();

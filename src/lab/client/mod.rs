@@ -13,12 +13,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
 
 pub use session::{Session, WriteError};
 
 use super::clock;
-use super::layout::Layout;
+use super::layout::{Layout, ProxyLayout};
 use super::ledger::{Acknowledgement, Rows};
 use super::naming::Naming;
 use crate::domain::clock::Moment;
@@ -83,6 +83,8 @@ pub struct Habits {
     pub reconnect_after: Option<u64>,
     /// The name is resolved at each connection, and one writer more keeps its answer for as long as resolvers do.
     pub by_name: bool,
+    /// Through PgBouncer, which stands before HAProxy's write port: a planned move is to cost them no error.
+    pub pooled: bool,
 }
 
 impl Record {
@@ -130,7 +132,11 @@ impl Client {
 
         let shared = Arc::new(Shared::default());
         let mut writers = Vec::new();
-        let ports: Vec<Address> = layout.proxies.iter().map(|proxy| proxy.write.clone()).collect();
+        let way_in = |proxy: &ProxyLayout| {
+            if habits.pooled { proxy.pgbouncer.clone() } else { Some(proxy.write.clone()) }
+        };
+        let ports: Vec<Address> = layout.proxies.iter().filter_map(way_in).collect();
+        ensure!(!ports.is_empty(), "the lab has no PgBouncer");
         for number in 0..WRITERS {
             // Each has a proxy of its own and takes the others only while that one does not serve.
             let own = number as usize % ports.len();

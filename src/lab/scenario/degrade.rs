@@ -27,7 +27,7 @@ use crate::lab::{clock, ledger};
 use growth::Growth;
 use load::Load;
 
-/// Writers open a new connection after so many writes, as behind a pool.
+/// Writers open a new connection after so many writes.
 const WRITES_PER_CONNECTION: u64 = 40;
 /// Steady writes before anything is measured.
 const STEADY: Duration = Duration::from_secs(3);
@@ -59,7 +59,9 @@ pub(super) async fn run(
     let node = lab.layout().node(&primary)?.clone();
     let step = progress.step("steady writes and varied load");
     let began = clock::now();
-    let habits = Habits { reconnect_after: Some(WRITES_PER_CONNECTION), ..Habits::default() };
+    // No proxy can keep a session of the application across a move of the primary; a transaction pool can.
+    let pooled = arguments.scenario == Scenario::DegradePrimary;
+    let habits = Habits { reconnect_after: Some(WRITES_PER_CONNECTION), pooled, ..Habits::default() };
     let client = Client::start_with(lab.layout(), &node.postgres, &name, habits).await?;
     let load = Load::start(lab.layout(), seed);
     client.steady(STEADY, STEADY_PAUSE, clock::now().plus(STEADY_TIMEOUT)).await?;
@@ -139,6 +141,12 @@ pub(super) async fn run(
     if part == Part::Act {
         if audit.is_none_or(|audit| audit.lost > 0 || audit.duplicate > 0) {
             failures.push("acknowledged commits are not all on the final primary once".to_owned());
+        }
+        if report.failed_commits > 0 || report.refused_connections > 0 || report.unanswered_connections > 0 {
+            failures.push(format!("{}: the move cost clients of PgBouncer an error", fault.label()));
+        }
+        if record.troubles.iter().any(|at| *at >= fault_at) && report.failed_commits == 0 {
+            failures.push(format!("{}: a commit took more than a second", fault.label()));
         }
         if report.two_writers {
             failures.push("a commit of an older timeline was acknowledged after the first of a newer one".to_owned());
