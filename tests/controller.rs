@@ -4,275 +4,33 @@
 
 #[path = "controller/alerts.rs"]
 mod alerts;
+#[path = "controller/backups.rs"]
+mod backups;
+#[path = "controller/harness.rs"]
+mod harness;
 #[path = "controller/notifications.rs"]
 mod notifications;
 #[path = "controller/receivers.rs"]
 mod receivers;
+#[path = "controller/sequences.rs"]
+mod sequences;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use stormglass::adapters::control::{HttpControl, TcpPrimaryProbe};
-use stormglass::adapters::store::SqliteStore;
-use stormglass::adapters::system::SystemClock;
-use stormglass::api::authentication::Caller;
+use harness::{
+    PATIENCE, Running, Setting, caller, cluster, node, record, run_on, start, start_for, start_in, start_with,
+};
 use stormglass::api::controller::ControllerHandler;
-use stormglass::api::wire::{PauseRequest, Problem};
-use stormglass::controller::{self, ConfiguredNode, ControllerHandle, ControllerParts, Notifications, WaysIn};
-use stormglass::domain::access::Role;
-use stormglass::domain::clock::{BootId, Moment, WallTime};
-use stormglass::domain::command::HeartbeatReply;
-use stormglass::domain::epoch::{Epoch, RecordNumber};
+use stormglass::api::wire::PauseRequest;
+use stormglass::domain::clock::{Moment, WallTime};
+use stormglass::domain::epoch::Epoch;
 use stormglass::domain::evidence::{Occasion, Witness};
-use stormglass::domain::ids::{Address, ClusterName, NodeName, OperationId, ProxyName, SiteName, SystemIdentifier};
-use stormglass::domain::lsn::Timeline;
+use stormglass::domain::ids::{OperationId, SystemIdentifier};
 use stormglass::domain::operation::{
     JOURNAL_FORMAT, Operation, OperationKind, OperationStatus, StepEvent, StepName, StepState,
 };
-use stormglass::domain::policy::{DurabilityMode, Policy};
-use stormglass::domain::record::{ClusterRecord, RECORD_FORMAT};
-use stormglass::domain::report::{
-    ControlData, PostgresReport, PostgresState, Probes, ProxyReport, Report, Standing, Tags,
-};
+use stormglass::domain::report::{PostgresState, Report};
 use stormglass::domain::trail::AuditRow;
-use stormglass::ports::{Card, Clock, Drawer, Sole, Store, Term};
-use stormglass::telemetry::metrics::ControllerMetrics;
-use tokio::sync::watch;
-
-/// Longer than anything takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-const IDENTIFIER: SystemIdentifier = SystemIdentifier(7);
-/// A port that refuses: reserved, and nothing listens there.
-const NOWHERE: &str = "http://127.0.0.1:1";
-
-struct Running {
-    handle: ControllerHandle,
-    store: Arc<dyn Store>,
-    directory: tempfile::TempDir,
-    sequence: std::sync::atomic::AtomicU64,
-    shutdown: watch::Sender<bool>,
-}
-
-fn node(name: &str) -> NodeName {
-    NodeName::new(name).expect("valid")
-}
-
-fn cluster() -> ClusterName {
-    ClusterName::new("main").expect("valid")
-}
-
-fn record() -> ClusterRecord {
-    ClusterRecord {
-        format: RECORD_FORMAT,
-        cluster: cluster(),
-        system_identifier: IDENTIFIER,
-        epoch: Epoch(3),
-        number: RecordNumber(1),
-        holder: node("n1"),
-        holder_address: Address::new("n1", 5432),
-        holder_confirmed: true,
-        eligible: Default::default(),
-        proposed: Default::default(),
-        durability: DurabilityMode::SyncStrict,
-        synchronous: Default::default(),
-        synchronous_number: RecordNumber(1),
-        alone_since: None,
-        paused_until: None,
-        fenced: Default::default(),
-        members: Default::default(),
-        holder_since: WallTime(0),
-        longest_wait: Duration::ZERO,
-        left_running: false,
-    }
-}
-
-/// A term that nobody keeps alive.
-struct Ending {
-    sole: Sole,
-    until: Moment,
-}
-
-#[async_trait]
-impl Term for Ending {
-    fn store(&self) -> Arc<dyn Store> {
-        self.sole.store()
-    }
-    fn leads_until(&self) -> Option<Moment> {
-        Some(self.until)
-    }
-    async fn ended(&self) {
-        self.sole.ended().await;
-    }
-    async fn resign(&self) {}
-}
-
-/// A controller whose store holds `record` and `operations`.
-async fn start(stale_after: Duration, operations: &[Operation]) -> Running {
-    start_for(None, stale_after, operations).await
-}
-
-/// The same; with `leads_for`, one of several that leads for no longer.
-async fn start_for(leads_for: Option<Duration>, stale_after: Duration, operations: &[Operation]) -> Running {
-    start_with(leads_for, stale_after, operations, WaysIn::default(), &[]).await
-}
-
-/// The same, with ways in beside the API, and alerts that an earlier controller accepted.
-async fn start_with(
-    leads_for: Option<Duration>,
-    stale_after: Duration,
-    operations: &[Operation],
-    ways: WaysIn,
-    accepted: &[Card],
-) -> Running {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&directory.path().join("store.db")).expect("a new store"));
-    store.swap_record(None, &record()).await.expect("stored");
-    for operation in operations {
-        store.save_operation(operation).await.expect("stored");
-    }
-    for card in accepted {
-        store.insert_card(Drawer::Alerts, card).await.expect("stored");
-    }
-    run_on(directory, store, leads_for, stale_after, ways, Notifications::default()).await
-}
-
-/// A controller on a store that is there.
-async fn run_on(
-    directory: tempfile::TempDir,
-    store: Arc<dyn Store>,
-    leads_for: Option<Duration>,
-    stale_after: Duration,
-    ways: WaysIn,
-    notifications: Notifications,
-) -> Running {
-    let configured = |name: &str| ConfiguredNode {
-        name: node(name),
-        site: SiteName::new("a").expect("valid"),
-        agent: NOWHERE.to_owned(),
-    };
-    let proxy = ProxyName::new("proxy1").expect("valid");
-    let nodes = ["n1", "n2"].map(|name| (node(name), NOWHERE.to_owned()));
-    let control = HttpControl::new(nodes.into(), [(proxy.clone(), NOWHERE.to_owned())].into(), "token").expect("good");
-    let control = Arc::new(control);
-    let (shutdown, stopped) = watch::channel(false);
-    let policy = Policy {
-        durability: DurabilityMode::SyncStrict,
-        report_stale_after: stale_after,
-        ..Policy::for_rto(Duration::from_secs(5))
-    };
-    let clock = Arc::new(SystemClock::new().expect("a clock"));
-    let sole = Sole::new(store.clone());
-    let term: Arc<dyn Term> = match leads_for {
-        None => Arc::new(sole),
-        Some(leads_for) => Arc::new(Ending { sole, until: clock.now().plus(leads_for) }),
-    };
-    let parts = ControllerParts {
-        backup: None,
-        name: "controller-1".to_owned(),
-        cluster: cluster(),
-        policy,
-        circumstances: Default::default(),
-        protection: tokio::sync::watch::channel(Default::default()).1,
-        sequences: Default::default(),
-        nodes: vec![configured("n1"), configured("n2")],
-        traffic: Default::default(),
-        proxies: vec![proxy],
-        clock,
-        term,
-        node_control: control.clone(),
-        proxy_control: control,
-        primary_probe: Arc::new(TcpPrimaryProbe),
-        name_service: None,
-        metrics: Arc::new(ControllerMetrics::new("test")),
-        ways: Arc::new(ways),
-        notifications,
-        prediction: None,
-    };
-    let handle = controller::start(parts, stopped).await.expect("starts");
-    Running { handle, store, directory, sequence: Default::default(), shutdown }
-}
-
-impl Running {
-    async fn hear(&self, name: &str, change: impl FnOnce(&mut Report)) {
-        self.answer(name, change).await.expect("heard");
-    }
-
-    async fn answer(&self, name: &str, change: impl FnOnce(&mut Report)) -> Result<HeartbeatReply, Problem> {
-        let mut report = Report {
-            cluster: cluster(),
-            node: node(name),
-            site: SiteName::new("a").expect("valid"),
-            address: Address::new(name, 5432),
-            boot: BootId("boot".to_owned()),
-            incarnation: "1".to_owned(),
-            sequence: self.sequence.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
-            sent_at: Moment(1),
-            version: "0".to_owned(),
-            standing: Standing { highest_epoch: Epoch(3), ..Standing::default() },
-            postgres: PostgresReport {
-                state: PostgresState::Running,
-                control: Some(ControlData {
-                    system_identifier: IDENTIFIER,
-                    cluster_state: "in production".to_owned(),
-                    timeline: Timeline(1),
-                    checkpoint: stormglass::domain::Lsn(1),
-                    major_version: 15,
-                }),
-                live: None,
-                probes: Probes::default(),
-                disk: None,
-            },
-            tags: Tags::default(),
-            tasks: Default::default(),
-            protection: None,
-        };
-        change(&mut report);
-        self.handle.heartbeat(report).await
-    }
-
-    async fn hear_proxy(&self, leads_to: &str, error: Option<&str>) {
-        let report = ProxyReport {
-            cluster: cluster(),
-            proxy: ProxyName::new("proxy1").expect("valid"),
-            site: SiteName::new("a").expect("valid"),
-            write_address: Address::new("proxy1", 5000),
-            sequence: self.sequence.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
-            incarnation: "1".to_owned(),
-            write_target: Some(Address::new(leads_to, 5432)),
-            holding: false,
-            epoch: Epoch(3),
-            error: error.map(str::to_owned),
-            path: None,
-            traffic: None,
-            protection: None,
-        };
-        self.handle.proxy_heartbeat(report).await.expect("heard");
-        // The proxies are judged once a turn, after what was heard in it.
-        self.handle.status("main").await.expect("answers");
-    }
-
-    /// Messages of the events of this name, oldest first.
-    async fn told(&self, event: &str) -> Vec<String> {
-        let rows = self.handle.events("main", 1000).await.expect("listed");
-        rows.into_iter().rev().filter(|row| row.event == event).map(|row| row.message).collect()
-    }
-
-    /// Waits until so many events of this name were stored, and returns them.
-    async fn until_told(&self, event: &str, count: usize) -> Vec<String> {
-        let waited = tokio::time::timeout(PATIENCE, async {
-            while self.told(event).await.len() < count {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        });
-        waited.await.unwrap_or_else(|_| panic!("{event} was not told {count} times"));
-        self.told(event).await
-    }
-}
-
-fn caller() -> Caller {
-    Caller { name: "on-call".to_owned(), role: Role::Operator, peer: ([127, 0, 0, 1], 1).into() }
-}
 
 #[tokio::test]
 async fn what_changes_is_told_once() {
@@ -408,6 +166,7 @@ fn failover(epoch_after: Option<Epoch>, journal: Vec<StepEvent>) -> Operation {
         message: None,
         journal,
         evidence: Vec::new(),
+        risks: Default::default(),
     }
 }
 

@@ -114,6 +114,14 @@ fn restore() {
 }
 
 #[test]
+fn rejoin_ladder() {
+    let report = run(&["rejoin-ladder"]);
+    let faults: Vec<&str> =
+        report["faults"].as_array().expect("faults").iter().filter_map(|fault| fault["fault"].as_str()).collect();
+    assert_eq!(faults, ["divergent-wal", "data-directory-removed", "host-gone"], "{report:#}");
+}
+
+#[test]
 fn hang_primary() {
     let report = run(&["hang-primary"]);
     let faults = report["faults"].as_array().expect("list of faults");

@@ -10,12 +10,15 @@ use std::path::{Path, PathBuf};
 
 use stormglass::adapters::pgbackrest::{BackupSettings, LedgerTable, PgBackRest, RepositoryPlace};
 use stormglass::adapters::postgres::Password;
-use stormglass::domain::backup::{BackupType, RecoveryTarget, RowCount};
+use stormglass::adapters::system::boot_time;
+use stormglass::domain::backup::{BackupType, RecoveryTarget, RowCount, WalSegment};
 use stormglass::domain::clock::WallTime;
 use stormglass::domain::ids::SystemIdentifier;
+use stormglass::domain::lsn::{History, Timeline};
+use stormglass::ports::LocalPostgres;
 use stormglass::ports::backup::{BackupError, BackupRepository};
-use stormglass::ports::{LocalPostgres, postgres::Presence};
-use support::{Node, PATIENCE, Place};
+use stormglass::ports::postgres::{CopySource, DataChange, Presence};
+use support::{Node, Noted, PATIENCE, Place};
 
 /// A node that archives to a repository of its place.
 struct Host {
@@ -124,6 +127,7 @@ async fn an_encrypted_backup_is_read_back_and_restored_to_a_point_in_time() {
     assert!(verified.manifest_sha256.len() == 64 && verified.files > 100, "{verified:?}");
     let stored = files_below(&repository.join("backup"));
     assert!(stored.iter().all(|file| !fs::read(file).expect("readable").starts_with(b"[backrest]")), "not encrypted");
+    host.backup.compare_manifest(&label, &verified.manifest_sha256).await.expect("as it was read back");
 
     host.node.sql("insert into t select generate_series(1, 900)").await;
     let target = host.now().await;
@@ -278,6 +282,34 @@ async fn what_is_wrong_with_a_repository_is_said_and_nothing_is_touched() {
     fs::write(&victim, &sound).expect("written");
     host.backup.verify(&label).await.expect("whole again");
 
+    // Another manifest than the one that was read back, and well-formed: an older backup's under a newer one's name.
+    let recorded = host.backup.verify(&label).await.expect("whole").manifest_sha256;
+    let newer = host.full_backup().await;
+    let file = |label: &str| repository.join("backup/main").join(label).join("backup.manifest");
+    let sound = fs::read(file(&newer)).expect("readable");
+    let newer_recorded = host.backup.verify(&newer).await.expect("whole").manifest_sha256;
+    assert_ne!(recorded, newer_recorded);
+    host.backup.compare_manifest(&newer, &newer_recorded).await.expect("as it was read back");
+    fs::write(file(&newer), fs::read(file(&label)).expect("readable")).expect("written");
+    let error = host.backup.compare_manifest(&newer, &newer_recorded).await.expect_err("replaced").to_string();
+    for words in [newer.as_str(), recorded.as_str(), newer_recorded.as_str(), "stormglass backup --type full"] {
+        assert!(error.contains(words), "{words}: {error}");
+    }
+    fs::remove_file(file(&newer)).expect("removed");
+    let error = host.backup.compare_manifest(&newer, &newer_recorded).await.expect_err("gone").to_string();
+    assert!(error.contains("backup.manifest") || error.contains("missing"), "{error}");
+    fs::write(file(&newer), &sound).expect("written");
+
+    // PostgreSQL of another major version than the backup's.
+    let programs = place.directory("old-bin");
+    let old = host.otherwise(|settings| settings.bin_directory = Some(programs.clone()));
+    let program = programs.join("postgres");
+    fs::write(&program, "#!/bin/sh\necho 'postgres (PostgreSQL) 9.6.24'\n").expect("written");
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    let error = old.plan(&RecoveryTarget::Latest, &copy, false, None).await.expect_err("another version").to_string();
+    assert!(error.contains("the backup is of PostgreSQL") && error.contains("9.6.24"), "{error}");
+    assert!(error.contains("install PostgreSQL") && error.contains("bin_directory"), "{error}");
+
     // A gap: one segment of WAL after the backup, with others after it.
     for _ in 0..2 {
         host.node.sql("insert into t values (1)").await;
@@ -330,4 +362,136 @@ async fn a_shutdown_waits_for_no_repository_and_the_next_primary_brings_its_wal(
     assert_eq!(second.ask_copy("select count(*) from t"), "2000");
     second.backup.check(&copy, &mark).await.expect("good data");
     second.backup.remove(&copy).await.expect("removed");
+}
+
+/// Megabytes of database for the comparison of speed; 1024 takes some minutes.
+fn megabytes() -> u64 {
+    std::env::var("STORMGLASS_RESTORE_MEGABYTES").ok().and_then(|text| text.parse().ok()).unwrap_or(32)
+}
+
+/// Prints how long a restore takes and how long pgBackRest takes for the same by itself, one after the other, three times.
+#[tokio::test]
+async fn a_restore_is_what_pgbackrest_does_and_little_more() {
+    let place = Place::new();
+    let host = Host::with_data(&place, "n1", &place.directory("repository")).await;
+    // Rows that are not compressed away.
+    let rows = megabytes() * 1024;
+    let fill = format!(
+        "create table filler as select n, (select string_agg(md5(n::text || part::text), '') from generate_series(1, 30) as part) as text \
+         from generate_series(1, {rows}) as n"
+    );
+    host.node.sql(&fill).await;
+    let label = host.full_backup().await;
+    let bytes: u64 = host.backup.list().await.expect("listed").backups[0].database_bytes;
+    assert!(bytes > megabytes() << 20, "{bytes}");
+    let sum = |directory: &Path| {
+        let data = files_below(&directory.join("base"));
+        data.iter().map(|file| fs::metadata(file).expect("there").len()).sum::<u64>()
+    };
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 0..3 {
+        let copy = host.settings.drill_directory.join(format!("copy{round}"));
+        let begin = boot_time();
+        host.backup.restore(&label, &copy, &|_| {}).await.expect("restored");
+        ours.push((boot_time() - begin).as_secs_f64());
+        let plain = place.directory(&format!("plain{round}"));
+        let config = format!("--config={}", host.settings.file().display());
+        let (path, set) = (format!("--pg1-path={}", plain.display()), format!("--set={label}"));
+        let begin = boot_time();
+        let by_hand =
+            host.node.run("/usr/bin/pgbackrest", &[&config, "--stanza=main", &path, &set, "--type=none", "restore"]);
+        theirs.push((boot_time() - begin).as_secs_f64());
+        assert!(by_hand.status.success(), "{}", String::from_utf8_lossy(&by_hand.stdout));
+        assert_eq!(sum(&copy), sum(&plain), "the same data");
+        host.backup.remove(&copy).await.expect("removed");
+        fs::remove_dir_all(&plain).expect("removed");
+    }
+    let median = |seconds: &mut Vec<f64>| {
+        seconds.sort_by(f64::total_cmp);
+        seconds[seconds.len() / 2]
+    };
+    let (ours, theirs) = (median(&mut ours), median(&mut theirs));
+    println!(
+        "restore of {bytes} bytes: {ours:.2} s, pgbackrest restore alone {theirs:.2} s: {:.0} % of its speed",
+        100.0 * theirs / ours
+    );
+}
+
+/// The repository as an agent hands it to its PostgreSQL.
+struct Source<'a>(&'a PgBackRest);
+
+#[async_trait::async_trait]
+impl CopySource for Source<'_> {
+    async fn bring(
+        &self,
+        system_identifier: SystemIdentifier,
+        history: &History,
+        change: &dyn DataChange,
+        progress: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<(String, WalSegment), String> {
+        self.0.bring_standby(system_identifier, history, change, progress).await.map_err(|error| error.to_string())
+    }
+}
+
+#[tokio::test]
+async fn a_former_primary_is_cloned_from_the_repository_by_what_differs() {
+    let place = Place::new();
+    let repository = place.directory("repository");
+    let first = Host::with_data(&place, "n1", &repository).await;
+    let second = host(&place, "n2", &repository);
+    second.node.join(&first.node).await;
+    let label = first.full_backup().await;
+    first.node.sql("insert into t select generate_series(1, 900)").await;
+    first.backup.mark().await.expect("archived");
+    second.node.caught_up(&first.node).await;
+
+    // The standby is promoted; the primary goes on for a while, and nobody archives that.
+    second.node.postgres.follow(None, PATIENCE).await.expect("frozen");
+    fs::write(first.settings.stop_file(), "").expect("written");
+    first.node.sql("insert into t select generate_series(1, 7000)").await;
+    second.node.postgres.promote(false, PATIENCE).await.expect("promoted");
+    second.node.sql("insert into t select generate_series(1, 50)").await;
+    second.backup.mark().await.expect("the new timeline is archived");
+    second.node.sql("insert into t select generate_series(1, 5)").await;
+    first.node.postgres.kill_family(PATIENCE).await.expect("gone");
+    let version = first.node.data().join("base/1/PG_VERSION");
+    let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).expect("there"));
+    let before = inode(&version);
+
+    let noted = Noted::default();
+    let stranger = first.backup.bring_standby(SystemIdentifier(7), &History::root(Timeline(1)), &noted, &|_| {}).await;
+    assert!(stranger.expect_err("a stranger's").to_string().contains("this cluster's data"));
+    let identifier = second.node.postgres.observe(PATIENCE).await.expect("answers").system_identifier;
+    let elsewhere = first.backup.bring_standby(identifier, &History::root(Timeline(9)), &noted, &|_| {}).await;
+    assert!(elsewhere.expect_err("another history").to_string().contains("no backup lies on"));
+    assert_eq!(inode(&version), before);
+
+    assert!(!noted.began(), "nothing was touched");
+    let source = Source(&first.backup);
+    let cloned = first.node.postgres.reclone_from(&second.node.upstream(), &source, &noted, &|_| {}).await;
+    let words = cloned.expect("cloned");
+    assert!(words.contains(&label) && words.contains("segments of WAL"), "{words}");
+    assert!(noted.began(), "whoever remembers it was told before the data changed");
+    assert_eq!(inode(&version), before, "what does not differ is left where it is");
+    let kept = files_below(&first.node.settings.divergent_directory);
+    let list = kept.iter().find(|file| file.ends_with("transactions.txt")).expect("listed");
+    assert!(fs::read_to_string(list).expect("readable").contains("COMMIT"), "divergent WAL lies aside: {kept:?}");
+
+    second.node.make_slot(&first.node).await;
+    first.node.start_standby(Some(&second.node)).await;
+    first.node.caught_up(&second.node).await;
+    assert_eq!(first.node.sql("select count(*) from t").await.as_deref(), Some("1055"), "nothing of its own is left");
+
+    // Nobody would go on where the copy ends: an empty node says so, and is not started.
+    let third = host(&place, "n3", &repository);
+    let nobody = third.node.upstream();
+    let refused = third.node.postgres.reclone_from(&nobody, &Source(&third.backup), &Noted::default(), &|_| {}).await;
+    assert!(refused.is_err(), "a primary that does not answer");
+    let source = Source(&third.backup);
+    let cloned = third.node.postgres.reclone_from(&second.node.upstream(), &source, &Noted::default(), &|_| {}).await;
+    cloned.expect("a node without data too");
+    second.node.make_slot(&third.node).await;
+    third.node.start_standby(Some(&second.node)).await;
+    third.node.caught_up(&second.node).await;
+    assert_eq!(third.node.sql("select count(*) from t").await.as_deref(), Some("1055"));
 }

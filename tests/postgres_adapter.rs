@@ -291,6 +291,34 @@ async fn another_clusters_data_is_never_touched() {
 }
 
 #[tokio::test]
+async fn a_control_file_that_is_damaged_is_named_and_nothing_is_read_from_it() {
+    let place = Place::new();
+    let node = place.node("n1");
+    node.init();
+    let file = node.data().join("global/pg_control");
+    let whole = std::fs::read(&file).expect("own file");
+    let mut flipped = whole.clone();
+    flipped[40] ^= 1;
+    let problem = async || match node.postgres.control_data().await {
+        Err(PostgresError::Damaged { problem, .. }) => problem,
+        other => panic!("not damaged: {other:?}"),
+    };
+    for (bytes, words) in [
+        (vec![0x5a; 8192], "checksum"),
+        (flipped, "checksum"),
+        (whole[..100].to_vec(), "100 bytes"),
+        (vec![], "0 bytes"),
+    ] {
+        std::fs::write(&file, bytes).expect("own file");
+        assert!(problem().await.contains(words), "{words}: {}", problem().await);
+    }
+    std::fs::remove_file(&file).expect("own file");
+    assert!(problem().await.contains("missing"));
+    std::fs::write(&file, whole).expect("own file");
+    assert!(node.postgres.control_data().await.expect("whole").expect("there").is_shut_down());
+}
+
+#[tokio::test]
 async fn a_reclone_replaces_broken_data_and_survives_an_earlier_attempt() {
     let place = Place::new();
     let (first, second) = (place.node("n1"), place.node("n2"));

@@ -202,7 +202,10 @@ const SAGAS: &[Saga] = &[
             (healthy(), OperationKind::Backup { node: node("n3"), backup_type })
         },
     },
-    Saga { name: "drill", prepare: || (healthy(), OperationKind::Drill { node: node("n3") }) },
+    Saga {
+        name: "drill",
+        prepare: || (healthy(), OperationKind::Drill { node: node("n3"), manifests: Default::default() }),
+    },
     Saga { name: "copy beside the cluster", prepare: || (healthy(), restore(Some("/srv/copy"))) },
     Saga { name: "restore of a healthy cluster", prepare: || (healthy(), restore(None)) },
     Saga {
@@ -224,6 +227,7 @@ fn restore(into: Option<&str>) -> OperationKind {
         node: node("n1"),
         target: stormglass::domain::backup::RecoveryTarget::Latest,
         into: into.map(str::to_owned),
+        manifests: Default::default(),
     }
 }
 

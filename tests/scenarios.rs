@@ -161,7 +161,7 @@ fn describe_operation(operation: &OperationKind) -> String {
         OperationKind::Fence { node } => format!("fence {node}"),
         OperationKind::Sequence { name, .. } => format!("sequence {name}"),
         OperationKind::Backup { node, .. } => format!("backup of {node}"),
-        OperationKind::Drill { node } => format!("drill on {node}"),
+        OperationKind::Drill { node, .. } => format!("drill on {node}"),
         OperationKind::Restore { node, .. } => format!("restore of {node}"),
     }
 }

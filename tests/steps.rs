@@ -358,3 +358,39 @@ async fn an_application_host_gets_its_file_whole_and_then_a_restart() {
         assert!(!fs::read_to_string(&file).expect("there").contains("old"));
     }
 }
+
+/// Rows of the table of the doctor's check `stacks`: nothing to do, something to do, and why it cannot be told.
+#[tokio::test]
+async fn a_stack_that_differs_from_what_is_there_is_found_and_left_as_it_is() {
+    if is_missing("terraform") {
+        return;
+    }
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let stack = home.path().join("stack");
+    std::fs::create_dir(&stack).expect("made");
+    let describe = |word: &str| {
+        let text = format!("resource \"terraform_data\" \"it\" {{ input = \"{word}\" }}\n");
+        std::fs::write(stack.join("main.tf"), text).expect("written");
+    };
+    let (directory, patience) = (stack.display().to_string(), Duration::from_secs(120));
+    let differs = async || steps().drifts(&directory, "terraform", patience).await;
+    describe("one");
+    assert_eq!(differs().await, Ok(true), "nothing was ever applied");
+    let run = run_of(StepAction::Terraform {
+        directory: directory.clone(),
+        variables: Default::default(),
+        environment: Default::default(),
+        program: None,
+    });
+    steps().run(&run).await.expect("applied");
+    assert_eq!(differs().await, Ok(false));
+    describe("two");
+    let state = std::fs::read(stack.join("terraform.tfstate")).expect("a state");
+    assert_eq!(differs().await, Ok(true));
+    assert_eq!(std::fs::read(stack.join("terraform.tfstate")).expect("a state"), state, "it was only looked at");
+    std::fs::write(stack.join("main.tf"), "resource {").expect("written");
+    let why = differs().await.expect_err("no stack");
+    assert!(why.starts_with("terraform init: ") || why.starts_with("terraform plan: "), "{why}");
+    let nowhere = steps().drifts("/nonexistent", "terraform", patience).await.expect_err("no such directory");
+    assert!(nowhere.contains("start terraform"), "{nowhere}");
+}

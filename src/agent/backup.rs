@@ -3,6 +3,7 @@
 //! What takes long changes nothing of the live PostgreSQL and waits for nobody who does. Only putting data aside does, and that a
 //! node which may write refuses.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use super::Agent;
 use super::commands::{Outcome, Trouble};
 use super::start::Role;
 use super::tasks::Progress;
-use crate::domain::backup::{BackupType, CopyPlace, DrillMark, RecoveryTarget, Repository};
+use crate::domain::backup::{BackupType, CopyPlace, DrillMark, MANIFEST_MARK, RecoveryTarget, Repository};
 use crate::domain::command::{Command, CommandEnvelope, CommandOutput};
 use crate::domain::epoch::Epoch;
 use crate::domain::ids::OperationId;
@@ -73,9 +74,9 @@ impl Agent {
                 progress.tell("waiting until WAL is archived");
                 self.mark_ledger().await
             }
-            Command::CheckRestore { target, place } => {
+            Command::CheckRestore { target, place, manifests } => {
                 progress.tell("asking the repository");
-                self.check_restore(target, place).await
+                self.check_restore(target, place, manifests).await
             }
             Command::RestoreCopy { plan, place } => {
                 let told = progress.clone();
@@ -118,7 +119,7 @@ impl Agent {
 
     async fn verify_backup(&self, label: &str) -> Outcome {
         let verified = self.repository()?.verify(label).await?;
-        Ok(noted(format!("{label}: {} files read back, manifest sha256 {}", verified.files, verified.manifest_sha256)))
+        Ok(noted(format!("{label}: {} files read back, {MANIFEST_MARK}{}", verified.files, verified.manifest_sha256)))
     }
 
     async fn mark_ledger(&self) -> Outcome {
@@ -130,11 +131,19 @@ impl Agent {
         Ok(CommandOutput { lsn: Some(mark.lsn), note: Some(mark.to_string()) })
     }
 
-    async fn check_restore(&self, target: &RecoveryTarget, place: &CopyPlace) -> Outcome {
+    async fn check_restore(
+        &self,
+        target: &RecoveryTarget,
+        place: &CopyPlace,
+        manifests: &BTreeMap<String, String>,
+    ) -> Outcome {
         let repository = self.repository()?;
         let directory = self.copy_directory(place)?;
         let expected = self.keeper.read(|memory| memory.assignment.as_ref().map(|last| last.system_identifier));
         let plan = repository.plan(target, &directory, *place == CopyPlace::Beside, expected).await?;
+        if let Some(recorded) = manifests.get(&plan.label) {
+            repository.compare_manifest(&plan.label, recorded).await?;
+        }
         Ok(noted(plan))
     }
 

@@ -32,6 +32,8 @@ pub(super) struct Local {
     pub answers: Answers,
     /// `pg_controldata`.
     pub control: Option<ControlData>,
+    /// What is wrong with it.
+    pub damage: Option<String>,
     /// What SQL told last.
     pub live: Option<LiveReport>,
     /// The last acknowledged change of `synchronous_standby_names`.
@@ -78,6 +80,8 @@ pub(super) struct Local {
     pub down_because: Option<String>,
     /// What a rejoin kept aside, until the step that did so has told of it.
     pub divergent: Option<String>,
+    /// A copy came from the repository, and the node has not streamed since: the next one comes from the primary.
+    pub copied_in_vain: bool,
     /// When the heartbeat loop last turned.
     pub turned_at: Moment,
     /// Reports sent.
@@ -261,6 +265,7 @@ impl Local {
         PostgresReport {
             state: self.state(),
             control: self.control.clone(),
+            damage: self.damage.clone(),
             live: self.live.clone().filter(|_| !self.closed),
             probes: Probes { connect: self.connect.report(now), write: self.write.report(now) },
             disk: self.disk,

@@ -12,10 +12,13 @@ use super::assignment::CHANGE_TIMEOUT;
 use super::commands::{Outcome, Trouble};
 use super::start::Role;
 use super::tasks::Progress;
+use crate::domain::backup::WalSegment;
 use crate::domain::command::CommandOutput;
 use crate::domain::epoch::Epoch;
-use crate::domain::ids::{Address, NodeName};
-use crate::ports::postgres::{DataChange, PostgresError, Presence, RewindOutcome, StartMode, Upstream};
+use crate::domain::ids::{Address, NodeName, SystemIdentifier};
+use crate::domain::lsn::History;
+use crate::ports::BackupRepository;
+use crate::ports::postgres::{CopySource, DataChange, PostgresError, Presence, RewindOutcome, StartMode, Upstream};
 
 /// A standby that has not streamed by then has lost WAL or its primary: the step is told so.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(60);
@@ -38,6 +41,22 @@ impl DataChange for Agent {
 
     fn kept(&self, words: &str) {
         self.local().divergent = Some(words.to_owned());
+    }
+}
+
+/// The backup repository as a source of copies.
+struct FromRepository(Arc<dyn BackupRepository>);
+
+#[async_trait]
+impl CopySource for FromRepository {
+    async fn bring(
+        &self,
+        system_identifier: SystemIdentifier,
+        history: &History,
+        change: &dyn DataChange,
+        progress: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<(String, WalSegment), String> {
+        self.0.bring_standby(system_identifier, history, change, progress).await.map_err(|error| error.to_string())
     }
 }
 
@@ -68,12 +87,42 @@ impl Agent {
     ) -> Outcome {
         let upstream = self.upstream_for_rejoin(primary, address)?;
         self.stop_for_rejoin().await?;
-        progress.tell("taking a base backup");
-        self.postgres.reclone(&upstream, self.as_ref(), &move |text| progress.tell(text)).await?;
+        let told = progress.clone();
+        let copied = self.copy_from_repository(&upstream, &move |text| told.tell(text)).await;
+        let done = match copied {
+            Some(Ok(words)) => format!("recloned {words}"),
+            without => {
+                progress.tell("taking a base backup");
+                self.postgres.reclone(&upstream, self.as_ref(), &move |text| progress.tell(text)).await?;
+                match without {
+                    Some(Err(error)) => format!("recloned from {primary}, because {error}"),
+                    _ => format!("recloned from {primary}"),
+                }
+            }
+        };
         self.keeper.change(|memory| memory.half_rejoined = false).await?;
         self.local().is_empty = false;
         self.refresh_control().await;
-        Ok(CommandOutput { lsn: None, note: Some(self.with_divergent("recloned")) })
+        Ok(CommandOutput { lsn: None, note: Some(self.with_divergent(&done)) })
+    }
+
+    /// A copy from the repository costs the primary nothing, and uses what is there. `None`: there is no repository, or such a copy did not
+    /// stream before.
+    async fn copy_from_repository(
+        self: &Arc<Self>,
+        upstream: &Upstream,
+        progress: &(dyn Fn(String) + Send + Sync),
+    ) -> Option<Result<String, PostgresError>> {
+        let repository = self.backup.clone()?;
+        if std::mem::replace(&mut self.local().copied_in_vain, true) {
+            return None;
+        }
+        let source = FromRepository(repository);
+        let copied = self.postgres.reclone_from(upstream, &source, self.as_ref(), progress).await;
+        if let Err(error) = &copied {
+            tracing::warn!(%error, "no copy from the repository: the primary is asked for a base backup");
+        }
+        Some(copied)
     }
 
     /// What was done, and what was kept aside before it.
@@ -146,6 +195,7 @@ impl Agent {
                 (local.postmaster.is_some(), streams.map(|live| live.flush_lsn))
             };
             if let Some(lsn) = received {
+                self.local().copied_in_vain = false;
                 return Ok(CommandOutput { lsn: Some(lsn), note: None });
             }
             if !runs {

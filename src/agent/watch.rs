@@ -233,10 +233,19 @@ impl Agent {
     /// Reads `pg_controldata` again.
     pub(super) async fn refresh_control(&self) {
         match self.postgres.control_data().await {
-            Ok(control) => self.local().control = control,
+            Ok(control) => {
+                let mut local = self.local();
+                local.control = control;
+                local.damage = None;
+            }
             Err(error) => {
                 tracing::warn!(%error, "pg_control cannot be read");
-                self.local().control = None;
+                let mut local = self.local();
+                local.control = None;
+                local.damage = match error {
+                    PostgresError::Damaged { problem, .. } => Some(problem),
+                    _ => None,
+                };
             }
         }
         self.heartbeat_wanted.notify_one();

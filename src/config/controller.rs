@@ -14,6 +14,7 @@ pub use super::predictor::{PredictorSection, PrometheusSection};
 use super::secret::SecretReference;
 use super::sequence::SequenceSection;
 use super::store::{StoreKind, StoreSection};
+use super::terraform::TerraformSection;
 use super::tls::TlsSection;
 pub use super::traffic::{ApplicationSection, ApplicationServerSection, ReadsSection};
 use super::webhook::WebhookSection;
@@ -62,6 +63,9 @@ pub struct ControllerConfig {
     /// `[[sequence]]`: what is done after a failover, on an alert or by name.
     #[serde(rename = "sequence", default, skip_serializing_if = "Vec::is_empty")]
     pub sequences: Vec<SequenceSection>,
+    /// Stacks that are compared with what is there.
+    #[serde(default)]
+    pub terraform: TerraformSection,
     /// When backups and drills are made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<ControllerBackupSection>,

@@ -21,6 +21,7 @@ const CONTROLLER_SECTIONS: &[&str] = &[
     "predictor",
     "backup",
     "dns",
+    "terraform",
     "tls",
 ];
 const AGENT_SECTIONS: &[&str] = &["agent", "postgresql", "proxy", "tags", "backup", "tls"];

@@ -18,6 +18,7 @@ pub mod predictor;
 pub mod secret;
 pub mod sequence;
 pub mod store;
+pub mod terraform;
 pub mod tls;
 pub mod traffic;
 mod validate;

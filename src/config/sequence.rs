@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Violation;
 use super::secret::SecretReference;
+use crate::domain::backup::BackupType;
 use crate::domain::sequence::{OnError, STEPS_MAX, Sequence, SequenceStep, StepAction, Trigger};
 
 /// Longest that a step may take.
@@ -28,7 +29,7 @@ pub struct SequenceSection {
     /// Alerts that begin it: values of `alertname`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alerts: Vec<String>,
-    /// The primary's risk that begins it, above 0 and up to 1.
+    /// The primary's risk that begins it, from 0.01 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub risk_min: Option<f64>,
     /// `[[sequence.step]]`.
@@ -68,6 +69,10 @@ pub enum StepKind {
     Redundancy,
     /// A write through the clients' path.
     Verify,
+    /// A backup.
+    Backup,
+    /// A drill.
+    Drill,
 }
 
 /// `[[sequence.step]]`.
@@ -144,6 +149,9 @@ pub struct StepSection {
     /// `velero`: from this backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<String>,
+    /// `backup`: how much it holds; what changed since the last one if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_type: Option<BackupType>,
     /// `velero`: from the newest of this schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<String>,
@@ -193,6 +201,7 @@ impl StepSection {
             ("playbook", self.playbook.is_some()),
             ("inventory", self.inventory.is_some()),
             ("backup", self.backup.is_some()),
+            ("backup_type", self.backup_type.is_some()),
             ("schedule", self.schedule.is_some()),
             ("arguments", !self.arguments.is_empty()),
             ("program", self.program.is_some()),
@@ -216,7 +225,8 @@ impl StepSection {
             StepKind::Ansible => (&["playbook", "inventory", "variables", "environment", "program"], &["playbook"]),
             StepKind::Velero => (&["backup", "schedule", "arguments", "environment", "program"], &[]),
             StepKind::Application => (&["file", "values", "restart", "through"], &["file", "values"]),
-            StepKind::Rejoin | StepKind::Redundancy | StepKind::Verify => (&[], &[]),
+            StepKind::Backup => (&["backup_type"], &[]),
+            StepKind::Rejoin | StepKind::Redundancy | StepKind::Verify | StepKind::Drill => (&[], &[]),
         }
     }
 
@@ -230,7 +240,10 @@ impl StepSection {
         if let Some(missing) = needs.iter().find(|key| !written.contains(*key)) {
             return Err(((*missing).to_owned(), "missing: a step of this kind cannot do without it".to_owned()));
         }
-        let is_built_in = matches!(self.kind, StepKind::Rejoin | StepKind::Redundancy | StepKind::Verify);
+        let is_built_in = matches!(
+            self.kind,
+            StepKind::Rejoin | StepKind::Redundancy | StepKind::Verify | StepKind::Backup | StepKind::Drill
+        );
         if is_built_in && self.condition.is_some() {
             return Err((
                 "condition".to_owned(),
@@ -297,6 +310,8 @@ impl StepSection {
             StepKind::Rejoin => StepAction::Rejoin,
             StepKind::Redundancy => StepAction::Redundancy,
             StepKind::Verify => StepAction::Verify,
+            StepKind::Backup => StepAction::Backup { backup_type: self.backup_type.unwrap_or(BackupType::Incr) },
+            StepKind::Drill => StepAction::Drill,
         };
         Ok(SequenceStep {
             name: self.name.clone(),
@@ -333,10 +348,13 @@ pub(super) fn sequences(sections: &[SequenceSection]) -> Result<Vec<Sequence>, V
             steps.push(step.step().map_err(|(key, problem)| at(&format!("step.{place}.{key}"), problem))?);
         }
         let mut when: Vec<Trigger> = section.when.iter().map(|_| Trigger::AfterFailover).collect();
+        if section.alerts.iter().any(String::is_empty) {
+            return Err(at("alerts", "must be values of `alertname`, none of them empty".to_owned()));
+        }
         when.extend(section.alerts.iter().map(|alert| Trigger::OnAlert { alert: alert.clone() }));
         if let Some(risk) = section.risk_min {
-            if !(risk > 0.0 && risk <= 1.0) {
-                return Err(at("risk_min", "must be above 0 and at most 1".to_owned()));
+            if !(0.01..=1.0).contains(&risk) {
+                return Err(at("risk_min", "must be from 0.01 to 1".to_owned()));
             }
             when.push(Trigger::OnRisk { percent: (risk * 100.0).round() as u32 });
         }
@@ -374,6 +392,22 @@ mod tests {
         let step = &found[0].steps[0];
         assert_eq!((step.timeout_seconds, step.retries, step.on_error), (300, 0, OnError::Stop));
         assert_eq!(step.action.label(), "command");
+        let found = read(&format!("{HEAD}kind = \"backup\"\n")).expect("a sequence");
+        assert_eq!(found[0].steps[0].action, StepAction::Backup { backup_type: BackupType::Incr });
+    }
+
+    #[test]
+    fn what_begins_a_sequence_is_read_and_a_risk_that_nobody_could_miss_is_refused() {
+        let text = |trigger: &str| HEAD.replacen("when = \"after_failover\"", trigger, 1) + "kind = \"verify\"\n";
+        let found = read(&text("alerts = [\"Down\", \"Slow\"]\nrisk_min = 0.6")).expect("a sequence");
+        let alert = |name: &str| Trigger::OnAlert { alert: name.to_owned() };
+        assert_eq!(found[0].when, [alert("Down"), alert("Slow"), Trigger::OnRisk { percent: 60 }]);
+        for risk in ["0.0", "0.004", "1.01", "-1.0", "nan"] {
+            let error = read(&text(&format!("risk_min = {risk}"))).expect_err(risk);
+            assert!(error.contains("sequence.0.risk_min: must be from 0.01 to 1"), "{risk}: {error}");
+        }
+        let error = read(&text("alerts = [\"\"]")).expect_err("no name");
+        assert!(error.contains("sequence.0.alerts: "), "{error}");
     }
 
     #[test]
@@ -385,6 +419,9 @@ mod tests {
                 "step.0.url: a step of this",
             ),
             ("kind = \"rejoin\"\nfile = \"x\"", "takes none of its own"),
+            ("kind = \"drill\"\nbackup_type = \"full\"", "takes none of its own"),
+            ("kind = \"backup\"\nbackup_type = \"some\"", "unknown variant"),
+            ("kind = \"backup\"\ncondition = \"true\"", "a built-in step takes none"),
             ("kind = \"velero\"", "either a backup or a schedule"),
             ("kind = \"redundancy\"\ntimeout = \"10ms\"", "from 1s to 24h"),
             ("kind = \"sql\"\nuser = \"a\"\npassword = \"hunter2\"", "must be a reference"),

@@ -138,6 +138,7 @@ impl ControllerConfig {
         }
         let sequences: Vec<&str> = self.sequences.iter().map(|sequence| sequence.name.as_str()).collect();
         self.webhook.violation(&sequences)?;
+        self.terraform.violation()?;
         unique("notification", "name", self.notifications.iter().map(|channel| channel.name.clone()))?;
         for (index, channel) in self.notifications.iter().enumerate() {
             channel.violation(index)?;

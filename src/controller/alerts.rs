@@ -16,7 +16,7 @@ use crate::decide::alert::{self, Routing};
 use crate::decide::request::Request;
 use crate::domain::alert::{AcceptedAlert, Alert, AlertAction};
 use crate::domain::ids::OperationId;
-use crate::domain::operation::{Operation, OperationStatus};
+use crate::domain::operation::{Operation, OperationKind, OperationStatus};
 use crate::domain::plan::Plan;
 use crate::domain::readiness::Verdict;
 use crate::ports::{Card, Drawer, Store, StoreError};
@@ -51,17 +51,20 @@ impl ControllerHandle {
         let mut reply = AlertsReply::new();
         let mut wanted = Vec::new();
         for alert in alerts {
-            match alert::route(&alert, &self.ways().alerts, self.cluster(), now) {
-                Routing::Act(route) => wanted.push(AcceptedAlert {
-                    action: route.action,
-                    sequence: route.sequence.clone(),
-                    epoch,
-                    received: now,
-                    who: who.to_owned(),
-                    outcome: None,
-                    operation: None,
-                    alert,
-                }),
+            match alert::route(&alert, &self.ways().alerts, self.configured_sequences(), self.cluster(), now) {
+                Routing::Act(errands) => wanted.extend(errands.iter().enumerate().map(|(place, errand)| {
+                    let accepted = AcceptedAlert {
+                        action: errand.action,
+                        sequence: errand.sequence.map(str::to_owned),
+                        epoch,
+                        received: now,
+                        who: who.to_owned(),
+                        outcome: None,
+                        operation: None,
+                        alert: alert.clone(),
+                    };
+                    (accepted, place == 0)
+                })),
                 Routing::Ignored => reply.ignored += 1,
                 Routing::Resolved => reply.resolved += 1,
                 Routing::OutOfTime => reply.out_of_time += 1,
@@ -71,12 +74,12 @@ impl ControllerHandle {
         }
         let store = self.store();
         let mut writes = futures_util::stream::iter(wanted)
-            .map(|accepted| {
+            .map(|(accepted, counts)| {
                 let store = store.clone();
                 async move {
                     let card = card(&accepted)?;
                     let known = store.insert_card(Drawer::Alerts, &card).await.map_err(not_stored)?;
-                    Ok::<_, Problem>((accepted, known.is_none()))
+                    Ok::<_, Problem>((accepted, counts, known.is_none()))
                 }
             })
             .buffered(WRITES_AT_ONCE);
@@ -84,8 +87,9 @@ impl ControllerHandle {
         while let Some(written) = writes.next().await {
             match written {
                 // What is on disk is carried out, whatever becomes of its neighbours.
-                Ok((accepted, true)) => {
-                    reply.accepted += 1;
+                Ok((accepted, counts, true)) => {
+                    // An alert with several errands is one alert.
+                    reply.accepted += usize::from(counts);
                     self.tell(Event::AlertAccepted {
                         fingerprint: accepted.alert.fingerprint.clone(),
                         name: accepted.alert.name().to_owned(),
@@ -94,7 +98,7 @@ impl ControllerHandle {
                     .await;
                     self.queue_alert(accepted).await?;
                 }
-                Ok((_, false)) => reply.repeated += 1,
+                Ok((_, counts, false)) => reply.repeated += usize::from(counts),
                 Err(problem) => failure = Some(problem),
             }
         }
@@ -128,8 +132,14 @@ impl ControllerHandle {
         let origin = accepted.origin();
         let operations =
             self.store().list_operations(self.cluster(), OPERATIONS_LOOKED_AT).await.map_err(not_stored)?;
+        let is_of_this_errand = |operation: &Operation| match (&operation.kind, &accepted.sequence) {
+            (OperationKind::Sequence { name, .. }, Some(wanted)) => name == wanted,
+            (OperationKind::Sequence { .. }, None) | (_, Some(_)) => false,
+            (_, None) => true,
+        };
         let found = operations.into_iter().find(|operation| {
             operation.origin == origin
+                && is_of_this_errand(operation)
                 && operation.begun_wall >= accepted.received
                 && operation.status != OperationStatus::Refused
         });

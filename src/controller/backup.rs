@@ -14,7 +14,7 @@ use super::event_loop::{Event, Glance};
 use crate::api::wire::VerifiedBackup;
 use crate::config::backup::{ControllerBackupSection, Job};
 use crate::decide::request::Request;
-use crate::domain::backup::{BackupType, DrillMark, Repository, label_of};
+use crate::domain::backup::{BackupType, DrillMark, Repository, label_of, manifest_of};
 use crate::domain::clock::{Moment, WallTime};
 use crate::domain::epoch::Epoch;
 use crate::domain::ids::{ClusterName, NodeName, OperationId};
@@ -36,6 +36,8 @@ pub(super) const LIST_TIMEOUT_FOR_PEOPLE: Duration = Duration::from_secs(6);
 const READY_PAUSE: Duration = Duration::from_secs(5);
 /// How many operations are looked through for what was verified, and for the last drill.
 pub(super) const LOOKED_THROUGH: usize = 500;
+/// Manifests of so many backups are compared; a journal must not grow without end.
+const MANIFESTS_CARRIED: usize = 64;
 /// Attempts at one scheduled job; then the next time of the schedule is waited for.
 const ATTEMPTS_MAX: u32 = 5;
 
@@ -46,7 +48,7 @@ pub(super) fn words(operation: &OperationKind) -> (String, Vec<String>) {
             format!("{backup_type} backup of {node}"),
             vec!["it is read back afterwards; the cluster goes on".to_owned()],
         ),
-        OperationKind::Drill { node } => (
+        OperationKind::Drill { node, .. } => (
             format!("drill on {node}"),
             vec![
                 "the newest backup is restored to a directory that nobody uses, checked, and removed".to_owned(),
@@ -57,7 +59,7 @@ pub(super) fn words(operation: &OperationKind) -> (String, Vec<String>) {
             format!("copy in {directory} on {node}, restored to {target}"),
             vec!["the cluster goes on, and nothing of it is touched".to_owned()],
         ),
-        OperationKind::Restore { from, node, target, into: None } => (
+        OperationKind::Restore { from, node, target, into: None, .. } => (
             format!("restore of the cluster on {node} to {target}"),
             vec![
                 format!("{from} is fenced: nobody can write until {node} has been restored and promoted"),
@@ -83,6 +85,17 @@ pub(super) fn verified(operations: &[Operation]) -> BTreeMap<String, VerifiedBac
         }
     }
     found
+}
+
+/// SHA-256 of the manifests of those backups, by label: what a restore must find again.
+pub(super) fn manifests<'a>(operations: impl Iterator<Item = &'a Operation>) -> BTreeMap<String, String> {
+    let noted = operations.filter_map(|operation| operation.output(StepName::VerifyBackup)?.note.as_deref());
+    noted.filter_map(|note| Some((label_of(note)?.to_owned(), manifest_of(note)?.to_owned()))).collect()
+}
+
+/// Those of them that a restore carries along: labels begin with the time, and nobody keeps more backups.
+pub(super) fn newest_manifests(manifests: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    manifests.iter().rev().take(MANIFESTS_CARRIED).map(|(label, digest)| (label.clone(), digest.clone())).collect()
 }
 
 /// What the journals say of backups and drills, for the doctor. `operations` may be in any order.
@@ -113,6 +126,26 @@ pub(super) fn facts(operations: &[Operation]) -> BackupFacts {
     }
 }
 
+/// Adds what has just ended.
+pub(super) fn remember(facts: &mut BackupFacts, operation: &Operation) {
+    let fresh = self::facts(std::slice::from_ref(operation));
+    match operation.kind {
+        OperationKind::Backup { .. } => {
+            facts.last_success = fresh.last_success.max(facts.last_success);
+            if operation.status != OperationStatus::Cancelled {
+                facts.last_failure = fresh.last_failure;
+            }
+        }
+        OperationKind::Drill { .. } => {
+            facts.last_drill = fresh.last_drill.max(facts.last_drill);
+            if operation.status != OperationStatus::Cancelled {
+                facts.last_drill_failure = fresh.last_drill_failure;
+            }
+        }
+        _ => {}
+    }
+}
+
 /// What a drill measured, by its journal.
 pub(super) fn figures(operation: &Operation) -> Option<DrillFigures> {
     if operation.status != OperationStatus::Succeeded || !matches!(operation.kind, OperationKind::Drill { .. }) {
@@ -136,10 +169,10 @@ pub(super) fn told(operation: &Operation) -> Option<telling::Event> {
         OperationKind::Backup { node, .. } if is_bad => {
             Some(telling::Event::BackupFailed { node: node.clone(), problem: problem() })
         }
-        OperationKind::Drill { node } if is_bad => {
+        OperationKind::Drill { node, .. } if is_bad => {
             Some(telling::Event::DrillFailed { node: node.clone(), problem: problem() })
         }
-        OperationKind::Drill { node } => figures(operation).map(|figures| telling::Event::DrillPassed {
+        OperationKind::Drill { node, .. } => figures(operation).map(|figures| telling::Event::DrillPassed {
             node: node.clone(),
             rto: Duration::from_secs_f64(figures.rto_seconds),
             rpo: Duration::from_secs_f64(figures.rpo_seconds),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event_loop::{Controller, Event};
-use super::execute;
 use super::state::Wish;
+use super::{backup, execute};
 use crate::decide;
 use crate::decide::request::{self, Request};
 use crate::decide::witnesses::{self, Hearing};
@@ -90,8 +90,11 @@ impl Controller {
     }
 
     /// What an operation is when it begins.
-    pub(super) fn planned(&self, kind: OperationKind, plan: &Plan, origin: &str) -> Operation {
+    pub(super) fn planned(&self, mut kind: OperationKind, plan: &Plan, origin: &str) -> Operation {
         let now = self.parts.clock.now();
+        if let OperationKind::Drill { manifests, .. } | OperationKind::Restore { manifests, .. } = &mut kind {
+            *manifests = backup::newest_manifests(&self.state.manifests);
+        }
         let detected_at = match &kind {
             OperationKind::Failover { .. } => self.state.trouble_since.unwrap_or(now),
             _ => now,
@@ -115,6 +118,7 @@ impl Controller {
             message: None,
             journal: Vec::new(),
             evidence: Vec::new(),
+            risks: Default::default(),
         }
     }
 
@@ -126,6 +130,10 @@ impl Controller {
             for preparing in self.state.operations.iter_mut().filter(|other| other.only_prepares()) {
                 preparing.cancel_requested = true;
             }
+        }
+        if operation.kind.moves_primary() {
+            let holder = self.state.record.as_ref().map(|record| &record.holder);
+            operation.risks.before_per_mille = holder.and_then(|holder| self.state.risk_per_mille(holder));
         }
         keep_evidence(&mut operation, &self.view(), &self.state.policy, Occasion::Decided);
         self.note_began(&operation);
@@ -267,6 +275,7 @@ impl Controller {
             sights: self.sights.clone(),
             proxy_assignment: assignment,
             steps: self.parts.sequences.runner.clone(),
+            backups_from_standby: self.parts.backup.as_ref().is_some_and(|section| section.from_standby),
             events: self.events.clone(),
         };
         let events = self.events.clone();
@@ -313,6 +322,9 @@ impl Controller {
             keep_evidence(operation, &view, &policy, Occasion::Fenced);
         }
         let operation = operation.clone();
+        if step == StepName::VerifyBackup {
+            self.state.manifests.extend(backup::manifests(std::iter::once(&operation)));
+        }
         self.note_step(&operation, step, &state, began.map_or(Duration::ZERO, |began| now.since(began)));
     }
 

@@ -15,7 +15,7 @@ use super::state::{NodeState, PredictorState, ProxyState, State, Wish};
 use super::told::Told;
 use super::watched::StoreWatch;
 use super::witness::{self, Door, Knock};
-use super::{ConfiguredNode, ControllerParts, ENDED_KEPT, Remembered};
+use super::{ConfiguredNode, ControllerParts, ENDED_KEPT, Remembered, backup};
 use crate::decide::request::Request;
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
@@ -134,7 +134,11 @@ pub(super) async fn run(
         _ => None,
     });
     let wishes = wishes.collect();
+    let manifests = backup::manifests(remembered.operations.iter());
+    let backups = parts.backup.as_ref().map(|_| backup::facts(&remembered.operations));
     let state = State {
+        manifests,
+        backups,
         cluster: parts.cluster.clone(),
         policy: parts.policy.clone(),
         record: remembered.record,
@@ -358,7 +362,11 @@ impl Controller {
                     self.note_resumed(model);
                 }
                 if scored == epoch {
-                    self.state.hear_risks(risks, self.parts.clock.now());
+                    let limits = self.risk_limits();
+                    self.state.hear_risks(risks, &limits, self.parts.clock.now());
+                    if let Some(moved) = self.state.risk_after_move().cloned() {
+                        self.save(moved);
+                    }
                 }
             }
         }

@@ -2,6 +2,8 @@
 //!
 //! An answer that did not come is `Unknown`, never "failed"; repeating a command is harmless, so silence is answered by asking again.
 
+mod errand;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +59,8 @@ pub(super) struct Outside {
     /// What was last found of the name.
     pub sights: watch::Receiver<Option<NameSight>>,
     pub steps: Arc<dyn StepRunner>,
+    /// Backups that a sequence asks for are taken from a standby where one streams.
+    pub backups_from_standby: bool,
     pub events: mpsc::Sender<Event>,
 }
 
@@ -114,6 +118,7 @@ pub(super) async fn step(outside: &Outside, operation: &Operation, step: &Step) 
         }
         Effect::RunStep { run } => run_step(outside, step, run).await,
         Effect::Await { what } => wait_until(outside, step, what).await,
+        Effect::Begin { what, origin } => errand::run(outside, step, *what, origin).await,
     }
 }
 

@@ -39,7 +39,7 @@ use crate::domain::name::NameRule;
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::Policy;
-use crate::domain::readiness::{Circumstances, Readiness};
+use crate::domain::readiness::{Circumstances, Readiness, StackFacts};
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::sequence::Sequence;
 use crate::domain::trail::{AuditEntry, AuditRow, EventRow};
@@ -79,6 +79,7 @@ pub struct ControllerHandle {
     alerts: mpsc::Sender<AcceptedAlert>,
     tokens: Arc<Tokens>,
     prediction: Option<Prediction>,
+    stacks: watch::Receiver<Vec<StackFacts>>,
     channels: Notifications,
     standing: Arc<Standing>,
 }
@@ -90,6 +91,7 @@ impl ControllerHandle {
         store: Arc<dyn Store>,
         alerts: mpsc::Sender<AcceptedAlert>,
         tokens: Arc<Tokens>,
+        stacks: watch::Receiver<Vec<StackFacts>>,
         standing: Arc<Standing>,
     ) -> Self {
         Self {
@@ -111,6 +113,7 @@ impl ControllerHandle {
             alerts,
             tokens,
             prediction: parts.prediction.clone(),
+            stacks,
             channels: parts.notifications.clone(),
             standing,
         }
@@ -130,6 +133,10 @@ impl ControllerHandle {
 
     pub(super) fn ways(&self) -> &WaysIn {
         &self.ways
+    }
+
+    pub(super) fn configured_sequences(&self) -> &[Sequence] {
+        &self.sequences.all
     }
 
     pub(super) fn inbox(&self) -> &mpsc::Sender<Event> {
@@ -158,6 +165,7 @@ impl ControllerHandle {
     pub(super) async fn examine(&self) -> Result<Readiness, Problem> {
         let glance = self.glance().await?;
         let mut circumstances = self.circumstances.clone();
+        circumstances.stacks = self.stacks.borrow().clone();
         circumstances.protection = self.protection.borrow().clone();
         if self.has_backups {
             let known = stored(self.store.list_operations(&self.cluster, backup::LOOKED_THROUGH).await)?;

@@ -14,8 +14,10 @@ pub mod leading;
 mod name;
 mod notes;
 pub mod notifications;
+mod outlook;
 pub mod prediction;
 mod sequences;
+mod stacks;
 mod state;
 mod status;
 mod tokens;
@@ -44,6 +46,7 @@ pub use name::KeptName;
 pub use notifications::{KeptChannel, Notifications};
 pub use prediction::Prediction;
 pub use sequences::Sequences;
+pub use stacks::Stacks;
 use watched::StoreWatch;
 
 /// How many events may wait for the loop; a sender beyond that waits.
@@ -51,7 +54,7 @@ const EVENTS_WAITING_MAX: usize = 1024;
 /// How many ended operations are kept in memory, for back-off and for display.
 const ENDED_KEPT: usize = 20;
 /// How many are looked through at the start, for the last one that a prediction began.
-const ENDED_READ: usize = 200;
+const ENDED_READ: usize = 500;
 
 /// A node as the configuration names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,9 +145,11 @@ pub async fn start(parts: ControllerParts, shutdown: watch::Receiver<bool>) -> R
     }
     let (alerts, accepted) = mpsc::channel(alerts::WAITING_MAX);
     let tokens = Arc::new(tokens::Tokens::load(store.as_ref()).await?);
+    let (compared, stacks) = watch::channel(Vec::new());
+    tokio::spawn(stacks::look(parts.sequences.stacks.clone(), parts.sequences.runner.clone(), compared));
     let channels = Arc::new(notifications::Standing::default());
     let outbox = notifications::Outbox::open(&parts, store.clone(), events.clone(), channels.clone());
-    let handle = ControllerHandle::new(events.clone(), &parts, store, alerts, tokens, channels);
+    let handle = ControllerHandle::new(events.clone(), &parts, store, alerts, tokens, stacks, channels);
     let remembered = Remembered { record, operations };
     tokio::spawn(event_loop::run(parts, watch, remembered, outbox, events, inbox, shutdown.clone()));
     tokio::spawn(until(shutdown, alerts::work(handle.clone(), accepted)));

@@ -11,6 +11,7 @@ use crate::domain::clock::Moment;
 use crate::domain::operation::{Operation, StepName, StepState};
 use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::DurabilityMode;
+use crate::domain::readiness::Circumstances;
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::Report;
 use crate::domain::risk::ModelName;
@@ -155,7 +156,10 @@ impl Controller {
         self.tell(&Event::StepEnded { operation: id, kind, step, outcome, took, error });
     }
 
-    pub(super) fn note_ended(&self, operation: &Operation) {
+    pub(super) fn note_ended(&mut self, operation: &Operation) {
+        if let Some(facts) = &mut self.state.backups {
+            backup::remember(facts, operation);
+        }
         self.tell(&ended(operation));
         backup::count(&self.parts.metrics, &self.state.cluster, operation);
         if let Some(event) = backup::told(operation) {
@@ -273,12 +277,13 @@ impl Controller {
         self.state.examined_at = Some(view.now);
         let protection = self.parts.protection.borrow().clone();
         self.parts.metrics.show_certificates(protection.certificates());
-        self.parts.circumstances.protection = protection;
+        let circumstances =
+            Circumstances { backup: self.state.backups.clone(), protection, ..self.parts.circumstances.clone() };
         let readiness = doctor::examine(&Patient {
             view,
             policy: &self.state.policy,
             operations: &self.state.operations,
-            circumstances: &self.parts.circumstances,
+            circumstances: &circumstances,
             cluster: self.state.cluster.as_str(),
         });
         self.parts.metrics.show_readiness(&self.state.cluster, readiness.score);

@@ -5,10 +5,11 @@
 use std::sync::Arc;
 
 use super::event_loop::Controller;
+use super::stacks::Stacks;
 use crate::decide;
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan, Reason, ReasonCode};
-use crate::domain::sequence::Sequence;
+use crate::domain::sequence::{Sequence, Trigger};
 use crate::operate::sequence::run_of;
 use crate::ports::steps::{NoSteps, StepRunner};
 
@@ -19,11 +20,13 @@ pub struct Sequences {
     pub all: Arc<[Sequence]>,
     /// Carries steps out.
     pub runner: Arc<dyn StepRunner>,
+    /// Stacks that are compared with what is there.
+    pub stacks: Stacks,
 }
 
 impl Default for Sequences {
     fn default() -> Self {
-        Self { all: Arc::new([]), runner: Arc::new(NoSteps) }
+        Self { all: Arc::new([]), runner: Arc::new(NoSteps), stacks: Stacks::default() }
     }
 }
 
@@ -41,7 +44,18 @@ pub(super) struct SequenceAsked {
 pub(super) type SequenceAnswer = Result<(Plan, Option<Operation>), Vec<String>>;
 
 impl Controller {
-    /// Begins every sequence that the last failover calls for.
+    /// The risks, in per cent, at which a sequence begins.
+    pub(super) fn risk_limits(&self) -> Vec<u32> {
+        let triggers = self.parts.sequences.all.iter().flat_map(|sequence| &sequence.when);
+        triggers
+            .filter_map(|trigger| match trigger {
+                Trigger::OnRisk { percent } => Some(*percent),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Begins every sequence that the last failover or the primary's risk calls for.
     pub(super) fn begin_due_sequences(&mut self) {
         if self.parts.sequences.all.is_empty() {
             return;
@@ -50,10 +64,17 @@ impl Controller {
         // Each begun one is no longer due.
         for _ in 0..all.len() {
             let view = self.view();
-            let Some((sequence, cause)) = decide::sequence::due(&view, &self.state.operations, &all) else { return };
-            let why = Reason::new(ReasonCode::OperationUnderWay, format!("failover {} succeeded", cause.id));
-            let cause = cause.clone();
-            let plan = decide::sequence::plan(&view, &self.state.operations, sequence, Some(&cause), why);
+            let operations = &self.state.operations;
+            let after_failover = decide::sequence::due(&view, operations, &all).map(|(sequence, cause)| {
+                let why = Reason::new(ReasonCode::OperationUnderWay, format!("failover {} succeeded", cause.id));
+                (sequence, Some(cause), why)
+            });
+            let by_risk = || {
+                let (sequence, why) = decide::sequence::due_by_risk(&view, &self.state.policy, operations, &all)?;
+                Some((sequence, None, why))
+            };
+            let Some((sequence, cause, why)) = after_failover.or_else(by_risk) else { return };
+            let plan = decide::sequence::plan(&view, operations, sequence, cause, why);
             let Intent::Start { operation } = plan.intent.clone() else { return };
             let begun = self.begin(operation, &plan, "automatic");
             self.save(begun);

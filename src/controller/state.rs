@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::name::{NameSight, Wanted};
+use super::outlook::OutlookState;
 use crate::decide;
-use crate::decide::early_warning::{self, Alarm};
-use crate::decide::trend::Trend;
+use crate::decide::early_warning;
 use crate::domain::clock::{Moment, WallTime};
 use crate::domain::command::{AssignedRole, Assignment, HeartbeatReply, ProxyAssignment, ProxyTarget};
 use crate::domain::ids::{Address, ClusterName, NodeName, OperationId, ProxyName, SiteName};
@@ -18,9 +18,10 @@ use crate::domain::lsn::Lsn;
 use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepName, StepState};
 use crate::domain::plan::{Plan, ReasonCode};
 use crate::domain::policy::{DurabilityMode, Policy};
+use crate::domain::readiness::BackupFacts;
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::{LiveReport, ProxyReport, Report};
-use crate::domain::risk::{Exhaustion, ModelName, Outlook, Risk, Slowdown};
+use crate::domain::risk::ModelName;
 use crate::domain::traffic::{Backends, Member, TrafficDefinition};
 use crate::domain::view::{Fact, NodeView, ProxyView, View};
 use crate::domain::witness::Sighting;
@@ -45,19 +46,6 @@ impl NodeState {
         let (_, since) = self.behind_since?;
         (silent && now.since(since) >= stale).then_some(since)
     }
-}
-
-/// What is expected of a node, and what it rests on.
-#[derive(Default)]
-pub(super) struct OutlookState {
-    /// What its agent said lately.
-    trend: Trend,
-    /// What follows from that; worked out when a report is heard.
-    exhaustions: Vec<Exhaustion>,
-    slowdown: Option<Slowdown>,
-    /// What the model said last.
-    risk: Option<(Risk, Moment)>,
-    alarm: Alarm,
 }
 
 /// The predictor, as far as the loop knows it.
@@ -146,6 +134,10 @@ pub(super) struct State {
     pub outlooks: BTreeMap<NodeName, OutlookState>,
     /// The predictor; `None` where none is configured.
     pub predictor: Option<PredictorState>,
+    /// SHA-256 of the manifests of backups that were read back, by label.
+    pub manifests: BTreeMap<String, String>,
+    /// What the journals say of backups and drills; `None` where none are configured.
+    pub backups: Option<BackupFacts>,
     /// Nodes of which trouble is expected, as was told.
     pub told_risks: BTreeSet<NodeName>,
 }
@@ -186,35 +178,6 @@ impl State {
         }
     }
 
-    fn outlook(&self, state: &OutlookState, now: Moment) -> Outlook {
-        let risk = match &state.risk {
-            // Without a model there is nothing to be unknown.
-            None => Fact::Absent,
-            heard => fact(heard, now, self.leading_since, self.policy.prediction.stale_after),
-        };
-        let is_fresh = risk.known().is_some();
-        Outlook {
-            risk,
-            alarmed_for: state.alarm.lasts().filter(|_| is_fresh),
-            exhaustions: state.exhaustions.clone(),
-            slowdown: state.slowdown,
-        }
-    }
-
-    /// Takes in what the model said of the nodes, at `now`. Nodes that are not configured are not heard of.
-    pub fn hear_risks(&mut self, risks: BTreeMap<NodeName, Risk>, now: Moment) {
-        let release_after = self.policy.prediction.release_after;
-        for (node, risk) in risks {
-            if !self.nodes.contains_key(&node) {
-                continue;
-            }
-            let state = self.outlooks.entry(node).or_default();
-            let is_alarmed = risk.alarm && risk.abstains.is_none();
-            state.alarm = state.alarm.heard(is_alarmed, now, release_after);
-            state.risk = Some((risk, now));
-        }
-    }
-
     /// Takes a report in; `false` if it is late, or of a node that is not configured.
     pub fn hear(&mut self, report: Report, now: Moment) -> bool {
         let Some(node) = self.nodes.get_mut(&report.node) else { return false };
@@ -233,12 +196,8 @@ impl State {
         if let Some(live) = &report.postgres.live {
             node.last_live = Some(live.clone());
         }
-        let outlook = self.outlooks.entry(report.node.clone()).or_default();
         let horizon = self.policy.prediction.horizon;
-        if outlook.trend.hear(&report, now, horizon) {
-            outlook.exhaustions = outlook.trend.exhaustions(horizon);
-            outlook.slowdown = outlook.trend.slowdown();
-        }
+        self.outlooks.entry(report.node.clone()).or_default().hear(&report, now, horizon);
         node.report = Some((report, now));
         if let Some(primary) = primary {
             for (name, node) in &mut self.nodes {
@@ -415,14 +374,24 @@ impl State {
         self.operations.iter_mut().find(|operation| operation.id == *id)
     }
 
-    /// Forgets the oldest ended operations, but never the last one that a prediction began: the budget counts from it.
+    /// Forgets the oldest ended operations, but never the last one of its kind that a prediction began: the budget counts from it.
     pub fn trim(&mut self, keep: usize) {
-        let predictive = self.operations.iter().filter(|operation| early_warning::is_predictive(operation));
-        let last = predictive.max_by_key(|operation| operation.begun_wall).map(|operation| operation.id.clone());
+        let mut last: BTreeMap<(&str, &str), &Operation> = BTreeMap::new();
+        for operation in self.operations.iter().filter(|operation| early_warning::is_by_prediction(operation)) {
+            let name = match &operation.kind {
+                OperationKind::Sequence { name, .. } => name.as_str(),
+                _ => "",
+            };
+            let kept = last.entry((operation.kind.label(), name)).or_insert(operation);
+            if operation.begun_wall > kept.begun_wall {
+                *kept = operation;
+            }
+        }
+        let last: BTreeSet<OperationId> = last.into_values().map(|operation| operation.id.clone()).collect();
         let mut ended: Vec<(Option<WallTime>, OperationId)> = self
             .operations
             .iter()
-            .filter(|operation| operation.status.is_final() && Some(&operation.id) != last.as_ref())
+            .filter(|operation| operation.status.is_final() && !last.contains(&operation.id))
             .map(|operation| (operation.ended_wall, operation.id.clone()))
             .collect();
         ended.sort();
@@ -451,7 +420,7 @@ fn host_and_port(url: &str) -> Option<Address> {
     Some(Address::new(host.trim_matches(['[', ']']), port))
 }
 
-fn fact<T: Clone>(heard: &Option<(T, Moment)>, now: Moment, since: Moment, stale: Duration) -> Fact<T> {
+pub(super) fn fact<T: Clone>(heard: &Option<(T, Moment)>, now: Moment, since: Moment, stale: Duration) -> Fact<T> {
     match heard {
         Some((value, at)) if now.since(*at) <= stale => Fact::Known { value: value.clone(), age: now.since(*at) },
         Some((value, at)) => Fact::Unknown { last: Some(value.clone()), for_duration: now.since(*at) },

@@ -9,16 +9,26 @@ use crate::domain::alert::{Alert, AlertAction, AlertPolicy, AlertRoute, AlertSta
 use crate::domain::clock::WallTime;
 use crate::domain::ids::ClusterName;
 use crate::domain::plan::{Reason, ReasonCode};
+use crate::domain::sequence::{Sequence, Trigger};
 use crate::domain::view::View;
 
 /// Clocks of monitoring and controller may differ so much; what begins later than that is no observation.
 const AHEAD_MAX: Duration = Duration::from_secs(300);
 
-/// Where an alert goes.
+/// What an alert is to lead to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Errand<'r> {
+    /// What is done.
+    pub action: AlertAction,
+    /// Which sequence, where a sequence is run.
+    pub sequence: Option<&'r str>,
+}
+
+/// Where an alert goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Routing<'r> {
-    /// Something is to be done.
-    Act(&'r AlertRoute),
+    /// Something is to be done: what its route says, then every sequence that names the alert.
+    Act(Vec<Errand<'r>>),
     /// A route says that nothing is to be done.
     Ignored,
     /// It is over, and what was done about it stays done.
@@ -31,22 +41,44 @@ pub enum Routing<'r> {
     Unmatched,
 }
 
-/// Finds the route of an alert.
-pub fn route<'r>(alert: &Alert, policy: &'r AlertPolicy, cluster: &ClusterName, now: WallTime) -> Routing<'r> {
+/// Finds what an alert leads to: the first route that fits, and the sequences that name it. A route that ignores it is the last word.
+pub fn route<'r>(
+    alert: &Alert,
+    policy: &'r AlertPolicy,
+    sequences: &'r [Sequence],
+    cluster: &ClusterName,
+    now: WallTime,
+) -> Routing<'r> {
     if alert.label("cluster").is_some_and(|named| named != cluster.as_str()) {
         return Routing::OtherCluster;
     }
-    let Some(route) = policy.routes.iter().find(|route| route.fits(alert)) else { return Routing::Unmatched };
+    let route: Option<&AlertRoute> = policy.routes.iter().find(|route| route.fits(alert));
+    let routed = route.map(|route| Errand { action: route.action, sequence: route.sequence.as_deref() });
+    let names = |sequence: &&Sequence| {
+        sequence
+            .when
+            .iter()
+            .any(|trigger| matches!(trigger, Trigger::OnAlert { alert: named } if named == alert.name()))
+    };
+    let begun = sequences
+        .iter()
+        .filter(names)
+        .map(|sequence| Errand { action: AlertAction::Sequence, sequence: Some(&sequence.name) })
+        .filter(|errand| Some(*errand) != routed);
+    let errands: Vec<Errand<'r>> = routed.into_iter().chain(begun).collect();
+    if errands.is_empty() {
+        return Routing::Unmatched;
+    }
     if alert.state == AlertState::Resolved {
         return Routing::Resolved;
     }
-    if route.action == AlertAction::Ignore {
+    if routed.is_some_and(|routed| routed.action == AlertAction::Ignore) {
         return Routing::Ignored;
     }
     if now.since(alert.starts_at) > policy.max_age || alert.starts_at.since(now) > AHEAD_MAX {
         return Routing::OutOfTime;
     }
-    Routing::Act(route)
+    Routing::Act(errands)
 }
 
 /// True while automatic operations are paused: an alert is no operator.
@@ -122,10 +154,53 @@ mod tests {
     }
 
     #[test]
+    fn a_sequence_that_names_an_alert_is_begun_beside_what_its_route_says() {
+        let (policy, cluster) = (policy(), ClusterName::new("main").expect("valid"));
+        let named = |name: &str, alerts: &[&str]| Sequence {
+            name: name.to_owned(),
+            when: alerts.iter().map(|alert| Trigger::OnAlert { alert: (*alert).to_owned() }).collect(),
+            steps: Vec::new(),
+        };
+        let sequences = [named("restore", &["PrimaryDown", "Noise", "Alone"]), named("other", &["Alone"])];
+        let route = |alert: &Alert| match super::route(alert, &policy, &sequences, &cluster, NOW) {
+            Routing::Act(errands) => errands
+                .iter()
+                .map(|errand| format!("{} {}", errand.action.label(), errand.sequence.unwrap_or("-")))
+                .collect::<Vec<_>>()
+                .join(", "),
+            other => format!("{other:?}"),
+        };
+        let down = [("alertname", "PrimaryDown"), ("severity", "critical")];
+        assert_eq!(route(&alert(&down)), "failover -, sequence restore");
+        assert_eq!(route(&alert(&[("alertname", "Alone")])), "sequence restore, sequence other", "without any route");
+        assert_eq!(route(&alert(&[("alertname", "Noise")])), "Ignored", "a route that ignores is the last word");
+        assert_eq!(route(&alert(&[("alertname", "Else")])), "Unmatched");
+        assert_eq!(route(&alert(&[])), "Unmatched");
+        let resolved = Alert { state: AlertState::Resolved, ..alert(&[("alertname", "Alone")]) };
+        assert_eq!(route(&resolved), "Resolved");
+        let old = Alert { starts_at: WallTime(NOW.0 - 60_000_001), ..alert(&[("alertname", "Alone")]) };
+        assert_eq!(route(&old), "OutOfTime");
+        let elsewhere = alert(&[("alertname", "Alone"), ("cluster", "other")]);
+        assert_eq!(route(&elsewhere), "OtherCluster");
+        // A route that names the same sequence is the same wish.
+        let mut routed = policy.clone();
+        routed.routes.insert(
+            0,
+            AlertRoute { labels: BTreeMap::new(), action: AlertAction::Sequence, sequence: Some("other".to_owned()) },
+        );
+        let alone = alert(&[("alertname", "Alone")]);
+        let Routing::Act(errands) = super::route(&alone, &routed, &sequences, &cluster, NOW) else {
+            panic!("something is to be done")
+        };
+        let names: Vec<_> = errands.iter().filter_map(|errand| errand.sequence).collect();
+        assert_eq!(names, ["other", "restore"]);
+    }
+
+    #[test]
     fn the_first_route_that_fits_counts() {
         let (policy, cluster) = (policy(), ClusterName::new("main").expect("valid"));
-        let route = |alert: &Alert| match super::route(alert, &policy, &cluster, NOW) {
-            Routing::Act(route) => route.action.label(),
+        let route = |alert: &Alert| match super::route(alert, &policy, &[], &cluster, NOW) {
+            Routing::Act(errands) => errands[0].action.label(),
             Routing::Ignored => "(ignored)",
             Routing::Resolved => "(resolved)",
             Routing::OutOfTime => "(out of time)",

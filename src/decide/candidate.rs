@@ -63,12 +63,13 @@ pub fn assess(view: &View, record: &ClusterRecord, policy: &Policy, demand: &Dem
         }
     }
     ranked.sort_by(|left, right| left.0.cmp(&right.0));
+    let most = ranked.iter().map(|(_, _, live)| received(live)).max();
     ranked
         .into_iter()
         .map(|(_, report, live)| Assessment {
             node: report.node.clone(),
             promotable: true,
-            reasons: merits(view, record, policy, report, live),
+            reasons: merits(view, record, policy, report, live, most == Some(received(live))),
         })
         .chain(refused)
         .collect()
@@ -201,7 +202,7 @@ fn diverged(view: &View, record: &ClusterRecord, live: &LiveReport) -> Option<St
 }
 
 /// The newer history first: positions on an older timeline may lie beyond the point where it was left.
-type Rank = (Reverse<bool>, Reverse<(Timeline, Lsn)>, Reverse<bool>, Reverse<i32>, NodeName);
+type Rank = (Reverse<bool>, bool, Reverse<(Timeline, Lsn)>, Reverse<bool>, Reverse<i32>, NodeName);
 
 fn rank(view: &View, record: &ClusterRecord, policy: &Policy, report: &Report, live: &LiveReport) -> Rank {
     // In `async` the ledger says who was close, not who has most; it comes first only while nothing but the end of the lease, which
@@ -210,11 +211,17 @@ fn rank(view: &View, record: &ClusterRecord, policy: &Policy, report: &Report, l
         policy.durability != DurabilityMode::Async || view.report(&record.holder).is_none() && !is_fenced(view, record);
     (
         Reverse(decides && record.eligible.contains(&report.node)),
-        Reverse((live.history.timeline, live.flush_lsn)),
+        // Who holds every confirmed commit may lack some bytes of another: no reason to prefer damage.
+        policy.durability != DurabilityMode::Async && live.is_damaged(),
+        Reverse(received(live)),
         Reverse(is_preferred_site(view, record, report)),
         Reverse(report.tags.failover_priority),
         report.node.clone(),
     )
+}
+
+fn received(live: &LiveReport) -> (Timeline, Lsn) {
+    (live.history.timeline, live.flush_lsn)
 }
 
 fn is_fenced(view: &View, record: &ClusterRecord) -> bool {
@@ -225,13 +232,29 @@ fn is_preferred_site(view: &View, record: &ClusterRecord, report: &Report) -> bo
     view.nodes.get(&record.holder).is_some_and(|holder| holder.site == report.site)
 }
 
-fn merits(view: &View, record: &ClusterRecord, policy: &Policy, report: &Report, live: &LiveReport) -> Vec<Reason> {
+fn merits(
+    view: &View,
+    record: &ClusterRecord,
+    policy: &Policy,
+    report: &Report,
+    live: &LiveReport,
+    has_most: bool,
+) -> Vec<Reason> {
     let node = &report.node;
     let mut reasons = Vec::new();
     if policy.durability != DurabilityMode::Async && record.eligible.contains(node) {
         reasons.push(Reason::about(node, ReasonCode::HoldsEveryConfirmedCommit, format!("record {}", record.number)));
     }
-    reasons.push(Reason::about(node, ReasonCode::MostWalReceived, format!("received {}", live.flush_lsn)));
+    if has_most {
+        reasons.push(Reason::about(node, ReasonCode::MostWalReceived, format!("received {}", live.flush_lsn)));
+    }
+    if live.is_damaged() {
+        reasons.push(Reason::about(
+            node,
+            ReasonCode::ChecksumFailures,
+            "another one is taken if it holds every commit",
+        ));
+    }
     if is_preferred_site(view, record, report) {
         reasons.push(Reason::about(node, ReasonCode::PreferredSite, report.site.to_string()));
     }

@@ -472,7 +472,7 @@ mod tests {
         let mut view = view(&record());
         edit(&mut view, "n1", |report| {
             let live = report.postgres.live.as_mut().expect("it runs");
-            live.upkeep = Some(UpkeepReport { slots, archiver: Some(archiver) });
+            live.upkeep = Some(UpkeepReport { slots, archiver: Some(archiver), checksum_failures: Some(0) });
         });
         view
     }

@@ -14,7 +14,7 @@ use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Reason, ReasonCode};
 use crate::domain::policy::{Policy, PredictionMode};
 use crate::domain::record::ClusterRecord;
-use crate::domain::risk::Outlook;
+use crate::domain::risk::{Outlook, Risk};
 use crate::domain::view::View;
 
 /// A candidate that itself runs out of something is better only if it does so this many times later.
@@ -94,13 +94,12 @@ pub fn alarm(view: &View, policy: &Policy, node: &NodeName) -> Option<Reason> {
     if risk.abstains.is_some() || probability * 1000.0 < f64::from(policy.prediction.risk_per_mille_min) {
         return None;
     }
-    let drivers: Vec<String> = risk.drivers.iter().take(DRIVERS_NAMED).map(ToString::to_string).collect();
     let detail = format!(
         "risk {:.0} %, an alarm for {:.0} s by model {}: {}",
         probability * 100.0,
         lasts.as_secs_f64(),
         risk.model,
-        drivers.join("; ")
+        drivers(risk)
     );
     Some(Reason::about(node, ReasonCode::PredictedTrouble, detail))
 }
@@ -167,10 +166,24 @@ fn over_budget(view: &View, policy: &Policy, operations: &[Operation]) -> Option
     })
 }
 
-/// True for a switchover that a prediction began; whoever keeps operations must keep the last of these for the budget's window.
+/// True for a switchover that a prediction began.
 pub fn is_predictive(operation: &Operation) -> bool {
-    matches!(operation.kind, OperationKind::Switchover { .. })
-        && operation.reasons.iter().any(|reason| reason.code == ReasonCode::PredictedTrouble)
+    matches!(operation.kind, OperationKind::Switchover { .. }) && is_by_prediction(operation)
+}
+
+/// True for whatever a prediction began; whoever keeps operations must keep the last of each kind for the budget's window.
+pub fn is_by_prediction(operation: &Operation) -> bool {
+    operation.reasons.iter().any(|reason| reason.code == ReasonCode::PredictedTrouble)
+}
+
+/// True if a risk is at least so many per cent. A NaN reaches nothing, and neither does a model that abstains.
+pub fn reaches(risk: &Risk, percent: u32) -> bool {
+    risk.abstains.is_none() && risk.probability.is_some_and(|probability| probability * 100.0 >= f64::from(percent))
+}
+
+/// What drives a risk, in words.
+pub(super) fn drivers(risk: &Risk) -> String {
+    risk.drivers.iter().take(DRIVERS_NAMED).map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Why `to` is no better place: its own risk must be known and lower, without an alarm, and nothing runs out there about as soon.

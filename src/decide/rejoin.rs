@@ -45,6 +45,9 @@ pub fn need(view: &View, record: &ClusterRecord, node: &NodeName) -> Option<(boo
     }
     match report.postgres.state {
         PostgresState::NoData => Some((true, because("it has no data".to_owned()))),
+        PostgresState::Stopped if report.postgres.damage.is_some() => {
+            Some((true, because(report.postgres.damage.clone().unwrap_or_default())))
+        }
         PostgresState::Stopped if is_primary_data(report) => Some((false, because("it was a primary".to_owned()))),
         PostgresState::Running => {
             let live = report.postgres.live.as_ref()?;

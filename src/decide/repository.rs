@@ -83,7 +83,7 @@ pub(super) fn backup(
 pub(super) fn drill(view: &View, record: &ClusterRecord, policy: &Policy, operations: &[Operation]) -> Answer {
     is_ready(view, record, policy, operations)?;
     let node = streaming(view, record).first().copied().unwrap_or(&record.holder).clone();
-    Ok((Intent::Start { operation: OperationKind::Drill { node } }, Vec::new()))
+    Ok((Intent::Start { operation: OperationKind::Drill { node, manifests: Default::default() } }, Vec::new()))
 }
 
 /// A restore: the node that was the primary, where its agent is heard and it stands in the wanted site; else another one.
@@ -127,6 +127,7 @@ pub(super) fn restore(
         refused.insert(0, Reason::new(ReasonCode::NoCandidate, "no node can be restored"));
         return Err(refused);
     };
-    let operation = OperationKind::Restore { from: record.holder.clone(), node, target, into };
+    let operation =
+        OperationKind::Restore { from: record.holder.clone(), node, target, into, manifests: Default::default() };
     Ok((Intent::Start { operation }, Vec::new()))
 }

@@ -62,6 +62,11 @@ fn of_sessions(live: &LiveReport) -> Vec<(ReasonCode, String)> {
             found.push((ReasonCode::LongTransaction, format!("open for {:.0} s", age.as_secs_f64())));
         }
     }
+    // Nor is damage: a move would help only if the standby has the same page whole, which nobody has looked at.
+    if let Some(pages) = live.upkeep.as_ref().and_then(|upkeep| upkeep.checksum_failures).filter(|pages| *pages > 0) {
+        let detail = format!("pages with a wrong checksum were read {pages} times");
+        found.push((ReasonCode::ChecksumFailures, detail));
+    }
     found
 }
 

@@ -114,6 +114,7 @@ fn report(name: &str, live: Option<LiveReport>) -> Report {
                 checkpoint: Lsn(500),
                 major_version: 15,
             }),
+            damage: None,
             live,
             probes: Probes::default(),
             disk: None,
@@ -369,6 +370,7 @@ pub(super) fn operation(kind: OperationKind) -> Operation {
         message: None,
         journal: Vec::new(),
         evidence: Vec::new(),
+        risks: Default::default(),
     }
 }
 

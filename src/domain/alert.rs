@@ -193,9 +193,13 @@ pub struct AcceptedAlert {
 }
 
 impl AcceptedAlert {
-    /// The same alert in the same epoch is the same wish: it is carried out once.
+    /// The same alert in the same epoch is the same wish: it is carried out once. Each sequence that it begins is a wish of its own.
     pub fn key(&self) -> String {
-        format!("{}_{}_{}", self.alert.fingerprint, self.alert.starts_at.0, self.epoch.0)
+        let wish = format!("{}_{}_{}", self.alert.fingerprint, self.alert.starts_at.0, self.epoch.0);
+        match &self.sequence {
+            Some(sequence) => format!("{wish}_{sequence}"),
+            None => wish,
+        }
     }
 
     /// Who asks for what it asks for, in operations and events.

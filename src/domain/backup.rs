@@ -388,6 +388,15 @@ pub fn label_of(note: &str) -> Option<&str> {
     is_label(label).then_some(label)
 }
 
+/// What comes before the checksum of the manifest in what was noted of a backup that was read back.
+pub const MANIFEST_MARK: &str = "manifest sha256 ";
+
+/// The checksum of the manifest, in what was noted of a backup that was read back.
+pub fn manifest_of(note: &str) -> Option<&str> {
+    let digest = note.rsplit_once(MANIFEST_MARK)?.1.trim();
+    (digest.len() == 64 && digest.bytes().all(|letter| letter.is_ascii_hexdigit())).then_some(digest)
+}
+
 /// True for what may be the name of a backup: it stands in paths and on command lines.
 pub fn is_label(text: &str) -> bool {
     text.len() >= 16
@@ -522,6 +531,17 @@ mod tests {
         assert_eq!(label_of("20261128-143346F_20261128-150000I: incr"), Some("20261128-143346F_20261128-150000I"));
         for bad in ["", "full", "../../etc/passwd0000", "20261128 143346F"] {
             assert_eq!(label_of(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_checksum_of_a_manifest_is_found_in_a_note() {
+        let digest = "0123456789abcdef".repeat(4);
+        assert_eq!(manifest_of(&format!("L: 7 files read back, {MANIFEST_MARK}{digest}")), Some(digest.as_str()));
+        for bad in
+            ["", "L: 7 files", &format!("L: {MANIFEST_MARK}12"), &format!("L: {MANIFEST_MARK}{}", "x".repeat(64))]
+        {
+            assert_eq!(manifest_of(bad), None, "{bad}");
         }
     }
 }

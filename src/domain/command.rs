@@ -217,6 +217,9 @@ pub enum Command {
         target: RecoveryTarget,
         /// Where the copy would be.
         place: CopyPlace,
+        /// SHA-256 of the manifests of backups as they were read back, by label; of others it is not known.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        manifests: BTreeMap<String, String>,
     },
     /// Restore a backup to a place beside the live data.
     RestoreCopy {

@@ -81,6 +81,9 @@ pub enum OperationKind {
     Drill {
         /// On whose host.
         node: NodeName,
+        /// SHA-256 of the manifests of backups as they were read back, by label; of others it is not known.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        manifests: BTreeMap<String, String>,
     },
     /// The cluster begins anew from the repository; or, with `into`, a copy is made beside it that nobody uses.
     Restore {
@@ -92,6 +95,9 @@ pub enum OperationKind {
         target: RecoveryTarget,
         /// Only a copy, in this directory of the node's host.
         into: Option<String>,
+        /// SHA-256 of the manifests of backups as they were read back, by label; of others it is not known.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        manifests: BTreeMap<String, String>,
     },
 }
 
@@ -127,7 +133,7 @@ impl OperationKind {
             OperationKind::Rejoin { node, .. }
             | OperationKind::Fence { node }
             | OperationKind::Backup { node, .. }
-            | OperationKind::Drill { node }
+            | OperationKind::Drill { node, .. }
             | OperationKind::Restore { node, .. } => node,
             OperationKind::Sequence { primary, .. } => primary,
         }
@@ -357,6 +363,20 @@ pub struct Operation {
     /// Which witness said what when, oldest first; at most [`super::evidence::OBSERVATIONS_MAX`]. For people: nothing rests on it.
     #[serde(default)]
     pub evidence: Vec<Observation>,
+    /// What the model said of the primary, before and after. For people: nothing rests on it.
+    #[serde(default)]
+    pub risks: PrimaryRisks,
+}
+
+/// The primary's risk around an operation that moved it, in thousandths; `None` while nobody could say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct PrimaryRisks {
+    /// Of the primary at the decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_per_mille: Option<u16>,
+    /// Of its successor, as soon as the model said anything of it as the primary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_per_mille: Option<u16>,
 }
 
 impl Operation {

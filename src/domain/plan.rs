@@ -201,6 +201,8 @@ reason_codes! {
     LockPileUp => "lock_pile_up",
     /// A transaction has been open for very long.
     LongTransaction => "long_transaction",
+    /// Pages were read whose checksum is wrong.
+    ChecksumFailures => "checksum_failures",
     /// A probe passes, and takes unusually long.
     ProbeSlow => "probe_slow",
     /// Holds every confirmed commit.

@@ -155,6 +155,7 @@ mod tests {
             postgres: PostgresReport {
                 state: PostgresState::Running,
                 control: None,
+                damage: None,
                 live,
                 probes: Probes::default(),
                 disk: None,

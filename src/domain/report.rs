@@ -161,6 +161,9 @@ pub struct PostgresReport {
     pub state: PostgresState,
     /// Read from `pg_control` with `pg_controldata`; refreshed whenever PostgreSQL stops.
     pub control: Option<ControlData>,
+    /// Why `pg_control` cannot be what PostgreSQL left: nothing but a new copy helps.
+    #[serde(default)]
+    pub damage: Option<String>,
     /// Asked over SQL, while it runs and answers.
     pub live: Option<LiveReport>,
     /// The probes: they decide whether a running PostgreSQL is writable, hung or gray.
@@ -245,13 +248,23 @@ pub struct LiveReport {
     pub upkeep: Option<UpkeepReport>,
 }
 
-/// What must be in order before it is needed. It is shown and decides nothing.
+/// What must be in order before it is needed. It is shown; between candidates that hold the same, damage decides.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct UpkeepReport {
     /// `pg_replication_slots`.
     pub slots: Vec<SlotReport>,
     /// `pg_stat_archiver`.
     pub archiver: Option<ArchiverReport>,
+    /// Pages whose checksum was wrong when they were read, of all databases; `None` without data checksums.
+    #[serde(default)]
+    pub checksum_failures: Option<u64>,
+}
+
+impl LiveReport {
+    /// True if a page of the data was found to be damaged.
+    pub fn is_damaged(&self) -> bool {
+        self.upkeep.as_ref().and_then(|upkeep| upkeep.checksum_failures).is_some_and(|pages| pages > 0)
+    }
 }
 
 /// One replication slot.

@@ -2,6 +2,7 @@
 //!
 //! Plain data. No model, no threshold and no decision enters here: a risk is evidence, and never proof of anything.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -27,6 +28,15 @@ pub struct Risk {
     pub drivers: Vec<Driver>,
     /// The model that said so.
     pub model: ModelName,
+}
+
+impl Risk {
+    /// The probability in thousandths; `None` while the model abstains, and for what is no probability.
+    pub fn per_mille(&self) -> Option<u16> {
+        let probability = self.probability.filter(|_| self.abstains.is_none())?;
+        // Checked: a NaN is in no range.
+        (0.0..=1.0).contains(&probability).then(|| (probability * 1000.0).round() as u16)
+    }
 }
 
 /// A model by name and version.
@@ -132,6 +142,9 @@ pub struct Outlook {
     pub risk: Fact<Risk>,
     /// For how long the model's alarm has lasted; `None` while there is none.
     pub alarmed_for: Option<Duration>,
+    /// For how long the risk has been at least so many per cent, for those limits that somebody set and that are reached.
+    #[serde(default)]
+    pub reached: BTreeMap<u32, Duration>,
     /// What runs out, by the agents' own numbers, soonest first. No model is needed for it.
     pub exhaustions: Vec<Exhaustion>,
     /// The write probe, if it has become slow.
@@ -140,13 +153,38 @@ pub struct Outlook {
 
 impl Default for Outlook {
     fn default() -> Self {
-        Self { risk: Fact::Absent, alarmed_for: None, exhaustions: Vec::new(), slowdown: None }
+        Self {
+            risk: Fact::Absent,
+            alarmed_for: None,
+            reached: BTreeMap::new(),
+            exhaustions: Vec::new(),
+            slowdown: None,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_risk_in_thousandths_is_known_or_it_is_not() {
+        let risk = |probability: Option<f64>, abstains: Option<&str>| Risk {
+            probability,
+            score: 0.0,
+            alarm: false,
+            abstains: abstains.map(str::to_owned),
+            drivers: Vec::new(),
+            model: ModelName { name: "lab".to_owned(), version: "1".to_owned() },
+        };
+        assert_eq!(risk(Some(0.1236), None).per_mille(), Some(124));
+        assert_eq!(risk(Some(1.0), None).per_mille(), Some(1000));
+        for (probability, abstains) in
+            [(None, None), (Some(f64::NAN), None), (Some(-0.1), None), (Some(1.1), None), (Some(0.5), Some("drift"))]
+        {
+            assert_eq!(risk(probability, abstains).per_mille(), None, "{probability:?} {abstains:?}");
+        }
+    }
 
     #[test]
     fn a_driver_is_a_sentence_with_its_number() {

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::backup::BackupType;
+
 /// Steps of one sequence at most.
 pub const STEPS_MAX: usize = 32;
 /// How much of a step's output is kept, in bytes.
@@ -169,6 +171,13 @@ pub enum StepAction {
     Redundancy,
     /// A real write through the clients' path.
     Verify,
+    /// A backup, as an operation of its own that is waited for.
+    Backup {
+        /// How much it shall hold.
+        backup_type: BackupType,
+    },
+    /// A drill, as an operation of its own that is waited for.
+    Drill,
 }
 
 impl StepAction {
@@ -185,6 +194,8 @@ impl StepAction {
             StepAction::Rejoin => "rejoin",
             StepAction::Redundancy => "redundancy",
             StepAction::Verify => "verify",
+            StepAction::Backup { .. } => "backup",
+            StepAction::Drill => "drill",
         }
     }
 }

@@ -94,7 +94,7 @@ pub struct LinkArguments {
 /// `stormglass lab chaos …`.
 #[derive(Debug, Clone, Args)]
 pub struct ChaosArguments {
-    /// Faults drawn at random, after every fault was there once
+    /// Faults drawn at random, after every fault was there once; with --only they are drawn from those
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub faults: u32,
     /// Repeats what was drawn
@@ -103,8 +103,8 @@ pub struct ChaosArguments {
     /// Only this fault; may be repeated
     #[arg(long, value_name = "NAME")]
     pub only: Vec<String>,
-    /// Leave the named faults out and begin with the random ones
-    #[arg(long, conflicts_with = "only")]
+    /// Not every fault once first: begin with the random ones
+    #[arg(long)]
     pub random_only: bool,
     /// List the faults
     #[arg(long)]

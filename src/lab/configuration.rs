@@ -122,6 +122,7 @@ pub fn controller(
             step: PREDICTOR_STEP,
             ..PredictorSection::default()
         }),
+        terraform: Default::default(),
         sequences: if layout.has_ladder { vec![ladder::sequence(layout)] } else { Vec::new() },
         dns: Some(naming::settings(layout)?),
         // Nothing by itself: a backup that nobody asked for would disturb what is measured.

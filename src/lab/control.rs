@@ -10,9 +10,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::layout::{Layout, url};
-use crate::api::wire::{BackupRequest, ClusterStatus, MutationReply, Problem, RestoreRequest, SwitchoverRequest};
+use crate::api::wire::{
+    BackupRequest, ClusterStatus, MutationReply, NodeRequest, Problem, RestoreRequest, SwitchoverRequest,
+};
 use crate::domain::backup::BackupType;
-use crate::domain::ids::OperationId;
+use crate::domain::ids::{NodeName, OperationId};
 use crate::domain::operation::Operation;
 
 /// How long one request may take.
@@ -79,6 +81,16 @@ impl Controller {
         self.post(&format!("/api/v1/clusters/{}/switchover", self.cluster), &request).await
     }
 
+    /// Keeps a node from accepting writes, which ends its PostgreSQL.
+    pub async fn fence(&self, node: &NodeName) -> anyhow::Result<MutationReply> {
+        self.post(&format!("/api/v1/clusters/{}/fence", self.cluster), &of_node(node)).await
+    }
+
+    /// Takes the fence back.
+    pub async fn unfence(&self, node: &NodeName) -> anyhow::Result<MutationReply> {
+        self.post(&format!("/api/v1/clusters/{}/unfence", self.cluster), &of_node(node)).await
+    }
+
     /// One operation with its journal.
     pub async fn operation(&self, id: &OperationId) -> anyhow::Result<Operation> {
         self.get(&format!("/api/v1/operations/{id}")).await
@@ -128,6 +140,10 @@ impl Controller {
             Err(_) => bail!("the controller answered {status}"),
         }
     }
+}
+
+fn of_node(node: &NodeName) -> NodeRequest {
+    NodeRequest { node: node.clone(), dry_run: false, reclone: false }
 }
 
 /// What `GET url` is answered with.

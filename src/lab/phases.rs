@@ -169,6 +169,7 @@ mod tests {
             ended_wall: None,
             message: None,
             evidence: Vec::new(),
+            risks: Default::default(),
             journal: journal
                 .iter()
                 .map(|(step, state, at)| StepEvent {

@@ -29,7 +29,7 @@ use stormglass::config::features::load_features;
 use stormglass::config::store::{StoreKind, StoreSection};
 use stormglass::config::{ControllerConfig, SecretReference, load_controller};
 use stormglass::controller::leading::{self, Candidacy};
-use stormglass::controller::{self, ConfiguredNode, ControllerParts, KeptName, Prediction, Sequences, WaysIn};
+use stormglass::controller::{self, ConfiguredNode, ControllerParts, KeptName, Prediction, Sequences, Stacks, WaysIn};
 use stormglass::domain::certificate::{CertificateFacts, Protection};
 use stormglass::domain::ids::ProxyName;
 use stormglass::domain::policy::Policy;
@@ -171,7 +171,14 @@ fn sequences(config: &ControllerConfig) -> anyhow::Result<Sequences> {
         Some((name.to_owned(), value))
     });
     let runner = HostSteps::new(Arc::new(resolve), inherited.collect());
-    Ok(Sequences { all: config.sequences()?.into(), runner: Arc::new(runner) })
+    let terraform = &config.terraform;
+    let stacks = Stacks {
+        directories: terraform.stacks.iter().map(|stack| stack.display().to_string()).collect(),
+        look_interval: terraform.look_interval,
+        timeout: terraform.timeout,
+        program: terraform.program.clone(),
+    };
+    Ok(Sequences { all: config.sequences()?.into(), runner: Arc::new(runner), stacks })
 }
 
 /// What predicts, where both `[predictor]` and `[prometheus]` are configured.

@@ -2,6 +2,7 @@
 //!
 //! The copy is removed however it ends; the cluster is not touched.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Effect, Next, Progress, Step, progress, until_done};
@@ -20,15 +21,20 @@ pub(super) const COPY_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Files are removed.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-pub(super) fn next(operation: &Operation, node: &NodeName, view: &View) -> Next {
-    match steps(operation, node, view) {
+pub(super) fn next(operation: &Operation, node: &NodeName, manifests: &BTreeMap<String, String>, view: &View) -> Next {
+    match steps(operation, node, manifests, view) {
         Ok(message) => remove(operation, node, view, OperationStatus::Succeeded, message),
         Err(Next::End { status, message }) => remove(operation, node, view, status, message),
         Err(next) => next,
     }
 }
 
-fn steps(operation: &Operation, node: &NodeName, view: &View) -> Result<String, Next> {
+fn steps(
+    operation: &Operation,
+    node: &NodeName,
+    manifests: &BTreeMap<String, String>,
+    view: &View,
+) -> Result<String, Next> {
     let epoch = operation.epoch_before;
     let end = |status, message: String| Next::End { status, message };
     let failed = |message| end(OperationStatus::Failed, message);
@@ -51,7 +57,7 @@ fn steps(operation: &Operation, node: &NodeName, view: &View) -> Result<String, 
     let mark = until_done(operation, view.now, mark, 2, failed)?;
     let mark: DrillMark = read(mark.note.as_deref()).parse().map_err(failed)?;
     let (target, place) = (RecoveryTarget::Latest, CopyPlace::Scratch);
-    let preflight = Command::CheckRestore { target, place: place.clone() };
+    let preflight = Command::CheckRestore { target, place: place.clone(), manifests: manifests.clone() };
     let preflight = step(StepName::Preflight, node, preflight, PREFLIGHT_TIMEOUT);
     let plan = until_done(operation, view.now, preflight, 2, failed)?;
     let plan: RestorePlan = read(plan.note.as_deref()).parse().map_err(failed)?;

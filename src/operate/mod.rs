@@ -131,6 +131,13 @@ pub enum Effect {
         /// Which, with all that it needs.
         run: Box<StepRun>,
     },
+    /// Begin an operation, unless `origin` has begun it already, and wait for its end.
+    Begin {
+        /// Which.
+        what: sequence::Errand,
+        /// Who asks for it, as its journal names it.
+        origin: String,
+    },
     /// Nothing but waiting until it is so.
     Await {
         /// What.
@@ -157,7 +164,7 @@ pub fn next(operation: &Operation, view: &View, policy: &Policy) -> Next {
         OperationKind::Fence { node } => fence::next(operation, node, view),
         OperationKind::Sequence { steps, .. } => sequence::next(operation, steps, view),
         OperationKind::Backup { node, backup_type } => backup::next(operation, node, *backup_type, view),
-        OperationKind::Drill { node } => drill::next(operation, node, view),
+        OperationKind::Drill { node, manifests } => drill::next(operation, node, manifests, view),
         OperationKind::Restore { .. } => restore::next(operation, view, policy),
     }
 }

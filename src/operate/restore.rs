@@ -27,7 +27,7 @@ const REMOVE_TIMEOUT: Duration = Duration::from_secs(3600);
 const ASIDE_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub(super) fn next(operation: &Operation, view: &View, policy: &Policy) -> Next {
-    let OperationKind::Restore { from, node, target, into } = &operation.kind else {
+    let OperationKind::Restore { from, node, target, into, .. } = &operation.kind else {
         unreachable!("dispatched by kind");
     };
     match into {
@@ -56,7 +56,11 @@ fn preflight(
     place: &CopyPlace,
 ) -> Result<RestorePlan, Next> {
     let failed = |message| Next::End { status: OperationStatus::Failed, message };
-    let check = Command::CheckRestore { target: *target, place: place.clone() };
+    let manifests = match &operation.kind {
+        OperationKind::Restore { manifests, .. } => manifests.clone(),
+        _ => Default::default(),
+    };
+    let check = Command::CheckRestore { target: *target, place: place.clone(), manifests };
     let check = command(operation, StepName::Preflight, node, check, PREFLIGHT_TIMEOUT);
     let plan = until_done(operation, view.now, check, 1, failed)?;
     plan.note.as_deref().unwrap_or_default().parse().map_err(failed)

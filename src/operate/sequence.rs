@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Effect, Next, Progress, Step, progress, still_to_wait};
+use crate::domain::backup::BackupType;
 use crate::domain::operation::{Operation, OperationStatus, StepName, StepState};
 use crate::domain::sequence::{OnError, SequenceStep, StepAction, StepRun, outputs_of};
 use crate::domain::sequence_step::SequenceIndex;
@@ -23,6 +24,15 @@ pub enum Awaited {
     Standby(String),
     /// Every node streams, and the ledger names a standby.
     Redundancy,
+}
+
+/// An operation that a built-in step begins and waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Errand {
+    /// A backup.
+    Backup(BackupType),
+    /// A drill.
+    Drill,
 }
 
 /// `Ok`: it is so, in words; `Err`: what is missing.
@@ -109,9 +119,18 @@ fn effect(operation: &Operation, steps: &[SequenceStep], index: usize, attempt: 
             Effect::Await { what: Awaited::Standby(node) }
         }
         (StepAction::Redundancy, _) => Effect::Await { what: Awaited::Redundancy },
+        (StepAction::Backup { backup_type }, _) => {
+            Effect::Begin { what: Errand::Backup(*backup_type), origin: origin(&run) }
+        }
+        (StepAction::Drill, _) => Effect::Begin { what: Errand::Drill, origin: origin(&run) },
         (StepAction::Verify, Some(record)) => Effect::VerifyWrites { expect: record.holder_address.clone() },
         _ => Effect::RunStep { run: Box::new(run) },
     }
+}
+
+/// Who asks for the operation that an attempt at a step begins: another controller that goes on finds it by this.
+fn origin(run: &StepRun) -> String {
+    format!("sequence:{}/{}", run.key, run.attempt)
 }
 
 /// The step at `index`, with all that its templates may name.
@@ -187,6 +206,7 @@ mod tests {
             message: None,
             journal: Vec::new(),
             evidence: Vec::new(),
+            risks: Default::default(),
         }
     }
 

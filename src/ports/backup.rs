@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
-use crate::domain::backup::{BackupType, DrillMark, RecoveryTarget, Repository, RestorePlan};
+use crate::domain::backup::{BackupType, DrillMark, RecoveryTarget, Repository, RestorePlan, WalSegment};
 use crate::domain::ids::SystemIdentifier;
-use crate::domain::lsn::Lsn;
+use crate::domain::lsn::{History, Lsn};
+use crate::ports::postgres::DataChange;
 
 /// What went wrong with the repository or with a copy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +62,9 @@ pub trait BackupRepository: Send + Sync {
     /// Reads a backup and its WAL back. An error names what is wrong with it.
     async fn verify(&self, label: &str) -> Result<Verified, BackupError>;
 
+    /// An error if the manifest of a backup is not the one that was read back when it was taken. `recorded`: its SHA-256.
+    async fn compare_manifest(&self, label: &str, recorded: &str) -> Result<(), BackupError>;
+
     /// Where copies of drills are made.
     fn scratch_directory(&self) -> PathBuf;
 
@@ -76,6 +80,16 @@ pub trait BackupRepository: Send + Sync {
 
     /// Restores a backup into `directory`; what is there of an earlier attempt at the same is used.
     async fn restore(&self, label: &str, directory: &Path, progress: Progress<'_>) -> Result<(), BackupError>;
+
+    /// Brings the node's own data directory, whose PostgreSQL is stopped, to the newest backup that lies on `history`, using what is there
+    /// already, with all the WAL after it that the repository holds without a gap. `change` is told before anything is changed. Returns words about it, and the next segment.
+    async fn bring_standby(
+        &self,
+        expected: SystemIdentifier,
+        history: &History,
+        change: &dyn DataChange,
+        progress: Progress<'_>,
+    ) -> Result<(String, WalSegment), BackupError>;
 
     /// Replays WAL in the copy until `target` and ends its recovery on a timeline of its own. Nobody but this process reaches it,
     /// and it archives nothing. With `stays`, it goes on running for [`BackupRepository::check`]; else it is shut down in order.

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::domain::backup::WalSegment;
 use crate::domain::epoch::RecordNumber;
-use crate::domain::ids::{Address, NodeName};
-use crate::domain::lsn::Lsn;
+use crate::domain::ids::{Address, NodeName, SystemIdentifier};
+use crate::domain::lsn::{History, Lsn};
 use crate::domain::report::{ControlData, DiskReport, LiveReport, SynchronousReport};
 
 /// What went wrong with PostgreSQL.
@@ -38,6 +39,14 @@ pub enum PostgresError {
         /// Verb and object.
         action: &'static str,
         /// What it said.
+        problem: String,
+    },
+    /// The data are there and cannot be what PostgreSQL left: nothing but a new copy helps.
+    #[error("{action}: {problem}")]
+    Damaged {
+        /// Verb and object.
+        action: &'static str,
+        /// Which file, and what is wrong with it.
         problem: String,
     },
 }
@@ -107,6 +116,21 @@ pub trait DataChange: Send + Sync {
 
     /// WAL that the primary's history does not contain was kept aside: where, and which transactions it held. For people.
     fn kept(&self, _words: &str) {}
+}
+
+/// Brings a data directory from elsewhere than from the primary.
+#[async_trait]
+pub trait CopySource: Send + Sync {
+    /// Makes the data directory one that replays onto `history`, the primary's, with as much WAL as there is; what is there already
+    /// may be used. `change` is told once it is known that this can be done, before anything is changed. Returns words about it, and the
+    /// WAL segment with which the primary must go on. An error says why it cannot.
+    async fn bring(
+        &self,
+        system_identifier: SystemIdentifier,
+        history: &History,
+        change: &dyn DataChange,
+        progress: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<(String, WalSegment), String>;
 }
 
 /// The local PostgreSQL.
@@ -199,6 +223,19 @@ pub trait LocalPostgres: Send + Sync {
         change: &dyn DataChange,
         progress: &(dyn Fn(String) + Send + Sync),
     ) -> Result<(), PostgresError>;
+
+    /// The same, with a copy from `source` in place of a base backup: the old data are used and not kept. Fails, with the data directory
+    /// neither the old nor the new one, where the primary has no WAL any more with which the copy goes on. Returns words about the copy.
+    async fn reclone_from(
+        &self,
+        upstream: &Upstream,
+        source: &dyn CopySource,
+        change: &dyn DataChange,
+        progress: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<String, PostgresError> {
+        let _no_files = (upstream, source, change, progress);
+        Err(PostgresError::Failed { action: "bring a copy", problem: "this PostgreSQL cannot".to_owned() })
+    }
 
     /// Renames the data directory of a stopped PostgreSQL, so that the node has no data. `name` tells operations apart; repeated under
     /// the same name it does nothing more. Returns where the data are; `None` if there were none.

@@ -1,5 +1,7 @@
 //! How a controller carries out the steps of sequences that reach outside: programs, SQL, HTTP.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use crate::domain::sequence::StepRun;
@@ -23,6 +25,12 @@ pub enum StepError {
 pub trait StepRunner: Send + Sync {
     /// What would be done, in words, with templates filled in and secrets as references.
     fn preview(&self, run: &StepRun) -> Result<String, StepError>;
+
+    /// Whether what is there differs from what a Terraform stack describes. Changes nothing and takes no lock.
+    async fn drifts(&self, stack: &str, program: &str, timeout: Duration) -> Result<bool, String> {
+        let _nothing_is_run = (stack, program, timeout);
+        Err("this controller runs no programs".to_owned())
+    }
 
     /// Does it. The text is the output, bounded, without secrets; lines `output: name=value` are there for later steps.
     async fn run(&self, run: &StepRun) -> Result<String, StepError>;

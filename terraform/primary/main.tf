@@ -27,45 +27,26 @@ provider "aws" {
 locals {
   cidr = "10.10.0.0/16"
   peer = "10.20.0.0/16"
-  # Host name to subnet, one zone after the other.
-  hosts = {
-    for role, count in var.hosts : role => {
-      for index in range(count) : "${var.cluster}-primary-${role}${index + 1}" => module.network.subnets[index % length(var.zones)]
-    }
-  }
 }
 
-resource "aws_kms_key" "this" {
-  description             = "disks and backups of ${var.cluster}, primary"
-  enable_key_rotation     = true
-  deletion_window_in_days = 30
+module "site" {
+  source             = "../modules/site"
+  cluster            = var.cluster
+  site               = "primary"
+  cidr               = local.cidr
+  peer_cidr          = local.peer
+  zones              = var.zones
+  hosts              = var.hosts
+  image              = var.image
+  instance_types     = var.instance_types
+  data_gigabytes     = var.data_gigabytes
+  package            = var.package
+  database_profile   = var.database_profile
+  controller_profile = var.controller_profile
+  configuration      = var.configuration
 }
 
-module "network" {
-  source    = "../modules/network"
-  name      = "${var.cluster}-primary"
-  cidr      = local.cidr
-  peer_cidr = local.peer
-  zones     = var.zones
-}
-
-module "hosts" {
-  source           = "../modules/hosts"
-  for_each         = local.hosts
-  name             = var.cluster
-  role             = each.key
-  hosts            = each.value
-  image            = var.image
-  instance_type    = var.instance_types[each.key]
-  security_groups  = [module.network.security_group]
-  instance_profile = each.key == "controller" ? var.controller_profile : var.database_profile
-  kms_key          = aws_kms_key.this.arn
-  data_gigabytes   = each.key == "database" ? var.data_gigabytes : 0
-  package          = var.package
-  configuration    = { for host, subnet in each.value : host => lookup(var.configuration, host, "") }
-}
-
-output "vpc" { value = module.network.vpc }
-output "route_table" { value = module.network.route_table }
-output "kms_key" { value = aws_kms_key.this.arn }
-output "addresses" { value = { for role, hosts in module.hosts : role => hosts.addresses } }
+output "vpc" { value = module.site.vpc }
+output "route_table" { value = module.site.route_table }
+output "kms_key" { value = module.site.kms_key }
+output "addresses" { value = module.site.addresses }

@@ -24,15 +24,15 @@ variable "pipeline_policy_arn" { type = string }
 module "repository" {
   source  = "../modules/repository"
   bucket  = var.repository_bucket
-  kms_key = aws_kms_key.this.arn
+  kms_key = module.site.kms_key
 }
 
 module "dns" {
   source        = "../modules/dns"
   zone          = var.zone
   name          = "primary.${var.zone}"
-  networks      = merge({ (module.network.vpc) = var.region }, var.standby_vpc == "" ? {} : { (var.standby_vpc) = var.standby_region })
-  first_address = values(module.hosts["proxy"].addresses)[0]
+  networks      = merge({ (module.site.vpc) = var.region }, var.standby_vpc == "" ? {} : { (var.standby_vpc) = var.standby_region })
+  first_address = values(module.site.addresses["proxy"])[0]
 }
 
 module "identity" {
@@ -40,7 +40,7 @@ module "identity" {
   name                = var.cluster
   repository_arn      = module.repository.arn
   zone_arn            = module.dns.zone_arn
-  kms_key             = aws_kms_key.this.arn
+  kms_key             = module.site.kms_key
   issuer              = var.issuer
   subject             = var.subject
   pipeline_policy_arn = var.pipeline_policy_arn
@@ -48,14 +48,14 @@ module "identity" {
 
 resource "aws_vpc_peering_connection" "standby" {
   count       = var.standby_vpc == "" ? 0 : 1
-  vpc_id      = module.network.vpc
+  vpc_id      = module.site.vpc
   peer_vpc_id = var.standby_vpc
   peer_region = var.standby_region
 }
 
 resource "aws_route" "standby" {
   count                     = var.standby_vpc == "" ? 0 : 1
-  route_table_id            = module.network.route_table
+  route_table_id            = module.site.route_table
   destination_cidr_block    = local.peer
   vpc_peering_connection_id = aws_vpc_peering_connection.standby[0].id
 }

@@ -14,7 +14,7 @@ resource "aws_vpc_peering_connection_accepter" "primary" {
 
 resource "aws_route" "primary" {
   count                     = var.peering == "" ? 0 : 1
-  route_table_id            = module.network.route_table
+  route_table_id            = module.site.route_table
   destination_cidr_block    = local.peer
   vpc_peering_connection_id = aws_vpc_peering_connection_accepter.primary[0].id
 }

@@ -87,6 +87,7 @@ pub fn operation(id: &str, status: OperationStatus) -> Operation {
         message: None,
         journal: Vec::new(),
         evidence: Vec::new(),
+        risks: Default::default(),
     }
 }
 
@@ -188,6 +189,7 @@ pub fn report() -> Report {
         postgres: PostgresReport {
             state: PostgresState::Stopped,
             control: None,
+            damage: None,
             live: None,
             probes: Probes::default(),
             disk: None,

@@ -279,6 +279,7 @@ fn an_incident_is_told_in_markdown() {
     let mut failover = documents::failover(OperationStatus::Succeeded);
     let holds = Reason::about(&documents::node("db2"), ReasonCode::HoldsEveryConfirmedCommit, "epoch 8");
     failover.reasons.push(holds);
+    (failover.risks.before_per_mille, failover.risks.after_per_mille) = (Some(724), Some(20));
     let mut rejoin = Operation {
         kind: OperationKind::Rejoin { node: documents::node("db1"), reclone: false },
         epoch_before: stormglass::domain::epoch::Epoch(9),
@@ -286,11 +287,13 @@ fn an_incident_is_told_in_markdown() {
         message: Some("db1 streams from db2".to_owned()),
         journal: Vec::new(),
         evidence: Vec::new(),
+        risks: Default::default(),
         ..failover.clone()
     };
     rejoin.id.0 = "019a-7d".to_owned();
     let report = IncidentReport::of(&failover, &[rejoin, failover.clone()]);
     assert_eq!((report.lost_bytes, report.rto_seconds, report.redundancy_seconds), (Some(0), Some(0.2), Some(0.2)));
+    assert_eq!((report.risk_before, report.risk_after), (Some(0.724), Some(0.02)));
     check_text(
         &report.to_markdown(),
         "
@@ -307,6 +310,8 @@ fn an_incident_is_told_in_markdown() {
 | time without writes (RTO) | 0.200 s |
 | data lost (RPO) | 0 bytes: db2 held every confirmed commit when it was chosen |
 | until redundant again | 0.200 s |
+| risk before | 72 % |
+| risk after | 2 % |
 
 ## Why
 

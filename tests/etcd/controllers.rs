@@ -110,6 +110,7 @@ fn agent(controllers: &[Controller]) -> JoinSet<()> {
         postgres: PostgresReport {
             state: PostgresState::NoData,
             control: None,
+            damage: None,
             live: None,
             probes: Probes::default(),
             disk: None,

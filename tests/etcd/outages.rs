@@ -72,3 +72,35 @@ async fn without_a_majority_the_term_ends_and_nothing_is_said_to_be_stored() {
     assert!(term.store().append_event(&event("late")).await.is_err(), "the former leader writes");
     assert_eq!(successor.store().load_record(&cluster()).await.expect("load"), Some(found));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_etcd_refuses_by_name_and_keeps_its_leader_and_what_it_has() {
+    let etcd = Etcd::start_with_quota(1, 4 << 20).await;
+    let term = elected(&candidate(&etcd, "c1")).await;
+    let store = term.store();
+    assert_eq!(store.swap_record(None, &record(1)).await.expect("swap"), Swap::Stored);
+
+    // Another tenant of the same etcd fills it.
+    let value = "x".repeat(100_000);
+    let full = (0..200).find_map(|number| etcd.try_ctl(&["put", &format!("/other/{number}"), &value]).err());
+    assert!(full.expect("the quota is reached").contains("space exceeded"));
+
+    let refused = store.swap_record(Some(RecordNumber(1)), &record(2)).await.expect_err("there is no space");
+    assert!(matches!(refused, StoreError::Failed { .. }), "certainly not written: {refused}");
+    for word in ["space exceeded", "etcdctl compact", "alarm disarm"] {
+        assert!(refused.to_string().contains(word), "{word}: {refused}");
+    }
+    assert_eq!(store.load_record(&cluster()).await.expect("load"), Some(record(1)));
+    // Longer than a term: it is renewed without space.
+    let first = term.leads_until().expect("limited");
+    until("the term is renewed", async || term.leads_until().is_some_and(|renewed| renewed > first)).await;
+
+    etcd.ctl(&["del", "--prefix", "/other/"]);
+    let status = etcd.ctl(&["endpoint", "status", "--write-out", "json"]);
+    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    let revision = status[0]["Status"]["header"]["revision"].as_i64().expect("a revision").to_string();
+    etcd.ctl(&["compact", &revision]);
+    etcd.ctl(&["defrag"]);
+    etcd.ctl(&["alarm", "disarm"]);
+    assert_eq!(store.swap_record(Some(RecordNumber(1)), &record(2)).await.expect("swap"), Swap::Stored);
+}

@@ -20,6 +20,8 @@ pub struct Etcd {
     /// Where members and clients show certificates.
     authority: Option<Authority>,
     pub members: Vec<Member>,
+    /// etcd's own default if 0.
+    quota_bytes: u64,
 }
 
 /// One member.
@@ -39,16 +41,21 @@ fn free_urls(scheme: &str, count: usize) -> Vec<String> {
 impl Etcd {
     /// Starts `count` members and waits until they answer.
     pub async fn start(count: usize) -> Self {
-        Self::start_with(count, None).await
+        Self::start_with(count, 0, None).await
     }
 
-    /// The same with TLS everywhere: whoever connects shows a certificate.
+    /// Members that hold no more than `quota_bytes`.
+    pub async fn start_with_quota(count: usize, quota_bytes: u64) -> Self {
+        Self::start_with(count, quota_bytes, None).await
+    }
+
+    /// With TLS everywhere: whoever connects shows a certificate.
     pub async fn secured(count: usize, authority: Authority) -> Self {
         authority.issue("etcd", "server");
-        Self::start_with(count, Some(authority)).await
+        Self::start_with(count, 0, Some(authority)).await
     }
 
-    async fn start_with(count: usize, authority: Option<Authority>) -> Self {
+    async fn start_with(count: usize, quota_bytes: u64, authority: Option<Authority>) -> Self {
         let home = tempfile::Builder::new().prefix("sg-etcd").tempdir().expect("a temporary directory");
         let urls = free_urls(if authority.is_some() { "https" } else { "http" }, 2 * count);
         let members = urls
@@ -61,7 +68,7 @@ impl Etcd {
                 child: None,
             })
             .collect();
-        let mut etcd = Self { home, authority, members };
+        let mut etcd = Self { home, authority, members, quota_bytes };
         for number in 0..count {
             etcd.launch(number);
         }
@@ -94,6 +101,7 @@ impl Etcd {
             .args(["--listen-peer-urls", &member.peer_url, "--initial-advertise-peer-urls", &member.peer_url])
             .args(["--initial-cluster", &all.join(","), "--initial-cluster-state", "new"])
             .args(["--heartbeat-interval", "100", "--election-timeout", "1000", "--logger", "zap"])
+            .args(["--quota-backend-bytes", &self.quota_bytes.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -143,14 +151,19 @@ impl Etcd {
 
     /// Runs `etcdctl` and returns what it printed.
     pub fn ctl(&self, arguments: &[&str]) -> String {
+        self.try_ctl(arguments).unwrap_or_else(|problem| panic!("{arguments:?}: {problem}"))
+    }
+
+    /// The same, for what may fail: then with what it complained of.
+    pub fn try_ctl(&self, arguments: &[&str]) -> Result<String, String> {
         let output = Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
             .args(["--endpoints", &self.urls().join(",")])
             .args(arguments)
             .output()
             .expect("etcdctl is installed (package etcd-client)");
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
     /// Every running member answers with a quorum behind it.

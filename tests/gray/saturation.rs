@@ -73,3 +73,36 @@ async fn a_lock_that_blocks_every_client_blocks_no_probe() {
         client.await.expect("not cancelled").expect("written");
     }
 }
+
+#[tokio::test]
+async fn a_damaged_page_is_counted_and_fails_no_probe() {
+    let place = Place::new();
+    let node = place.node("n1");
+    node.init();
+    let enabled = node.run("pg_checksums", &["--enable", "-D", &node.data().to_string_lossy()]);
+    assert!(enabled.status.success(), "{}", String::from_utf8_lossy(&enabled.stderr));
+    node.postgres.secure_configuration().await.expect("secured");
+    node.start_primary().await;
+    node.sql(
+        "create table damaged as select number, repeat('x', 100) as filler from generate_series(1, 1000) as number",
+    )
+    .await;
+    node.sql("checkpoint").await;
+    let observed = async || node.postgres.observe(PATIENCE).await.expect("answers").upkeep.expect("told");
+    assert_eq!(observed().await.checksum_failures, Some(0));
+
+    let file = node.data().join(node.sql("select pg_relation_filepath('damaged')").await.expect("a table"));
+    // Out of shared buffers with it: only what is read from disk is checked.
+    node.postgres.stop_fast(PATIENCE).await.expect("stopped");
+    let mut bytes = std::fs::read(&file).expect("own file");
+    bytes[8192 - 200] ^= 0x5a;
+    std::fs::write(&file, bytes).expect("own file");
+    node.start_primary().await;
+
+    let client = connect(&node, "postgres").await.expect("connects");
+    let refused = client.query("select count(filler) from damaged", &[]).await.expect_err("the page is damaged");
+    assert_eq!(refused.code().map(|code| code.code()), Some("XX001"), "{refused:?}");
+    node.until("the failure is counted", async |_| observed().await.checksum_failures == Some(1)).await;
+    node.postgres.probe_connect(PATIENCE).await.expect("passes");
+    node.postgres.probe_write(PATIENCE).await.expect("passes");
+}

@@ -128,7 +128,7 @@ pub fn report(node: u8, sent_at: Moment, standing: Standing, state: PostgresStat
         sent_at,
         version: String::new(),
         standing,
-        postgres: PostgresReport { state, control: None, live, probes: Probes::default(), disk: None },
+        postgres: PostgresReport { state, control: None, damage: None, live, probes: Probes::default(), disk: None },
         tags: Tags::default(),
         tasks: BTreeMap::new(),
         protection: None,
@@ -179,6 +179,7 @@ pub fn operation(from: u8, to: u8, before: u8, after: Option<u8>, journal: Vec<S
         message: None,
         journal,
         evidence: Vec::new(),
+        risks: Default::default(),
     }
 }
 

@@ -304,6 +304,7 @@ impl Agent {
                     Postgres::Standby | Postgres::Primary => PostgresState::Running,
                 },
                 control,
+                damage: None,
                 live,
                 probes: Probes::default(),
                 disk: None,

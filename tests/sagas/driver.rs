@@ -68,6 +68,7 @@ impl World {
             message: None,
             journal: Vec::new(),
             evidence: Vec::new(),
+            risks: Default::default(),
         };
         let id = operation.id.clone();
         self.save(&operation);

@@ -187,10 +187,20 @@ impl Cluster {
                     edit_live(report, |live| live.system_identifier = identifier);
                     edit_control(report, |control| control.system_identifier = identifier);
                 }
+                "damaged" => {
+                    report.postgres.control = None;
+                    report.postgres.damage = Some("the checksum of global/pg_control is wrong".to_owned());
+                }
                 "replay_paused" => edit_live(report, |live| live.replay_paused = true),
                 "connections" => {
                     let (used, allowed) = (words.parse()?, words.parse()?);
                     edit_live(report, |live| live.connections = Some(ConnectionReport { used, allowed }));
+                }
+                "checksum_failures" => {
+                    let pages = words.parse()?;
+                    edit_live(report, |live| {
+                        live.upkeep = Some(UpkeepReport { checksum_failures: Some(pages), ..UpkeepReport::default() });
+                    });
                 }
                 "locks" => {
                     let (waiting_for_locks, longest_lock_wait) = (words.parse()?, words.duration()?);
@@ -329,6 +339,7 @@ impl Cluster {
             message: None,
             journal: Vec::new(),
             evidence: Vec::new(),
+            risks: Default::default(),
         });
         Ok(())
     }
@@ -480,6 +491,7 @@ fn new_node(name: &NodeName) -> Node {
         postgres: PostgresReport {
             state: PostgresState::Stopped,
             control: Some(control),
+            damage: None,
             live: None,
             probes: Probes::default(),
             disk: None,

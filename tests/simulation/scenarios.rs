@@ -101,6 +101,19 @@ pub const SCENARIOS: &[Scenario] = &[
         outage_seconds: 12,
     },
     Scenario {
+        // The whole site loses its power, and comes back: every lease and promise is of another boot.
+        name: "power_cycle_of_all_nodes_and_of_the_controller",
+        controllers: 1,
+        durability: DurabilityMode::Sync,
+        faults: &[
+            at(700, Fault::KillLeader, 9_000),
+            at(0, Fault::CrashHost(0), 8_000),
+            at(0, Fault::CrashHost(1), 8_000),
+            at(0, Fault::CrashHost(2), 8_000),
+        ],
+        outage_seconds: 30,
+    },
+    Scenario {
         name: "every_controller_is_away_for_long",
         controllers: 3,
         durability: DurabilityMode::SyncStrict,

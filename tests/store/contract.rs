@@ -68,6 +68,7 @@ pub fn operation(id: &str, status: OperationStatus) -> Operation {
         message: None,
         journal: Vec::new(),
         evidence: Vec::new(),
+        risks: Default::default(),
     }
 }
 

@@ -67,18 +67,31 @@ pub(super) async fn restore(
     backup.make_directory(directory).map_err(failed)?;
     backup.write_private(&mark_of(directory), label).map_err(failed)?;
     let tablespaces = tablespaces_of(directory);
-    let command = {
-        let inner = backup.pgbackrest(&backup.settings.file(), "restore");
-        // One that was orphaned by a crash of the agent must have ended before the next one writes to the same files.
-        let mut command = backup.program(Path::new("/usr/bin/flock"));
-        command.arg("--nonblock").arg(backup.settings.directory.join("copy.lock"));
-        command.arg(inner.as_std().get_program()).args(inner.as_std().get_args());
-        command.arg(format!("--pg1-path={}", directory.display()));
-        command.args(["--type=none", "--delta"]).arg(format!("--set={label}"));
-        command.arg(format!("--tablespace-map-all={}", tablespaces.display()));
-        command
-    };
-    let work = output(command, ACTION, COPY_TIMEOUT);
+    let mut command = restore_command(backup, label);
+    command.arg(format!("--pg1-path={}", directory.display()));
+    command.arg(format!("--tablespace-map-all={}", tablespaces.display()));
+    run_restore(command, ACTION, directory, progress).await
+}
+
+/// `pgbackrest restore` of a backup, that uses what is there. One that was orphaned by a crash of the agent must have ended before the
+/// next one writes to the same files.
+pub(super) fn restore_command(backup: &PgBackRest, label: &str) -> tokio::process::Command {
+    let inner = backup.pgbackrest(&backup.settings.file(), "restore");
+    let mut command = backup.program(Path::new("/usr/bin/flock"));
+    command.arg("--nonblock").arg(backup.settings.directory.join("copy.lock"));
+    command.arg(inner.as_std().get_program()).args(inner.as_std().get_args());
+    command.args(["--type=none", "--delta"]).arg(format!("--set={label}"));
+    command
+}
+
+/// Tells how far it is, until it has ended.
+pub(super) async fn run_restore(
+    command: tokio::process::Command,
+    action: &'static str,
+    directory: &Path,
+    progress: Progress<'_>,
+) -> Result<(), BackupError> {
+    let work = output(command, action, COPY_TIMEOUT);
     tokio::pin!(work);
     let ended = loop {
         tokio::select! {
@@ -87,7 +100,7 @@ pub(super) async fn restore(
         }
     };
     ended.map(drop).map_err(|error| match error.problem.starts_with("exit code 1: ") && error.problem.len() < 16 {
-        true => BackupError::new(ACTION, "an earlier restore is still under way: it is tried again"),
+        true => BackupError::new(action, "an earlier restore is still under way: it is tried again"),
         false => error,
     })
 }

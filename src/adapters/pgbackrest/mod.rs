@@ -8,6 +8,7 @@ mod info;
 mod preflight;
 mod run;
 mod settings;
+mod standby;
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
@@ -22,8 +23,9 @@ pub use settings::{BackupSettings, CheckSettings, LedgerTable, PeerSettings, Rep
 use crate::adapters::postgres::FileOwner;
 use crate::domain::backup::{BackupType, DrillMark, RecoveryTarget, Repository, RestorePlan, WalSegment, is_label};
 use crate::domain::ids::SystemIdentifier;
-use crate::domain::lsn::Lsn;
+use crate::domain::lsn::{History, Lsn};
 use crate::ports::backup::{BackupError, BackupRepository, Progress, Verified};
+use crate::ports::postgres::DataChange;
 use info::Info;
 use run::output;
 
@@ -98,6 +100,12 @@ impl PgBackRest {
         }
         let printed = output(command, action, QUESTION_TIMEOUT).await?;
         info::parse(&printed).map_err(|problem| BackupError::new(action, problem))
+    }
+
+    async fn manifest(&self, action: &'static str, label: &str) -> Result<Vec<u8>, BackupError> {
+        let mut get = self.pgbackrest(&self.settings.file(), "repo-get");
+        get.arg(format!("backup/{}/{label}/backup.manifest", self.settings.stanza));
+        output(get, action, QUESTION_TIMEOUT).await
     }
 
     /// Every segment in the repository, and the histories.
@@ -206,13 +214,24 @@ impl BackupRepository for PgBackRest {
         if let Some(problem) = checks::verdict(&said, label) {
             return Err(BackupError::new(ACTION, problem));
         }
-        let mut get = self.pgbackrest(&self.settings.file(), "repo-get");
-        get.arg(format!("backup/{}/{label}/backup.manifest", self.settings.stanza));
-        let manifest = output(get, ACTION, QUESTION_TIMEOUT).await?;
-        let digest = Sha256::digest(&manifest);
-        let manifest_sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let manifest = self.manifest(ACTION, label).await?;
         let files = manifest.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"pg_data/")).count() as u64;
-        Ok(Verified { manifest_sha256, files })
+        Ok(Verified { manifest_sha256: digest(&manifest), files })
+    }
+
+    async fn compare_manifest(&self, label: &str, recorded: &str) -> Result<(), BackupError> {
+        const ACTION: &str = "compare the backup's manifest with the one that was read back";
+        let found = digest(&self.manifest(ACTION, label).await?);
+        if found == recorded {
+            return Ok(());
+        }
+        Err(BackupError::new(
+            ACTION,
+            format!(
+                "the manifest of {label} has the SHA-256 {found}, and had {recorded} when the backup was taken: somebody changed it \
+                 since; restore an earlier backup with --to-time, and take a new one: stormglass backup --type full"
+            ),
+        ))
     }
 
     fn scratch_directory(&self) -> PathBuf {
@@ -231,6 +250,16 @@ impl BackupRepository for PgBackRest {
 
     async fn restore(&self, label: &str, directory: &Path, progress: Progress<'_>) -> Result<(), BackupError> {
         copy::restore(self, label, directory, progress).await
+    }
+
+    async fn bring_standby(
+        &self,
+        expected: SystemIdentifier,
+        history: &History,
+        change: &dyn DataChange,
+        progress: Progress<'_>,
+    ) -> Result<(String, WalSegment), BackupError> {
+        standby::bring(self, expected, history, change, progress).await
     }
 
     async fn recover(&self, directory: &Path, target: &RecoveryTarget, stays: bool) -> Result<Lsn, BackupError> {
@@ -252,6 +281,10 @@ impl BackupRepository for PgBackRest {
     async fn mark(&self) -> Result<DrillMark, BackupError> {
         checks::mark(self).await
     }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Segments of earlier timelines that are here, belong to this history, and are not in the repository. What is older than the first

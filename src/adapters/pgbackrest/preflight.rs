@@ -49,12 +49,7 @@ pub(super) async fn plan(
             tablespaces.join(", ")
         )));
     }
-    let free_bytes = free(directory).map_err(|error| failed(format!("{}: {error}", directory.display())))?;
-    // What an earlier attempt restored is used again.
-    let present = occupied(directory);
-    if let Some(problem) = too_little(set.database_bytes, free_bytes + present) {
-        return Err(failed(format!("{problem} in {}", directory.display())));
-    }
+    let free_bytes = check_room(set.database_bytes, directory).map_err(failed)?;
     Ok(RestorePlan {
         label: set.label.clone(),
         ended: set.ended,
@@ -62,6 +57,15 @@ pub(super) async fn plan(
         database_bytes: set.database_bytes,
         free_bytes,
     })
+}
+
+/// How much is free, if it is enough: what is there already is used again.
+pub(super) fn check_room(bytes: u64, directory: &Path) -> Result<u64, String> {
+    let free_bytes = free(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    match too_little(bytes, free_bytes + occupied(directory)) {
+        Some(problem) => Err(format!("{problem} in {}", directory.display())),
+        None => Ok(free_bytes),
+    }
 }
 
 /// What is wrong with this much room.

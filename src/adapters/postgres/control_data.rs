@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +19,12 @@ const ACTION: &str = "read pg_control";
 
 /// One small file is read; only a stalled disk takes longer.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// As `pg_controldata` of every supported version says it in the C locale.
+const CHECKSUM_WARNING: &str = "CRC checksum does not match";
+
+/// The control file has this size in every version (`PG_CONTROL_FILE_SIZE`).
+const FILE_BYTES: u64 = 8192;
 
 /// [`ControlData`] and what only this adapter needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,12 +48,32 @@ fn read_now(setup: &Setup) -> Result<Option<Control>, PostgresError> {
     if !setup.has_data() {
         return Ok(None);
     }
+    if let Some(problem) = damage(&setup.data.join("global/pg_control"))? {
+        return Err(PostgresError::Damaged { action: ACTION, problem });
+    }
     let mut command = programs::command(setup, ACTION, "pg_controldata")?.into_std();
     command.arg("-D").arg(&setup.data).env("LC_ALL", "C");
     let output = command.output().map_err(|error| failed(ACTION, error))?;
     let text = programs::said(ACTION, &output)?.stdout;
+    // A warning and no error: what follows it is garbage.
+    if text.contains(CHECKSUM_WARNING) {
+        let problem = "the checksum of global/pg_control is wrong".to_owned();
+        return Err(PostgresError::Damaged { action: ACTION, problem });
+    }
     let version = fs::read_to_string(setup.data.join("PG_VERSION")).map_err(|error| failed(ACTION, error))?;
     parse(&text, &version).map(Some).map_err(|problem| failed(ACTION, problem))
+}
+
+/// What is wrong with the file before anybody reads it.
+fn damage(file: &Path) -> Result<Option<String>, PostgresError> {
+    match fs::metadata(file) {
+        Ok(metadata) if metadata.len() < FILE_BYTES => {
+            Ok(Some(format!("global/pg_control has {} bytes instead of {FILE_BYTES}", metadata.len())))
+        }
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Some("global/pg_control is missing".to_owned())),
+        Err(error) => Err(failed(ACTION, error)),
+    }
 }
 
 fn parse(text: &str, version: &str) -> Result<Control, String> {

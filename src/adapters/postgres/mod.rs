@@ -41,7 +41,7 @@ use crate::domain::ids::NodeName;
 use crate::domain::lsn::Lsn;
 use crate::domain::report::{ControlData, DiskReport, LiveReport, SynchronousReport};
 use crate::ports::LocalPostgres;
-use crate::ports::postgres::{DataChange, PostgresError, Presence, RewindOutcome, StartMode, Upstream};
+use crate::ports::postgres::{CopySource, DataChange, PostgresError, Presence, RewindOutcome, StartMode, Upstream};
 
 /// A healthy filesystem says in microseconds how full it is; a stalled one is not waited for.
 const DISK_TIMEOUT: Duration = Duration::from_millis(200);
@@ -295,6 +295,17 @@ impl LocalPostgres for Postgres {
     ) -> Result<(), PostgresError> {
         let _changing = self.changing.lock().await;
         reclone::reclone(&self.setup, upstream, change, progress).await
+    }
+
+    async fn reclone_from(
+        &self,
+        upstream: &Upstream,
+        source: &dyn CopySource,
+        change: &dyn DataChange,
+        progress: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<String, PostgresError> {
+        let _changing = self.changing.lock().await;
+        reclone::reclone_from(&self.setup, upstream, source, change, progress).await
     }
 
     async fn set_aside(&self, name: &str) -> Result<Option<PathBuf>, PostgresError> {

@@ -54,6 +54,7 @@ select json_build_object(
       'last_archived_at', (extract(epoch from last_archived_time) * 1000000)::bigint,
       'last_failed_at', (extract(epoch from last_failed_time) * 1000000)::bigint, 'last_failed_wal', last_failed_wal)
       from pg_stat_archiver),
+  'checksum_failures', (select sum(checksum_failures)::bigint from pg_stat_database),
   'connections_allowed', current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
       - coalesce(current_setting('reserved_connections', true)::int, 0)
 )::text
@@ -88,6 +89,7 @@ struct Answer {
     oldest_transaction: Option<f64>,
     slots: Vec<SlotReport>,
     archiver: Option<Archiver>,
+    checksum_failures: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -150,6 +152,7 @@ pub(super) fn read(answer: Option<String>) -> Result<(LiveReport, String), Postg
                 last_failed_at: archiver.last_failed_at.map(WallTime),
                 last_failed_wal: archiver.last_failed_wal,
             }),
+            checksum_failures: answer.checksum_failures,
         }),
     };
     Ok((report, answer.synchronous_standby_names))

@@ -1,7 +1,7 @@
-//! Replaces the data directory by a base backup of the primary.
+//! Replaces the data directory by a copy: a base backup of the primary, or what somebody else brings.
 //!
 //! Invariant: nothing is taken away before the primary answered and was found to be of the same cluster, nor before WAL that only
-//! this node has is kept aside; and except on a mount point, not before the new copy is complete.
+//! this node has is kept aside; and with a base backup, except on a mount point, not before the new copy is complete.
 
 use std::fs;
 use std::io;
@@ -16,11 +16,11 @@ use super::configuration::{Managed, conninfo, secure, set_signal_files, write_pr
 use super::errors::{blocking, failed};
 use super::files::{make_private_directory, sync_parent};
 use super::programs::{self, last_lines};
-use super::rewind::{check_identity, keep_divergent};
+use super::rewind::{check_identity, keep_divergent, prepare_standby};
 use super::settings::Setup;
-use super::upstream::{self, APPLICATION_NAME};
+use super::upstream::{self, APPLICATION_NAME, Identity};
 use super::{control_data, process};
-use crate::ports::postgres::{DataChange, PostgresError, Presence, Upstream};
+use crate::ports::postgres::{CopySource, DataChange, PostgresError, Presence, Upstream};
 
 const ACTION: &str = "clone the primary";
 
@@ -37,35 +37,8 @@ pub(super) async fn reclone(
     change: &dyn DataChange,
     progress: &(dyn Fn(String) + Send + Sync),
 ) -> Result<(), PostgresError> {
-    match process::presence(setup).await {
-        Presence::Stopped | Presence::NoData => {}
-        found => return Err(failed(ACTION, format!("PostgreSQL must be stopped, and is: {found:?}"))),
-    }
-    write_private(setup).map_err(|error| failed(ACTION, error))?;
-    progress(format!("asking {} who it is", upstream.address));
-    let primary = upstream::identify(setup, upstream).await?;
-    // Data too broken to be read may be replaced; readable data of another cluster may not.
-    let control = control_data::read(setup).await.ok().flatten();
-    if let Some(control) = &control {
-        check_identity(control, &primary, upstream)?;
-    }
+    prepare(setup, upstream, change, progress).await?;
     let data = &setup.data;
-    if fs::symlink_metadata(data.join("pg_wal")).is_ok_and(|found| found.is_symlink()) {
-        return Err(failed(
-            ACTION,
-            format!(
-                "{} is a symbolic link, and a clone would put the WAL inside the data directory: clone the node by hand with \
-                 pg_basebackup --waldir, then rejoin it",
-                data.join("pg_wal").display()
-            ),
-        ));
-    }
-
-    match &control {
-        Some(control) => keep_divergent(setup, upstream, control, &primary, change).await?,
-        None if setup.has_data() => tracing::warn!("pg_control cannot be read: no WAL is kept aside"),
-        None => {}
-    }
     let in_place = is_mount_point(data);
     if in_place {
         change.begins().await?;
@@ -93,6 +66,63 @@ pub(super) async fn reclone(
         if in_place { Ok(()) } else { swap(&target, &here.data).map_err(at) }
     })
     .await
+}
+
+/// See [`crate::ports::LocalPostgres::reclone_from`].
+pub(super) async fn reclone_from(
+    setup: &Arc<Setup>,
+    upstream: &Upstream,
+    source: &dyn CopySource,
+    change: &dyn DataChange,
+    progress: &(dyn Fn(String) + Send + Sync),
+) -> Result<String, PostgresError> {
+    let primary = prepare(setup, upstream, change, progress).await?;
+    let brought = source.bring(primary.system_identifier, &primary.history, change, progress).await;
+    let (words, next) = brought.map_err(|problem| failed(ACTION, problem))?;
+    // The segment that it writes is there too.
+    upstream::wal_bytes(setup, upstream, &next.to_string(), 0, 1).await.map_err(|error| {
+        failed(ACTION, format!("the primary does not go on with WAL segment {next} where the copy ends: {error}"))
+    })?;
+    prepare_standby(setup, upstream).await?;
+    Ok(words)
+}
+
+/// Everything that comes before data are taken away.
+async fn prepare(
+    setup: &Arc<Setup>,
+    upstream: &Upstream,
+    change: &dyn DataChange,
+    progress: &(dyn Fn(String) + Send + Sync),
+) -> Result<Identity, PostgresError> {
+    match process::presence(setup).await {
+        Presence::Stopped | Presence::NoData => {}
+        found => return Err(failed(ACTION, format!("PostgreSQL must be stopped, and is: {found:?}"))),
+    }
+    write_private(setup).map_err(|error| failed(ACTION, error))?;
+    progress(format!("asking {} who it is", upstream.address));
+    let primary = upstream::identify(setup, upstream).await?;
+    // Data too broken to be read may be replaced; readable data of another cluster may not.
+    let control = control_data::read(setup).await.ok().flatten();
+    if let Some(control) = &control {
+        check_identity(control, &primary, upstream)?;
+    }
+    let wal = setup.data.join("pg_wal");
+    if fs::symlink_metadata(&wal).is_ok_and(|found| found.is_symlink()) {
+        return Err(failed(
+            ACTION,
+            format!(
+                "{} is a symbolic link, and a clone would put the WAL inside the data directory: clone the node by hand with \
+                 pg_basebackup --waldir, then rejoin it",
+                wal.display()
+            ),
+        ));
+    }
+    match &control {
+        Some(control) => keep_divergent(setup, upstream, control, &primary, change).await?,
+        None if setup.has_data() => tracing::warn!("pg_control cannot be read: no WAL is kept aside"),
+        None => {}
+    }
+    Ok(primary)
 }
 
 /// A directory beside the data directory, on the same filesystem.

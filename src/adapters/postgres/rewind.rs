@@ -429,7 +429,7 @@ fn knows_config_file(setup: &Setup) -> bool {
 }
 
 /// The primary's configuration files may have come over, its include file among them.
-async fn prepare_standby(setup: &Arc<Setup>, upstream: &Upstream) -> Result<(), PostgresError> {
+pub(super) async fn prepare_standby(setup: &Arc<Setup>, upstream: &Upstream) -> Result<(), PostgresError> {
     let (here, upstream) = (setup.clone(), upstream.clone());
     blocking(ACTION, move || {
         secure(&here, &here.data, Some(&Managed::standby_of(&here, Some(&upstream))))?;

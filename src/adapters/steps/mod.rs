@@ -118,9 +118,15 @@ impl StepRunner for HostSteps {
             StepAction::Rejoin => "wait until the old primary is a standby again".to_owned(),
             StepAction::Redundancy => "wait until every node streams and the ledger names a standby".to_owned(),
             StepAction::Verify => "a real write through every proxy".to_owned(),
+            StepAction::Backup { backup_type } => format!("{backup_type}, then read back"),
+            StepAction::Drill => "restore the newest backup where nobody uses it, check it, remove it".to_owned(),
         };
         let when = run.step.condition.as_ref().map_or_else(String::new, |condition| format!(", if {condition}"));
         Ok(format!("{}: {} {what}{when}", run.step.name, run.step.action.label()))
+    }
+
+    async fn drifts(&self, stack: &str, program: &str, timeout: Duration) -> Result<bool, String> {
+        terraform::drifts(stack, program, self.inherited.clone(), timeout).await
     }
 
     async fn run(&self, run: &StepRun) -> Result<String, StepError> {
@@ -141,9 +147,11 @@ impl StepRunner for HostSteps {
             StepAction::Ansible { .. } => programs::ansible(&prepared).await,
             StepAction::Velero { .. } => programs::run_velero(&prepared).await,
             StepAction::Application { .. } => application::run(&prepared).await,
-            StepAction::Rejoin | StepAction::Redundancy | StepAction::Verify => {
-                Err(StepError::Failed("a built-in step is not the runner's".to_owned()))
-            }
+            StepAction::Rejoin
+            | StepAction::Redundancy
+            | StepAction::Verify
+            | StepAction::Backup { .. }
+            | StepAction::Drill => Err(StepError::Failed("a built-in step is not the runner's".to_owned())),
         };
         match result {
             Ok(text) => Ok(bounded(&prepared.masked(&text))),

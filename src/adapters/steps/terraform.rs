@@ -3,6 +3,7 @@
 //! Input variables travel in the environment, never on a command line that others can read.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -14,6 +15,9 @@ use crate::ports::steps::StepError;
 
 /// `plan -detailed-exitcode`: there is something to do.
 const CHANGES: i32 = 2;
+
+/// For a process that nobody sits at.
+const UNATTENDED: [(&str, &str); 3] = [("TF_IN_AUTOMATION", "1"), ("TF_INPUT", "0"), ("CHECKPOINT_DISABLE", "1")];
 
 struct Stack<'a> {
     prepared: &'a Prepared<'a>,
@@ -30,9 +34,7 @@ fn stack<'a>(prepared: &'a Prepared<'a>) -> Result<Stack<'a>, StepError> {
     for (name, value) in prepared.secret_map(variables)? {
         all.insert(format!("TF_VAR_{name}"), value);
     }
-    for (name, value) in [("TF_IN_AUTOMATION", "1"), ("TF_INPUT", "0"), ("CHECKPOINT_DISABLE", "1")] {
-        all.insert(name.to_owned(), value.to_owned());
-    }
+    all.extend(UNATTENDED.map(|(name, value)| (name.to_owned(), value.to_owned())));
     Ok(Stack {
         prepared,
         program: prepared.text(program.as_deref().unwrap_or("terraform"))?,
@@ -108,6 +110,43 @@ pub(super) async fn run(prepared: &Prepared<'_>) -> Result<String, StepError> {
     }
     said.push_str(&output_lines(&outputs.stdout)?);
     Ok(said)
+}
+
+/// See [`crate::ports::steps::StepRunner::drifts`].
+pub(super) async fn drifts(
+    stack: &str,
+    program: &str,
+    inherited: BTreeMap<String, String>,
+    timeout: Duration,
+) -> Result<bool, String> {
+    let mut environment = inherited;
+    environment.extend(UNATTENDED.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let run = async |arguments: &[&str]| {
+        let program = Program {
+            program: program.to_owned(),
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            environment: environment.clone(),
+            directory: Some(stack.to_owned()),
+            input: None,
+        };
+        let first_line = |error: StepError| error.to_string().lines().next().unwrap_or_default().to_owned();
+        program.run(timeout).await.map_err(first_line)
+    };
+    let why = |doing: &str, ended: &Ended| {
+        let said = ended.said();
+        let error = said.lines().find_map(|line| line.split_once("Error: ")).map(|(_, error)| error.trim().to_owned());
+        format!("terraform {doing}: {}", error.unwrap_or_else(|| "see its output".to_owned()))
+    };
+    let init = run(&["init", "-input=false", "-no-color"]).await?;
+    if init.code != Some(0) {
+        return Err(why("init", &init));
+    }
+    let planned = run(&["plan", "-input=false", "-no-color", "-lock=false", "-detailed-exitcode"]).await?;
+    match planned.code {
+        Some(0) => Ok(false),
+        Some(CHANGES) => Ok(true),
+        _ => Err(why("plan", &planned)),
+    }
 }
 
 fn summary(ended: &Ended, mark: &str) -> String {

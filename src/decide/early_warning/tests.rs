@@ -42,6 +42,7 @@ fn sick() -> Outlook {
     Outlook {
         risk: known(risk(Some(0.9))),
         alarmed_for: Some(Duration::from_secs(60)),
+        reached: Default::default(),
         exhaustions: vec![exhaustion],
         slowdown: None,
     }
@@ -254,6 +255,7 @@ fn any_silence() -> impl Strategy<Value = Outlook> {
     (prop::sample::select(facts), exhaustions, alarms).prop_map(|(risk, exhaustions, alarmed_for)| Outlook {
         risk,
         alarmed_for,
+        reached: Default::default(),
         exhaustions,
         slowdown: None,
     })

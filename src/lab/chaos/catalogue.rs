@@ -63,6 +63,8 @@ pub(super) enum Peers {
     Controller,
     Standbys,
     Proxies,
+    /// Of two standbys the other one stays: it reaches both halves.
+    ControllerAndStandby,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -93,6 +95,14 @@ pub(super) enum Action {
     /// The wall clock of the primary's host goes wrong by so many seconds.
     Clock(i64),
     FillDisk,
+    /// SIGKILL for every process of every node, at once; they return one by one, in an order that is drawn.
+    PowerCycle,
+    /// The primary's data directory is gone while PostgreSQL runs in it.
+    RemoveData,
+    /// The primary's control file is overwritten, then PostgreSQL dies.
+    DamageControlFile,
+    /// Every PostgreSQL is restarted as for a minor upgrade: the standbys, a switchover, the former primary.
+    RollingRestart,
     /// Every core busy, a tenth of all packets lost, up to 200 ms of jitter.
     Starve,
 }
@@ -154,7 +164,7 @@ const CUT: LinkState = LinkState::CUT;
 
 /// Every fault, in the order in which they happen.
 #[rustfmt::skip]
-pub const FAULTS: [Fault; 36] = {
+pub const FAULTS: [Fault; 41] = {
     use Action::*;
     use Direction::{Both, In, Out};
     use Hold::*;
@@ -186,6 +196,8 @@ pub const FAULTS: [Fault; 36] = {
             Line(Host::Primary, Peers::All, Both, late(1000)), Seconds(15, 20)).moves(0, 1),
         fault("delay-5s", 28, "packets of the primary's host are 5 s late, each way", Namespaces,
             Line(Host::Primary, Peers::All, Both, late(5000)), Seconds(15, 20)).moves(0, 1),
+        fault("bridge", 27, "the primary's host reaches neither the controller nor the standby that commits wait for; another one reaches all", Namespaces,
+            Line(Host::Primary, Peers::ControllerAndStandby, Both, CUT), Seconds(8, 12)).moves(0, 1),
         fault("flapping", 29, "the line of the primary's host is down for 10 s, up for 10 s, again and again", Links,
             Flap, Moment).moves(0, 1).never_drawn(),
         fault("partition-in-promotion", 30, "the candidate loses the controller in the middle of its promotion", Links,
@@ -213,6 +225,14 @@ pub const FAULTS: [Fault; 36] = {
         fault("kill-standby", 45, "SIGKILL for PostgreSQL on the standby that commits wait for", Nothing, KillStandby, Moment),
         fault("stop-postmaster", 3, "SIGSTOP for the primary's postmaster", Nothing, Stop { postmaster_alone: true }, Move).moves(1, 1),
         fault("stop-postgres", 4, "SIGSTOP for every PostgreSQL process of the primary", Nothing, Stop { postmaster_alone: false }, Move).moves(1, 1),
+        fault("power-cycle", 49, "every node loses power at once, and they return one by one", Nothing,
+            PowerCycle, Seconds(1, 3)).moves(0, 2),
+        fault("data-removed", 18, "the primary's data directory is removed while PostgreSQL runs", Nothing,
+            RemoveData, Move).moves(1, 1),
+        fault("control-file-damaged", 18, "the primary's pg_control is overwritten, then PostgreSQL dies", Nothing,
+            DamageControlFile, Moment).moves(1, 1),
+        fault("rolling-restart", 77, "every PostgreSQL is restarted as for a minor upgrade: standbys, switchover, former primary", Nothing,
+            RollingRestart, Moment).moves(1, 1),
         fault("proxy-killed", 60, "SIGKILL for one HAProxy", Nothing, KillProxy, Moment),
         fault("proxy-cut", 60, "the host of one HAProxy reaches nobody", Links,
             Line(Host::FirstProxy, Peers::All, Both, CUT), Seconds(5, 10)),

@@ -1,6 +1,6 @@
 //! Begins a fault, holds it for its time, and heals it. What was begun is healed whatever happens in between.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use rustix::process::Signal;
 
 use super::catalogue::{Action, Fault, Hold, Host, Peers, STARVED, Victim};
+use super::rhythm;
 use crate::api::wire::ClusterStatus;
 use crate::domain::clock::Moment;
 use crate::domain::ids::NodeName;
@@ -37,14 +38,14 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(20);
 /// A clock is seen to have jumped by then.
 const JUMP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Half of a flap.
-const FLAP: Duration = Duration::from_secs(10);
+/// So often a directory is removed in which somebody writes.
+const REMOVALS: u32 = 100;
 
 /// Between two looks at the controller.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How a part of a fault ends.
-enum Undo {
+pub(super) enum Undo {
     Line(Order),
     Continue(Vec<ProcessIdentity>),
     Controller,
@@ -57,10 +58,10 @@ enum Undo {
 /// Who is who when a fault begins.
 pub(super) struct Scene {
     pub(super) primary: NodeLayout,
-    standbys: Vec<NodeLayout>,
+    pub(super) standbys: Vec<NodeLayout>,
     standby: NodeLayout,
     proxies: Vec<ProxyLayout>,
-    before: ClusterStatus,
+    pub(super) before: ClusterStatus,
 }
 
 impl Scene {
@@ -90,6 +91,7 @@ impl Scene {
         match peers {
             Peers::All => vec![None],
             Peers::Controller => vec![Some(CONTROLLER_HOST.to_owned())],
+            Peers::ControllerAndStandby => vec![Some(CONTROLLER_HOST.to_owned()), Some(self.standby.name.to_string())],
             Peers::Standbys => self.standbys.iter().map(|node| Some(node.name.to_string())).collect(),
             Peers::Proxies => self.proxies.iter().map(|proxy| Some(proxy.name.to_string())).collect(),
         }
@@ -105,11 +107,13 @@ pub(super) async fn inject(
     random: &mut Random,
     at: &mut Moment,
 ) -> anyhow::Result<Moment> {
-    if fault.action == Action::Flap {
-        return flap(lab, scene, arguments.flaps, at).await;
+    match fault.action {
+        Action::Flap => return rhythm::flap(lab, scene, arguments.flaps, at).await,
+        Action::RollingRestart => return rhythm::rolling_restart(lab, scene, at).await,
+        _ => {}
     }
     let mut undos = Vec::new();
-    let mut outcome = begin(lab, fault.action, scene, at, &mut undos).await;
+    let mut outcome = begin(lab, fault.action, scene, random, at, &mut undos).await;
     if outcome.is_ok() {
         outcome = hold(lab, fault, scene, arguments, random).await;
     }
@@ -126,6 +130,7 @@ async fn begin(
     lab: &mut Lab,
     action: Action,
     scene: &Scene,
+    random: &mut Random,
     at: &mut Moment,
     undos: &mut Vec<Undo>,
 ) -> anyhow::Result<()> {
@@ -137,7 +142,7 @@ async fn begin(
                 line(lab, &scene.name(host), peer, direction, state, undos).await?;
             }
         }
-        Action::Flap => bail!("a flapping line has a rhythm of its own"),
+        Action::Flap | Action::RollingRestart => bail!("this fault has a rhythm of its own"),
         Action::Proxies => {
             for proxy in &scene.proxies {
                 line(lab, proxy.name.as_str(), None, Direction::Both, LinkState::CUT, undos).await?;
@@ -219,6 +224,25 @@ async fn begin(
             tokio::task::spawn_blocking(move || volume::fill(&volume)).await.context("fill the volume")??;
             *at = clock::now();
         }
+        Action::PowerCycle => {
+            let mut nodes = lab.layout().nodes.clone();
+            for last in (1..nodes.len()).rev() {
+                nodes.swap(last, random.below(last as u64 + 1) as usize);
+            }
+            for node in nodes {
+                process::kill_all_of(uid, &node.directory);
+                undos.push(Undo::Node(node));
+            }
+        }
+        Action::RemoveData => {
+            let data = scene.primary.data_directory();
+            tokio::task::spawn_blocking(move || remove_under_a_running_server(&data)).await.context("remove it")??;
+        }
+        Action::DamageControlFile => {
+            let file = scene.primary.data_directory().join("global/pg_control");
+            std::fs::write(&file, [0x5a; 8192]).with_context(|| format!("overwrite {}", file.display()))?;
+            kill(lab, &scene.primary, Victim::Postgres)?;
+        }
         Action::Starve => {
             for (host, _) in HOSTS.iter().filter(|(name, _)| *name != OUTSIDE) {
                 line(lab, host, None, Direction::Out, STARVED, undos).await?;
@@ -229,7 +253,7 @@ async fn begin(
     Ok(())
 }
 
-async fn line(
+pub(super) async fn line(
     lab: &Lab,
     host: &str,
     peer: Option<String>,
@@ -242,7 +266,7 @@ async fn line(
     network::order(lab.layout(), &order).await.map(|_| ())
 }
 
-async fn heal(lab: &mut Lab, undo: Undo) -> anyhow::Result<()> {
+pub(super) async fn heal(lab: &mut Lab, undo: Undo) -> anyhow::Result<()> {
     match undo {
         Undo::Line(order) => network::order(lab.layout(), &order).await.map(|_| ()),
         Undo::Continue(stopped) => {
@@ -305,20 +329,16 @@ async fn hold(
     Ok(())
 }
 
-/// Down and up, `count` times. The primary that it began with keeps flapping when another one has taken over.
-async fn flap(lab: &mut Lab, scene: &Scene, count: u32, at: &mut Moment) -> anyhow::Result<Moment> {
-    *at = clock::now();
-    for _ in 0..count {
-        let mut undos = Vec::new();
-        line(lab, scene.primary.name.as_str(), None, Direction::Both, LinkState::CUT, &mut undos).await?;
-        tokio::time::sleep(FLAP).await;
-        for undo in undos {
-            heal(lab, undo).await?;
+/// What is written while it goes may put a directory back: asked again until all of it is gone.
+fn remove_under_a_running_server(directory: &Path) -> anyhow::Result<()> {
+    let mut outcome = Ok(());
+    for _ in 0..REMOVALS {
+        outcome = std::fs::remove_dir_all(directory);
+        if !directory.exists() {
+            return Ok(());
         }
-        lab.reap();
-        tokio::time::sleep(FLAP).await;
     }
-    Ok(clock::now())
+    outcome.with_context(|| format!("remove {}", directory.display()))
 }
 
 fn kill(lab: &Lab, node: &NodeLayout, victim: Victim) -> anyhow::Result<()> {

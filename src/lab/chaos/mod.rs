@@ -5,6 +5,7 @@
 mod catalogue;
 mod inject;
 mod report;
+mod rhythm;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -122,10 +123,8 @@ impl Chaos<'_> {
     async fn stages(&mut self) -> anyhow::Result<()> {
         let mut chosen = Vec::new();
         for fault in FAULTS {
-            let is_wanted = match self.arguments.only.is_empty() {
-                true => !self.arguments.random_only,
-                false => self.arguments.only.iter().any(|name| name == fault.name),
-            };
+            let is_named = self.arguments.only.is_empty() || self.arguments.only.iter().any(|name| name == fault.name);
+            let is_wanted = is_named && !self.arguments.random_only;
             if is_wanted && self.can(&fault) {
                 chosen.push(fault);
             }
@@ -139,8 +138,18 @@ impl Chaos<'_> {
             }
         }
         if self.arguments.faults > 0 {
-            let drawn: Vec<Fault> =
-                FAULTS.into_iter().filter(|fault| fault.is_drawn && self.has(fault.needs).is_ok()).collect();
+            let drawn: Vec<Fault> = FAULTS
+                .into_iter()
+                .filter(|fault| match self.arguments.only.is_empty() {
+                    true => fault.is_drawn,
+                    false => self.arguments.only.iter().any(|name| name == fault.name),
+                })
+                .filter(|fault| stage_of(fault) == Stage::Ordinary && self.has(fault.needs).is_ok())
+                .collect();
+            if drawn.is_empty() {
+                self.report.failures.push("none of the named faults can be drawn here".to_owned());
+                return Ok(());
+            }
             let faults: Vec<Fault> =
                 (0..self.arguments.faults).map(|_| drawn[self.random.below(drawn.len() as u64) as usize]).collect();
             let done = self.in_lab(Stage::Ordinary, &faults, true).await?;

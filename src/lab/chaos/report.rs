@@ -1,5 +1,6 @@
 //! What chaos found: the JSON report (fields are added, never renamed) and the table for people.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,17 @@ pub struct ChaosReport {
     pub two_writers: bool,
     /// Least, median and greatest write outage in seconds.
     pub write_outage: Option<Spread>,
+    /// The same for each fault that happened more than once.
+    pub write_outage_by_fault: BTreeMap<String, Repeated>,
+}
+
+/// A fault that happened more than once.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Repeated {
+    /// How often.
+    pub count: usize,
+    /// Least, median and greatest write outage in seconds.
+    pub write_outage: Spread,
 }
 
 /// A fault that was left out.
@@ -123,6 +135,18 @@ impl ChaosReport {
     /// Draws the conclusion.
     pub fn conclude(&mut self) {
         self.write_outage = Spread::of(self.faults.iter().filter_map(|outcome| outcome.write_outage_seconds).collect());
+        let mut outages: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        for outcome in &self.faults {
+            outages.entry(&outcome.fault).or_default().extend(outcome.write_outage_seconds);
+        }
+        self.write_outage_by_fault = outages
+            .into_iter()
+            .filter(|(_, seconds)| seconds.len() > 1)
+            .filter_map(|(fault, seconds)| {
+                let count = seconds.len();
+                Spread::of(seconds).map(|write_outage| (fault.to_owned(), Repeated { count, write_outage }))
+            })
+            .collect();
         self.succeeded = !self.interrupted
             && !self.faults.is_empty()
             && self.failures.is_empty()
@@ -156,6 +180,11 @@ impl ChaosReport {
             let Spread { min, median, max } = outage;
             let _ = writeln!(text, "write outage: {min:.2} s at least, {median:.2} s median, {max:.2} s at most");
         }
+        for (fault, Repeated { count, write_outage }) in &self.write_outage_by_fault {
+            let Spread { min, median, max } = write_outage;
+            let times = format!("{count} times");
+            let _ = writeln!(text, "  {fault:<23}{times:>10}: {min:.2} s, {median:.2} s median, {max:.2} s at most");
+        }
         for failure in &self.failures {
             let _ = writeln!(text, "FAILED: {failure}");
         }
@@ -169,6 +198,24 @@ impl ChaosReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_happened_more_than_once_has_a_spread_of_its_own() {
+        let outcome = |fault: &str, seconds| Outcome {
+            fault: fault.into(),
+            write_outage_seconds: Some(seconds),
+            ..Outcome::default()
+        };
+        let mut report = ChaosReport {
+            faults: vec![outcome("host-lost", 3.0), outcome("kill-postgres", 0.1), outcome("host-lost", 2.0)],
+            ..ChaosReport::default()
+        };
+        report.conclude();
+        assert_eq!(report.write_outage_by_fault.keys().collect::<Vec<_>>(), ["host-lost"]);
+        assert_eq!(report.write_outage_by_fault["host-lost"].count, 2);
+        assert_eq!(report.write_outage_by_fault["host-lost"].write_outage.max, 3.0);
+        assert!(report.table().contains("2 times: 2.00 s, 2.50 s median, 3.00 s at most"), "{}", report.table());
+    }
 
     #[test]
     fn one_fault_that_did_not_hold_fails_the_whole() {

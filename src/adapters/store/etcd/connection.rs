@@ -271,5 +271,12 @@ fn words(error: &Error) -> String {
         text = below.to_string();
         cause = below.source();
     }
+    if code(error) == Some(status::RESOURCE_EXHAUSTED) && text.contains("space exceeded") {
+        text.push_str(FULL);
+    }
     text
 }
+
+/// What ends it: etcd refuses every write, also after keys were deleted, until its alarm is taken back.
+const FULL: &str = ": etcd is full; make room (etcdctl compact REVISION, etcdctl defrag, or a greater \
+                    --quota-backend-bytes), then etcdctl alarm disarm";

@@ -44,6 +44,7 @@ fn node(in_recovery: bool) -> NodeSnapshot {
         postgres: PostgresReport {
             state: PostgresState::Running,
             control: None,
+            damage: None,
             live: Some(live),
             probes: Probes { connect: Probe::default(), write },
             disk: None,
