@@ -19,3 +19,4 @@ pub mod steps;
 pub mod store;
 pub mod system;
 pub mod tls;
+pub mod training;
