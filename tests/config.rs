@@ -4,6 +4,8 @@
 mod dns;
 #[path = "config/notification.rs"]
 mod notification;
+#[path = "config/retraining.rs"]
+mod retraining;
 #[path = "config/store.rs"]
 mod store;
 

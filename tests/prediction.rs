@@ -1,6 +1,9 @@
 //! Samples from a real Prometheus, and a controller whose Prometheus or model is not as it should be: it abstains, says so, and
 //! decides as before.
 
+#[path = "prediction/retraining.rs"]
+mod retraining;
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -18,7 +21,7 @@ use stormglass::domain::feature::{AbsentValue, Direction, Feature};
 use stormglass::domain::ids::{ClusterName, NodeName, SiteName};
 use stormglass::domain::policy::Policy;
 use stormglass::ports::metrics::{MetricSource, Samples};
-use stormglass::ports::{Clock, Sole};
+use stormglass::ports::{Clock, Sole, Store};
 use stormglass::telemetry::metrics::ControllerMetrics;
 use tokio::sync::watch;
 
@@ -66,7 +69,13 @@ struct Prometheus {
 
 impl Prometheus {
     async fn start(password_hash: Option<&str>) -> Self {
+        Self::start_with(password_hash, |_| {}).await
+    }
+
+    /// With what `prepare` puts below `data` in its directory.
+    async fn start_with(password_hash: Option<&str>, prepare: impl FnOnce(&std::path::Path)) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        prepare(directory.path());
         let (port, nobody) = (free_port(), free_port());
         let authentication =
             if password_hash.is_some() { "    basic_auth: {username: reader, password: secret}\n" } else { "" };
@@ -180,8 +189,8 @@ async fn prometheus_that_wants_a_password_gets_it_or_says_so() {
 
 struct Running {
     handle: ControllerHandle,
-    _directory: tempfile::TempDir,
-    _shutdown: watch::Sender<bool>,
+    shutdown: watch::Sender<bool>,
+    _directory: Option<tempfile::TempDir>,
 }
 
 /// A controller with a predictor, and agents that nobody reaches.
@@ -191,6 +200,19 @@ async fn controller(url: &str, timeout: Duration, models: &std::path::Path) -> R
     let features = vec![feature("up", "up{node=~\"$node\"}")];
     let settings = PrometheusSettings { timeout, ..settings(url) };
     let source = PrometheusSource::new(&settings, features.clone(), vec![node("n1")]).expect("a client");
+    let prediction = Prediction {
+        source: Arc::new(source),
+        models: Arc::new(ModelFolder::new(models)),
+        features: Arc::new(features),
+        step_seconds: 1,
+        model: None,
+        training: None,
+    };
+    Running { _directory: Some(directory), ..begin(Arc::new(store), prediction).await }
+}
+
+/// A controller with this predictor on this store.
+async fn begin(store: Arc<dyn Store>, prediction: Prediction) -> Running {
     let nowhere = "http://127.0.0.1:1";
     let control =
         Arc::new(HttpControl::new([(node("n1"), nowhere.to_owned())].into(), BTreeMap::new(), "token").expect("good"));
@@ -210,24 +232,18 @@ async fn controller(url: &str, timeout: Duration, models: &std::path::Path) -> R
         }],
         proxies: Vec::new(),
         clock: Arc::new(SystemClock::new().expect("a clock")),
-        term: Arc::new(Sole::new(Arc::new(store))),
+        term: Arc::new(Sole::new(store)),
         node_control: control.clone(),
         proxy_control: control,
         primary_probe: Arc::new(TcpPrimaryProbe),
         name_service: None,
         metrics: Arc::new(ControllerMetrics::new("test")),
-        prediction: Some(Prediction {
-            source: Arc::new(source),
-            models: Arc::new(ModelFolder::new(models)),
-            features: Arc::new(features),
-            step_seconds: 1,
-            model: None,
-        }),
+        prediction: Some(prediction),
         ways: Default::default(),
         notifications: Default::default(),
     };
     let handle = controller::start(parts, stopped).await.expect("starts");
-    Running { handle, _directory: directory, _shutdown: shutdown }
+    Running { handle, shutdown, _directory: None }
 }
 
 /// Waits until the predictor abstains for a reason that holds `words`, while the controller answers all the time.

@@ -206,6 +206,10 @@ const SAGAS: &[Saga] = &[
         name: "drill",
         prepare: || (healthy(), OperationKind::Drill { node: node("n3"), manifests: Default::default() }),
     },
+    Saga {
+        name: "retraining",
+        prepare: || (healthy(), OperationKind::Retrain { node: node("n1"), time_limit_seconds: 60 }),
+    },
     Saga { name: "copy beside the cluster", prepare: || (healthy(), restore(Some("/srv/copy"))) },
     Saga { name: "restore of a healthy cluster", prepare: || (healthy(), restore(None)) },
     Saga {

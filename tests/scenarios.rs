@@ -162,6 +162,7 @@ fn describe_operation(operation: &OperationKind) -> String {
         OperationKind::Sequence { name, .. } => format!("sequence {name}"),
         OperationKind::Backup { node, .. } => format!("backup of {node}"),
         OperationKind::Drill { node, .. } => format!("drill on {node}"),
+        OperationKind::Retrain { .. } => "retraining".to_owned(),
         OperationKind::Restore { node, .. } => format!("restore of {node}"),
     }
 }

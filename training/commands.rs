@@ -9,18 +9,25 @@ use clap::Args;
 use serde::Serialize;
 use stormglass::predict::{Model, Samples};
 
+use crate::collect::{CollectArguments, PrometheusArguments};
 use crate::evaluation::{Figures, Operations};
 use crate::network::Settings;
 use crate::pipeline::{self, Naming};
 use crate::table::{self, Table};
-use crate::{benchmark, card, publish};
+use crate::{benchmark, card, progress, publish};
+
+/// A model that abstains so much more often, as a share of the rows, is the worse one.
+const SILENCE_MAX: f64 = 0.25;
 
 /// Arguments of `fit`.
 #[derive(Debug, Args)]
 pub struct FitArguments {
-    /// CSV files, one a node: a header, then one sample a line, oldest first
-    #[arg(long, required = true, num_args = 1..)]
+    /// CSV files, one a node: a header, then one sample a line, oldest first; or a folder of them
+    #[arg(long, required_unless_present = "prometheus", conflicts_with = "prometheus", num_args = 1..)]
     pub csv: Vec<PathBuf>,
+    /// Where from otherwise
+    #[command(flatten)]
+    pub source: PrometheusArguments,
     /// Where the model's folder goes
     #[arg(long)]
     pub out: PathBuf,
@@ -48,12 +55,38 @@ pub struct FitArguments {
     /// Names, units and directions of the columns: a file like training/features.toml
     #[arg(long)]
     pub features: Option<PathBuf>,
+    /// The columns are features of training/features.toml, as this program has it
+    #[arg(long, conflicts_with = "features")]
+    pub built_in_features: bool,
+    /// End when standard input is closed
+    #[arg(long)]
+    pub while_stdin: bool,
+}
+
+/// Pulls samples from Prometheus and writes them as CSV files.
+pub fn collect(arguments: &CollectArguments) -> anyhow::Result<()> {
+    if arguments.while_stdin {
+        progress::end_with_stdin();
+    }
+    print(&crate::collect::run(arguments)?);
+    Ok(())
 }
 
 /// Trains a model and writes its folder. An interrupted training goes on where it stopped.
 pub fn fit(arguments: &FitArguments) -> anyhow::Result<()> {
+    if arguments.while_stdin {
+        progress::end_with_stdin();
+    }
     let mut tables = Vec::new();
-    for path in &arguments.csv {
+    let mut files = Vec::new();
+    if arguments.source.prometheus.is_some() {
+        for (node, table) in arguments.source.tables(arguments.step, arguments.features.as_deref())? {
+            files.push(node);
+            tables.push(table);
+        }
+    }
+    for path in &progress::files(&arguments.csv)? {
+        files.push(path.display().to_string());
         let table = Table::read(path)?;
         let table = match tables.first() {
             None => table,
@@ -66,11 +99,12 @@ pub fn fit(arguments: &FitArguments) -> anyhow::Result<()> {
         .iter()
         .filter_map(|table| Some((table.times.first()?.clone(), table.times.last()?.clone())))
         .reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)));
+    let is_built_in = arguments.built_in_features || arguments.source.prometheus.is_some();
     let features = match &arguments.features {
         Some(path) => crate::features::read(path, &first.columns)?,
+        None if is_built_in => crate::features::built_in(&first.columns)?,
         None => pipeline::plain_features(&first.columns),
     };
-    let files: Vec<String> = arguments.csv.iter().map(|path| path.display().to_string()).collect();
     let naming = Naming {
         name: arguments.name.clone(),
         version: arguments.version.clone(),
@@ -84,6 +118,8 @@ pub fn fit(arguments: &FitArguments) -> anyhow::Result<()> {
         settings.steps = steps;
     }
     let bar = benchmark::bar(u64::from(settings.steps), &arguments.name);
+    let rows: usize = tables.iter().map(|table| table.samples.rows()).sum();
+    let watch = progress::Watch::over(&bar, "steps of the optimiser");
     let nodes: Vec<Samples> = tables.into_iter().map(|table| table.samples).collect();
     let checkpoint = arguments.out.join(".training.safetensors");
     let fitted = pipeline::fit(&naming, features, &nodes, &settings, arguments.linear, Some(&checkpoint), &bar)?;
@@ -91,8 +127,10 @@ pub fn fit(arguments: &FitArguments) -> anyhow::Result<()> {
     if checkpoint.exists() {
         std::fs::remove_file(&checkpoint).with_context(|| format!("remove {}", checkpoint.display()))?;
     }
+    drop(watch);
     bar.finish_with_message("done");
     publish::read_model(&arguments.out)?;
+    print(&format!("{} {} was trained on {rows} rows of {} nodes", arguments.name, arguments.version, nodes.len()));
     Ok(())
 }
 
@@ -207,11 +245,50 @@ impl Evaluation {
         }
     }
 
+    /// Several files as one, each with the weight of its rows; labels and their figures are of one file.
+    pub fn together(all: Vec<Self>) -> Option<Self> {
+        let mut all = all;
+        if all.len() < 2 {
+            return all.pop();
+        }
+        let rows: usize = all.iter().map(|one| one.rows).sum();
+        let judged = |one: &Self| (1.0 - one.abstained) * one.rows as f64;
+        let mean = |value: fn(&Self) -> f64, weight: &dyn Fn(&Self) -> f64| {
+            let total: f64 = all.iter().map(weight).sum();
+            all.iter().map(|one| value(one) * weight(one)).sum::<f64>() / total.max(1.0)
+        };
+        let by_rows = |one: &Self| one.rows as f64;
+        Some(Self {
+            model: all.first()?.model.clone(),
+            rows,
+            abstained: mean(|one| one.abstained, &by_rows),
+            forecast_error: mean(|one| one.forecast_error, &judged),
+            alarms_per_day: mean(|one| one.alarms_per_day, &by_rows),
+            event_f1: None,
+            figures: None,
+        })
+    }
+
+    /// For people, on one line.
+    fn words(&self) -> String {
+        format!(
+            "forecasts are off by {:.3} spreads, {:.1} % of {} rows abstained, {:.1} alarms a day",
+            self.forecast_error,
+            self.abstained * 100.0,
+            self.rows,
+            self.alarms_per_day
+        )
+    }
+
     /// Better than another on the same rows: where there are incidents the event F1 of the alarms decides, then the error of the
     /// forecasts; a model that says less is never better.
     pub fn is_better_than(&self, other: &Self) -> bool {
         if self.abstained > other.abstained + 0.01 {
             return false;
+        }
+        // Who says nothing is never wrong: a champion that does not know the nodes any more is no measure.
+        if other.abstained > self.abstained + SILENCE_MAX {
+            return true;
         }
         match (self.event_f1, other.event_f1) {
             (Some(own), Some(others)) if (own - others).abs() > 1e-9 => own > others,
@@ -264,21 +341,24 @@ pub struct PublishArguments {
     /// Folder of all models
     #[arg(long, default_value = "models")]
     pub models: PathBuf,
-    /// Samples that neither it nor the champion was trained on
-    #[arg(long)]
-    pub input: Option<PathBuf>,
-    /// Labels of these samples
+    /// Samples that neither it nor the champion was trained on: files, one a node, or a folder of them
+    #[arg(long, num_args = 1..)]
+    pub input: Vec<PathBuf>,
+    /// Labels of these samples, where they are one file
     #[arg(long, requires = "input")]
     pub labels: Option<PathBuf>,
-    /// Samples of the same node before these
-    #[arg(long, requires = "input")]
-    pub history: Option<PathBuf>,
+    /// Samples of the same nodes before these, in the same order
+    #[arg(long, requires = "input", num_args = 1..)]
+    pub history: Vec<PathBuf>,
     /// Models of this name that are kept
     #[arg(long, default_value_t = 5)]
     pub keep: usize,
     /// Publish without asking whether it is better
     #[arg(long)]
     pub force: bool,
+    /// End when standard input is closed
+    #[arg(long)]
+    pub while_stdin: bool,
 }
 
 /// The challenger is not better than the model in use.
@@ -289,37 +369,89 @@ pub struct NotBetter {
     input: String,
 }
 
+/// The model in use: what was promoted last, else the first of the same step, as the controller chooses.
+fn champion(models: &Path, step_seconds: u32) -> anyhow::Result<Option<String>> {
+    if let Some(name) = publish::promoted(models)?.into_iter().next() {
+        return Ok(Some(name));
+    }
+    let Ok(entries) = std::fs::read_dir(models) else { return Ok(None) };
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    names.sort();
+    let fits = |name: &String| {
+        publish::read_model(&models.join(name)).is_ok_and(|model| model.document().step_seconds == step_seconds)
+    };
+    Ok(names.into_iter().find(fits))
+}
+
+/// Judges a model on every file; all of them together.
+fn judge(model: &Model, arguments: &PublishArguments) -> anyhow::Result<Evaluation> {
+    let inputs = progress::files(&arguments.input)?;
+    let histories = progress::files(&arguments.history)?;
+    ensure!(
+        histories.is_empty() || histories.len() == inputs.len(),
+        "{} files of --input, but {} of --history: name one for each",
+        inputs.len(),
+        histories.len()
+    );
+    ensure!(
+        arguments.labels.is_none() || inputs.len() == 1,
+        "--labels are of one file, and --input names {}",
+        inputs.len()
+    );
+    let mut all = Vec::new();
+    for (index, input) in inputs.iter().enumerate() {
+        let (history, rows, labels) =
+            held_out(model, input, histories.get(index).map(PathBuf::as_path), arguments.labels.as_deref())?;
+        all.push(Evaluation::of(model, &history, &rows, labels.as_deref()));
+        progress::say(&format!("{} was judged on {}", model.document().name, input.display()));
+    }
+    Evaluation::together(all).context("give --input with samples to compare on")
+}
+
 /// Publishes a challenger if it beats the champion on the same rows.
 pub fn publish(arguments: &PublishArguments) -> anyhow::Result<()> {
+    if arguments.while_stdin {
+        progress::end_with_stdin();
+    }
     let challenger = publish::read_model(&arguments.model)?;
-    let champion = publish::promoted(&arguments.models)?.into_iter().next();
+    let step_seconds = challenger.document().step_seconds;
+    let name = publish::folder_name(&challenger);
+    let champion = champion(&arguments.models, step_seconds)?;
+    if champion.as_ref() == Some(&name) {
+        // By an attempt that did not live to say so.
+        publish::publish(&arguments.model, &arguments.models, arguments.keep)?;
+        print(&format!("{name} was published before"));
+        return Ok(());
+    }
+    let mut figures = String::new();
     if let (Some(champion), false) = (&champion, arguments.force) {
-        let input = arguments
-            .input
-            .as_deref()
-            .with_context(|| format!("{champion} is in use: give --input with samples to compare on, or --force"))?;
+        ensure!(
+            !arguments.input.is_empty(),
+            "{champion} is in use: give --input with samples to compare on, or --force"
+        );
         let folder = arguments.models.join(champion);
         let before = publish::read_model(&folder)
             .with_context(|| format!("the champion {champion} cannot be read; publish with --force to replace it"))?;
         ensure!(
-            before.document().step_seconds == challenger.document().step_seconds,
-            "{champion} scores every {} s, the challenger every {} s: they cannot be compared; use --force",
+            before.document().step_seconds == step_seconds,
+            "{champion} scores every {} s, the challenger every {step_seconds} s: they cannot be compared; use --force",
             before.document().step_seconds,
-            challenger.document().step_seconds
         );
-        let judge = |model: &Model| -> anyhow::Result<Evaluation> {
-            let (history, rows, labels) =
-                held_out(model, input, arguments.history.as_deref(), arguments.labels.as_deref())?;
-            Ok(Evaluation::of(model, &history, &rows, labels.as_deref()))
-        };
-        let (before, after) = (judge(&before)?, judge(&challenger)?);
+        let (before, after) = (judge(&before, arguments)?, judge(&challenger, arguments)?);
         print(&serde_json::to_string_pretty(&[&before, &after])?);
+        figures = format!(": {}; champion {champion}: {}", after.words(), before.words());
         if !after.is_better_than(&before) {
-            return Err(NotBetter { champion: champion.clone(), input: input.display().to_string() }.into());
+            print(&format!("{champion} stays, {name} is not better{figures}"));
+            let inputs: Vec<String> = arguments.input.iter().map(|path| path.display().to_string()).collect();
+            return Err(NotBetter { champion: champion.clone(), input: inputs.join(", ") }.into());
         }
     }
     let folder = publish::publish(&arguments.model, &arguments.models, arguments.keep)?;
     print(&folder.display().to_string());
+    print(&format!("{name} scores from now on{figures}"));
     Ok(())
 }
 

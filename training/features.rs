@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
+use stormglass::config::features::load_features;
+use stormglass::domain::feature;
 use stormglass::predict::{Direction, FeatureDescription};
 
 #[derive(Deserialize)]
@@ -47,4 +49,22 @@ pub fn read(path: &Path, columns: &[String]) -> anyhow::Result<Vec<FeatureDescri
             Ok(FeatureDescription { name: column.clone(), unit: entry.unit.clone(), direction })
         })
         .collect()
+}
+
+/// What this program's own catalogue says of these columns, in their order.
+pub fn built_in(columns: &[String]) -> anyhow::Result<Vec<FeatureDescription>> {
+    let known = load_features(None)?;
+    let describe = |column: &String| {
+        let feature = known
+            .iter()
+            .find(|feature| feature.name == *column)
+            .with_context(|| format!("there is no built-in feature {column:?}: give --features"))?;
+        let direction = match feature.direction {
+            feature::Direction::High => Direction::High,
+            feature::Direction::Low => Direction::Low,
+            feature::Direction::Both => Direction::Both,
+        };
+        Ok(FeatureDescription { name: column.clone(), unit: feature.unit.clone(), direction })
+    };
+    columns.iter().map(describe).collect()
 }

@@ -5,11 +5,13 @@
 mod bench;
 mod benchmark;
 mod card;
+mod collect;
 mod commands;
 mod evaluation;
 mod features;
 mod network;
 mod pipeline;
+mod progress;
 mod publish;
 mod report;
 mod table;
@@ -30,7 +32,9 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Train a model on samples from CSV files
+    /// Pull samples from Prometheus into CSV files
+    Collect(collect::CollectArguments),
+    /// Train a model on samples from CSV files or from Prometheus
     Fit(commands::FitArguments),
     /// Judge models on the same rows
     Evaluate(commands::EvaluateArguments),
@@ -48,6 +52,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Collect(arguments) => commands::collect(&arguments),
         Command::Fit(arguments) => commands::fit(&arguments),
         Command::Evaluate(arguments) => commands::evaluate(&arguments),
         Command::Score(arguments) => commands::score(&arguments),

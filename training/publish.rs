@@ -65,24 +65,19 @@ pub fn promoted(models: &Path) -> anyhow::Result<Vec<String>> {
 pub fn publish(candidate: &Path, models: &Path, keep: usize) -> anyhow::Result<PathBuf> {
     let model = read_model(candidate)?;
     let document = model.document();
-    let name = format!("{}-{}", document.name, document.version);
+    let name = folder_name(&model);
     let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
     ensure!(is_plain && !name.starts_with('.'), "{name:?} is no name of a folder: use letters, digits, '.', '_', '-'");
     let folder = models.join(&name);
-    ensure!(!folder.exists(), "{} is there already: fit with another --version", folder.display());
-    let draft = models.join(format!(".{name}.new"));
-    if draft.exists() {
-        fs::remove_dir_all(&draft).with_context(|| format!("remove {}", draft.display()))?;
+    let is_same = || {
+        let bytes = |folder: &Path| fs::read(folder.join(DOCUMENT)).ok();
+        bytes(&folder).is_some() && bytes(&folder) == bytes(candidate)
+    };
+    // The very same model: an attempt was cut off before it was promoted.
+    if !is_same() {
+        ensure!(!folder.exists(), "{} is there already: fit with another --version", folder.display());
+        place(candidate, models, &name, &folder)?;
     }
-    fs::create_dir_all(&draft).with_context(|| format!("create {}", draft.display()))?;
-    for file in [WEIGHTS, CARD, DOCUMENT] {
-        let from = candidate.join(file);
-        if from.exists() {
-            let bytes = fs::read(&from).with_context(|| format!("read {}", from.display()))?;
-            write_whole(&draft.join(file), &bytes)?;
-        }
-    }
-    fs::rename(&draft, &folder).with_context(|| format!("rename {} to {}", draft.display(), folder.display()))?;
     // Read again from where it stands, before anybody is told of it.
     read_model(&folder)?;
     let mut names = promoted(models)?;
@@ -101,4 +96,27 @@ pub fn publish(candidate: &Path, models: &Path, keep: usize) -> anyhow::Result<P
         fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
     }
     Ok(folder)
+}
+
+/// Name of the folder in which a model is published.
+pub fn folder_name(model: &Model) -> String {
+    format!("{}-{}", model.document().name, model.document().version)
+}
+
+/// Copies a model to `folder` as a whole.
+fn place(candidate: &Path, models: &Path, name: &str, folder: &Path) -> anyhow::Result<()> {
+    let draft = models.join(format!(".{name}.new"));
+    if draft.exists() {
+        fs::remove_dir_all(&draft).with_context(|| format!("remove {}", draft.display()))?;
+    }
+    fs::create_dir_all(&draft).with_context(|| format!("create {}", draft.display()))?;
+    for file in [WEIGHTS, CARD, DOCUMENT] {
+        let from = candidate.join(file);
+        if from.exists() {
+            let bytes = fs::read(&from).with_context(|| format!("read {}", from.display()))?;
+            write_whole(&draft.join(file), &bytes)?;
+        }
+    }
+    fs::rename(&draft, folder).with_context(|| format!("rename {} to {}", draft.display(), folder.display()))?;
+    Ok(())
 }

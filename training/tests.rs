@@ -25,6 +25,7 @@ fn rows(first: usize, count: usize, fault: Option<usize>) -> String {
 fn run(line: &[&str]) -> anyhow::Result<()> {
     let arguments = Arguments::try_parse_from(["stormglass-train"].iter().chain(line)).expect("a command line");
     match arguments.command {
+        Command::Collect(arguments) => commands::collect(&arguments),
         Command::Fit(arguments) => commands::fit(&arguments),
         Command::Score(arguments) => commands::score(&arguments),
         Command::Evaluate(arguments) => commands::evaluate(&arguments),
@@ -162,7 +163,11 @@ fn only_a_better_challenger_is_published_and_old_ones_go() {
     let promoted = fs::read_to_string(place.path("models/PROMOTED")).expect("readable");
     assert_eq!(promoted, "m-3\nm-2\n");
     assert!(!place.path("models/m-1").exists() && place.path("models/m-2").exists(), "two are kept");
-    assert!(publish("c", &["--force"]).is_err(), "a version is published once");
+    publish("c", &["--force"]).expect("the very same model again changes nothing");
+    place.fit("d", "3", &["--linear", "--horizon", "600"]).expect("fitted");
+    let said = format!("{:#}", publish("d", &["--force"]).expect_err("a version is published once"));
+    assert!(said.contains("m-3 is there already"), "{said}");
+    assert_eq!(fs::read_to_string(place.path("models/PROMOTED")).expect("readable"), "m-3\nm-2\n");
 }
 
 #[test]
@@ -193,5 +198,86 @@ fn a_report_is_written_with_its_pictures() {
     for picture in ["one", "vus_pr", "reliability"] {
         let png = fs::read(place.path(&format!("figures/{picture}.png"))).expect("a picture");
         assert!(png.starts_with(b"\x89PNG"), "{picture}");
+    }
+}
+
+#[test]
+fn a_challenger_is_judged_on_every_file_of_a_folder() {
+    let place = Place::new();
+    place.fit("a", "1", &["--linear"]).expect("fitted");
+    for folder in ["held-out", "train"] {
+        fs::create_dir(place.path(folder)).expect("made");
+        for (node, first) in [("n1", 0), ("n2", 300)] {
+            let first = if folder == "train" { first } else { first + 800 };
+            fs::write(place.path(&format!("{folder}/{node}.csv")), rows(first, 600, None)).expect("written");
+        }
+    }
+    let (model, models) = (place.text("a"), place.text("models"));
+    run(&["publish", "--model", &model, "--models", &models]).expect("there is no champion");
+    let promoted = || fs::read_to_string(place.path("models/PROMOTED")).expect("readable");
+    assert_eq!(promoted(), "m-1\n");
+    run(&["publish", "--model", &model, "--models", &models]).expect("an attempt that was cut off is made again");
+    assert_eq!(promoted(), "m-1\n");
+
+    place.fit("b", "2", &["--linear"]).expect("fitted");
+    let (model, input, history) = (place.text("b"), place.text("held-out"), place.text("train"));
+    let publish = ["publish", "--model", &model, "--models", &models];
+    assert!(refused(&publish).contains("m-1 is in use: give --input"));
+    let said = refused(&[&publish[..], &["--input", &input, "--history", &history]].concat());
+    assert!(said.contains("m-1 stays: the challenger is not better on "), "the same training is not better: {said}");
+    let one = place.text("train/n1.csv");
+    let said = refused(&[&publish[..], &["--input", &input, "--history", &one]].concat());
+    assert!(said.contains("2 files of --input, but 1 of --history"), "{said}");
+    // A champion of another name that nobody promoted counts too.
+    fs::remove_file(place.path("models/PROMOTED")).expect("removed");
+    assert!(refused(&publish).contains("m-1 is in use"));
+    assert_eq!(promoted_names(&place), ["m-1"]);
+}
+
+fn promoted_names(place: &Place) -> Vec<String> {
+    let names = fs::read_dir(place.path("models")).expect("readable").flatten();
+    names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn a_feature_that_prometheus_never_had_is_no_obstacle() {
+    let place = Place::new();
+    let with_gap = |first, count| {
+        let text = rows(first, count, None);
+        let mut lines = text.lines().map(|line| format!("{line},"));
+        let header = lines.next().unwrap_or_default() + "unheard";
+        header + "\n" + &lines.collect::<Vec<_>>().join("\n") + "\n"
+    };
+    fs::write(place.path("train.csv"), with_gap(0, 800)).expect("written");
+    place.fit("a", "1", &["--steps", "2"]).expect("fitted");
+    fs::write(place.path("later.csv"), with_gap(800, 200)).expect("written");
+    let (model, history, input) = (place.text("a"), place.text("train.csv"), place.text("later.csv"));
+    let out = place.text("scores.csv");
+    run(&["score", "--model", &model, "--history", &history, "--input", &input, "--out", &out]).expect("scored");
+    assert!(lines(&place.path("scores.csv")).iter().all(|score| score.is_finite()));
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+
+    /// Arbitrary bytes and damaged tables are read, or refused with file and line; nothing panics.
+    #[test]
+    fn tables_of_anything_are_read_or_refused_with_their_place(
+        anything in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
+        at in proptest::prelude::any::<proptest::sample::Index>(),
+        is_damaged in proptest::prelude::any::<bool>(),
+    ) {
+        let bytes = if is_damaged {
+            let mut bytes = rows(0, 5, None).into_bytes();
+            let at = at.index(bytes.len());
+            bytes.splice(at..at, anything);
+            bytes
+        } else {
+            anything
+        };
+        match crate::table::Table::parse(&bytes[..], "table.csv") {
+            Ok(table) => proptest::prop_assert_eq!(table.samples.features(), table.columns.len()),
+            Err(error) => proptest::prop_assert!(format!("{error:#}").starts_with("table.csv: "), "{:#}", error),
+        }
     }
 }

@@ -18,3 +18,4 @@ pub mod prometheus;
 pub mod steps;
 pub mod store;
 pub mod system;
+pub mod training;

@@ -18,6 +18,9 @@ pub const BODY_LENGTH_MAX: usize = 1024 * 1024;
 /// What is read and thrown away after the limit, so that the sender, still writing, finds the answer and no reset.
 const DRAIN_LENGTH_MAX: usize = 16 * BODY_LENGTH_MAX;
 
+/// How much of an error is told: it may repeat a word of the body, however long.
+const WORDS_LENGTH_MAX: usize = 400;
+
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -61,7 +64,13 @@ pub fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T,
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(Problem::bad_request("the body is not understood: expected a JSON object at line 1 column 1"));
     }
-    serde_json::from_slice(body).map_err(|error| Problem::bad_request(format!("the body is not understood: {error}")))
+    serde_json::from_slice(body).map_err(|error| {
+        // It repeats words of the body, and ends with their place.
+        let words = error.to_string();
+        let place = format!(" at line {} column {}", error.line(), error.column());
+        let words: String = words.strip_suffix(&place).unwrap_or(&words).chars().take(WORDS_LENGTH_MAX).collect();
+        Problem::bad_request(format!("the body is not understood: {words}{place}"))
+    })
 }
 
 fn declares_json(headers: &HeaderMap) -> bool {

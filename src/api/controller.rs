@@ -12,7 +12,7 @@ use super::tokens::{TokenDocument, TokenReply, TokenRequest};
 use super::webhook::AlertsReply;
 use super::wire::{
     BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
-    PauseRequest, Problem, RestoreRequest, SequenceRequest, SwitchoverRequest,
+    PauseRequest, Problem, RestoreRequest, RetrainRequest, SequenceRequest, SwitchoverRequest,
 };
 use crate::domain::alert::Alert;
 use crate::domain::clock::WallTime;
@@ -113,6 +113,10 @@ pub trait ControllerHandler: Send + Sync + 'static {
     async fn backup(&self, cluster: &str, request: BackupRequest, caller: &Caller) -> Result<MutationReply, Problem>;
     /// Restores a backup where nobody uses it, checks it and removes it.
     async fn drill(&self, cluster: &str, request: DrillRequest, caller: &Caller) -> Result<MutationReply, Problem>;
+    /// Trains a model anew.
+    async fn retrain(&self, cluster: &str, _: RetrainRequest, _: &Caller) -> Result<MutationReply, Problem> {
+        Err(no_predictor(cluster))
+    }
     /// Begins the cluster anew from the repository, or makes a copy beside it.
     async fn restore(&self, cluster: &str, request: RestoreRequest, caller: &Caller) -> Result<MutationReply, Problem>;
     /// Stops automatic operations for a while.

@@ -114,6 +114,9 @@ impl Mutation {
             }
             Endpoint::Backup => takes!(headers, body, |it, request| it.handler.backup(&it.target, request, &it.caller)),
             Endpoint::Drill => takes!(headers, body, |it, request| it.handler.drill(&it.target, request, &it.caller)),
+            Endpoint::Retrain => {
+                takes!(headers, body, |it, request| it.handler.retrain(&it.target, request, &it.caller))
+            }
             Endpoint::Restore => {
                 takes!(headers, body, |it, request| it.handler.restore(&it.target, request, &it.caller))
             }

@@ -18,7 +18,7 @@ use super::tokens::{TokenDocument, TokenReply, TokenRequest};
 use super::webhook::{AlertmanagerPost, AlertsReply, POST_LENGTH_MAX};
 use super::wire::{
     BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
-    PauseRequest, RestoreRequest, SequenceRequest, SwitchoverRequest, Word,
+    PauseRequest, RestoreRequest, RetrainRequest, SequenceRequest, SwitchoverRequest, Word,
 };
 use crate::domain::access::Role;
 use crate::domain::incident::IncidentReport;
@@ -115,6 +115,8 @@ pub enum Endpoint {
     Backup,
     /// Restores one on trial.
     Drill,
+    /// Trains a model anew.
+    Retrain,
     /// Begins anew from the repository.
     Restore,
     /// Automation off.
@@ -393,6 +395,7 @@ pub static ROUTES: &[Route] = &[
     get("/api/v1/clusters/{cluster}/backups", VIEWER, Endpoint::Backups, "backups", "What is in the backup repository.").gives::<BackupList>(),
     post("/api/v1/clusters/{cluster}/backup", BACKUP, Endpoint::Backup, "backup", "Takes a backup and reads it back.").takes::<BackupRequest>(),
     post("/api/v1/clusters/{cluster}/drill", BACKUP, Endpoint::Drill, "drill", "Restores the newest backup where nobody uses it, checks it and removes it.").takes::<DrillRequest>(),
+    post("/api/v1/clusters/{cluster}/retrain", OPERATOR, Endpoint::Retrain, "retrain", "Trains a model on what Prometheus has, and publishes it if it is better than the one that scores.").takes::<RetrainRequest>(),
     post("/api/v1/clusters/{cluster}/restore", OPERATOR, Endpoint::Restore, "restore", "Begins the cluster anew from the repository, or makes a copy beside it.").takes::<RestoreRequest>(),
     post("/api/v1/clusters/{cluster}/pause", OPERATOR, Endpoint::Pause, "pause", "Stops automatic operations for a while.").takes::<PauseRequest>(),
     post("/api/v1/clusters/{cluster}/resume", OPERATOR, Endpoint::Resume, "resume", "Lets automatic operations go on."),

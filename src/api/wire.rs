@@ -363,6 +363,14 @@ pub struct DrillRequest {
     pub dry_run: bool,
 }
 
+/// Body of `POST …/retrain`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetrainRequest {
+    /// Only plan.
+    pub dry_run: bool,
+}
+
 /// Body of `POST …/restore`. To the end of the WAL in the repository, unless it says up to where.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]

@@ -233,6 +233,12 @@ pub enum Command {
         /// The cluster; may be left out where the controller keeps one.
         cluster: Option<String>,
     },
+    /// Train a model on what Prometheus has, and let it score if it is better than the one in use.
+    #[command(after_help = "Examples:\n  stormglass retrain\n  stormglass retrain orders --no-wait")]
+    Retrain {
+        /// The cluster; may be left out where the controller keeps one.
+        cluster: Option<String>,
+    },
     /// Begin the cluster anew from the backup repository; the former data are put aside. With --into, only a copy beside it.
     #[command(
         after_help = "Examples:\n  stormglass restore orders --latest\n  stormglass restore orders --to-time 2026-11-21T03:12:09Z --dry-run\n  \

@@ -12,7 +12,8 @@ use crate::domain::ids::{Address, ClusterName};
 use crate::domain::notification::{Channel, NoticeKind};
 
 /// Kinds of operations that can be named in `operations`.
-const OPERATIONS: [&str; 8] = ["failover", "switchover", "rejoin", "fence", "sequence", "backup", "drill", "restore"];
+const OPERATIONS: [&str; 9] =
+    ["failover", "switchover", "rejoin", "fence", "sequence", "backup", "drill", "restore", "retrain"];
 /// Longest name of a channel: it stands in URLs and in the store.
 const NAME_LENGTH_MAX: usize = 63;
 

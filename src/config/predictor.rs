@@ -14,6 +14,12 @@ use crate::domain::policy::{PredictionMode, PredictionPolicy};
 const STEP_MIN: Duration = Duration::from_secs(1);
 /// Coarser than that, nothing is seen in time.
 const STEP_MAX: Duration = Duration::from_secs(300);
+/// With less the training program does not even start.
+const MEMORY_BYTES_MIN: u64 = 256 << 20;
+/// Fewer rows teach nothing.
+const ROWS_MIN: u32 = 400;
+/// Longer than anybody keeps samples.
+const SPAN_MAX: Duration = Duration::from_secs(400 * 86_400);
 
 /// `[prometheus]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,6 +126,26 @@ pub struct PredictorSection {
     /// One predictive switchover in each window of this length.
     #[serde(with = "super::duration")]
     pub budget_window: Duration,
+    /// When a model is trained anew, as a cron expression; only when somebody asks if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retrain_schedule: Option<String>,
+    /// Time zone of the schedule.
+    pub retrain_time_zone: String,
+    /// Also when the model has not known a node for some time, once a day at most.
+    pub retrain_on_drift: bool,
+    /// How much of the past is used: the older three quarters to train on, the newest quarter to judge on.
+    #[serde(with = "super::duration")]
+    pub retrain_span: Duration,
+    /// How long the training itself may take.
+    #[serde(with = "super::duration")]
+    pub retrain_time_limit: Duration,
+    /// Address space of the training program, in bytes.
+    pub retrain_memory_bytes: u64,
+    /// With the LSTM; else its linear twin alone, which trains in seconds.
+    pub retrain_network: bool,
+    /// The training program; beside `stormglass` if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retrain_program: Option<PathBuf>,
 }
 
 impl Default for PredictorSection {
@@ -134,6 +160,14 @@ impl Default for PredictorSection {
             confirm_after: None,
             horizon: None,
             budget_window: PredictionPolicy::default().budget_window,
+            retrain_schedule: None,
+            retrain_time_zone: "UTC".to_owned(),
+            retrain_on_drift: false,
+            retrain_span: Duration::from_secs(28 * 86_400),
+            retrain_time_limit: Duration::from_secs(4 * 3600),
+            retrain_memory_bytes: 2 << 30,
+            retrain_network: true,
+            retrain_program: None,
         }
     }
 }
@@ -169,8 +203,44 @@ impl PredictorSection {
         if !(0.0..=1.0).contains(&self.risk_min) {
             return Err(Violation::at("predictor.risk_min", "is a probability: 0 to 1"));
         }
+        self.retrain_violation()?;
         if self.horizon.is_some_and(|horizon| horizon < self.step) {
             return Err(Violation::at("predictor.horizon", "must be at least one predictor.step"));
+        }
+        Ok(())
+    }
+}
+
+impl PredictorSection {
+    fn retrain_violation(&self) -> Result<(), Violation> {
+        if let Some(cron) = &self.retrain_schedule
+            && let Err(error) = cron.parse::<croner::Cron>()
+        {
+            let problem = format!("{cron:?} is no cron expression such as \"0 3 * * sun\": {error}");
+            return Err(Violation::at("predictor.retrain_schedule", problem));
+        }
+        if self.retrain_time_zone.parse::<chrono_tz::Tz>().is_err() {
+            let problem = format!("{:?} is no time zone such as \"Europe/Berlin\"", self.retrain_time_zone);
+            return Err(Violation::at("predictor.retrain_time_zone", problem));
+        }
+        if let Some(program) = &self.retrain_program {
+            absolute("predictor.retrain_program", program)?;
+        }
+        if self.retrain_memory_bytes < MEMORY_BYTES_MIN {
+            return Err(Violation::at("predictor.retrain_memory_bytes", "must be at least 268435456 (256 MiB)"));
+        }
+        if self.retrain_span < self.step * ROWS_MIN || self.retrain_span > SPAN_MAX {
+            let problem = format!("must be {ROWS_MIN} times predictor.step at least, and 400 days at most");
+            return Err(Violation::at("predictor.retrain_span", problem));
+        }
+        if self.retrain_time_limit.is_zero() {
+            return Err(Violation::at("predictor.retrain_time_limit", "must be more than 0s"));
+        }
+        let acts_alone = self.retrain_schedule.is_some() || self.retrain_on_drift;
+        if let Some(model) = self.model.as_ref().filter(|_| acts_alone) {
+            let problem =
+                format!("fixes which model scores ({model}), so that no retraining has an effect: take one out");
+            return Err(Violation::at("predictor.model", problem));
         }
         Ok(())
     }

@@ -129,7 +129,7 @@ impl ControllerConfig {
             return Err(Violation::at("authentication.requests_per_second", "must be more than 0"));
         }
         let sequences: Vec<&str> = self.sequences.iter().map(|sequence| sequence.name.as_str()).collect();
-        self.webhook.violation(&sequences)?;
+        self.webhook.violation(&sequences, self.predictor.is_some())?;
         self.terraform.violation()?;
         unique("notification", "name", self.notifications.iter().map(|channel| channel.name.clone()))?;
         for (index, channel) in self.notifications.iter().enumerate() {

@@ -32,21 +32,17 @@ impl WebhookSection {
     }
 
     /// The first rule that is broken; `sequences` are the names that there are.
-    pub(super) fn violation(&self, sequences: &[&str]) -> Result<(), Violation> {
+    pub(super) fn violation(&self, sequences: &[&str], has_predictor: bool) -> Result<(), Violation> {
         if self.max_age.is_zero() {
             return Err(Violation::at("webhook.max_age", "must be more than 0s"));
         }
         for (index, route) in self.routes.iter().enumerate() {
             let key = |name: &str| format!("webhook.route.{index}.{name}");
-            if !route.action.is_available() {
-                let known: Vec<&str> = AlertAction::ALL
-                    .into_iter()
-                    .filter(|action| action.is_available())
-                    .map(AlertAction::label)
-                    .collect();
-                let problem =
-                    format!("{} cannot be carried out by this version: use {}", route.action, known.join(", "));
-                return Err(Violation::at(&key("action"), problem));
+            if route.action == AlertAction::Retrain && !has_predictor {
+                return Err(Violation::at(
+                    &key("action"),
+                    "retrain needs [predictor]: nothing is predicted without it",
+                ));
             }
             match (route.action, &route.sequence) {
                 (AlertAction::Sequence, None) => {

@@ -161,7 +161,9 @@ impl ControllerHandle {
                     Err(reason) => Ok(Outcome::new("refused", reason.to_string())),
                 }
             }
-            AlertAction::Drill | AlertAction::Sequence if alert::is_paused(&self.glance().await?.view) => {
+            AlertAction::Drill | AlertAction::Sequence | AlertAction::Retrain
+                if alert::is_paused(&self.glance().await?.view) =>
+            {
                 Ok(Outcome::new("refused", "paused: an alert is no operator, resume first"))
             }
             AlertAction::Drill => {
@@ -190,9 +192,11 @@ impl ControllerHandle {
                 "told",
                 accepted.alert.summary.clone().unwrap_or_else(|| accepted.alert.name().to_owned()),
             )),
-            other @ (AlertAction::Retrain | AlertAction::Ignore) => {
-                Ok(Outcome::new("refused", format!("this version carries out no {other} for an alert")))
-            }
+            AlertAction::Retrain => match self.retraining() {
+                Ok(request) => self.plan(request, accepted.origin()).await.map(|(plan, begun)| planned(&plan, begun)),
+                Err(problem) => Ok(Outcome::new("refused", problem.detail)),
+            },
+            AlertAction::Ignore => Ok(Outcome::new("refused", "nothing is to be done for it")),
         }
     }
 

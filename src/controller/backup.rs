@@ -396,7 +396,7 @@ fn violation(repository: &Repository, now: WallTime, rpo: Duration) -> Option<St
 }
 
 /// The first time after `after` that a cron expression names in a time zone; `None` if there is none.
-fn next_time(cron: &str, time_zone: &str, after: WallTime) -> Option<WallTime> {
+pub(super) fn next_time(cron: &str, time_zone: &str, after: WallTime) -> Option<WallTime> {
     let cron: croner::Cron = cron.parse().ok()?;
     let zone: chrono_tz::Tz = time_zone.parse().ok()?;
     let from = zone.timestamp_micros(after.0).single()?;

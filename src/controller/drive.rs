@@ -275,6 +275,7 @@ impl Controller {
             sights: self.sights.clone(),
             proxy_assignment: assignment,
             steps: self.parts.sequences.runner.clone(),
+            trainer: self.parts.prediction.as_ref().and_then(|it| it.training.as_ref()).map(|it| it.trainer.clone()),
             backups_from_standby: self.parts.backup.as_ref().is_some_and(|section| section.from_standby),
             events: self.events.clone(),
         };

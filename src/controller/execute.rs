@@ -25,10 +25,12 @@ use crate::domain::operation::{Operation, StepState};
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::sequence::StepRun;
+use crate::domain::training::TrainRun;
 use crate::operate::sequence::{Awaited, is_met};
 use crate::operate::{Effect, Step};
 use crate::ports::steps::{StepError, StepRunner};
-use crate::ports::{Clock, ControlError, NodeControl, ProxyControl, Store, Swap};
+use crate::ports::{Clock, ControlError, NodeControl, ProxyControl, Store, Swap, Trainer};
+use crate::telemetry;
 
 /// How long one question to an agent may take; a long command answers `Running` before that. A host that lost its power answers
 /// nothing: the question that was on its way is over by then.
@@ -59,6 +61,7 @@ pub(super) struct Outside {
     /// What was last found of the name.
     pub sights: watch::Receiver<Option<NameSight>>,
     pub steps: Arc<dyn StepRunner>,
+    pub trainer: Option<Arc<dyn Trainer>>,
     /// Backups that a sequence asks for are taken from a standby where one streams.
     pub backups_from_standby: bool,
     pub events: mpsc::Sender<Event>,
@@ -116,6 +119,7 @@ pub(super) async fn step(outside: &Outside, operation: &Operation, step: &Step) 
             let command = Command::VerifyWrite { expect: expect.clone() };
             verify_name(outside, operation, step, command).await
         }
+        Effect::Train { run } => train(outside, operation, step, run).await,
         Effect::RunStep { run } => run_step(outside, step, run).await,
         Effect::Await { what } => wait_until(outside, step, what).await,
         Effect::Begin { what, origin } => errand::run(outside, step, *what, origin).await,
@@ -135,6 +139,45 @@ async fn run_step(outside: &Outside, step: &Step, run: &StepRun) -> Done {
         Ok(Err(StepError::Failed(error))) => StepState::Failed { error },
         Ok(Err(StepError::Unknown(error))) => StepState::Unknown { error },
         Err(_) => StepState::Unknown { error: format!("no outcome within {:?}", step.timeout) },
+    })
+}
+
+/// A stage of a retraining; its program ends with this controller's term, and where an operator cancels.
+async fn train(outside: &Outside, operation: &Operation, step: &Step, run: &TrainRun) -> Done {
+    let Some(trainer) = &outside.trainer else {
+        let error = "this controller trains nothing: its configuration has no [predictor] with [prometheus]";
+        return Done::plain(StepState::Failed { error: error.to_owned() });
+    };
+    let tell = |progress: String| {
+        let told = telemetry::Event::RetrainingProgressed { operation: operation.id.clone(), progress };
+        // Where the loop is busy, the next line says more.
+        let _ = outside.events.try_send(Event::Tell(Box::new(told)));
+    };
+    let cancelled = async {
+        loop {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            let (reply, answer) = oneshot::channel();
+            if outside.events.send(Event::Look { reply }).await.is_err() {
+                return;
+            }
+            let Ok(glance) = answer.await else { return };
+            if glance.operations.iter().any(|other| other.id == operation.id && other.cancel_requested) {
+                return;
+            }
+        }
+    };
+    let ran = tokio::select! {
+        ran = tokio::time::timeout(step.timeout, trainer.run(run, &tell)) => ran,
+        () = outside.events.closed() => {
+            return Done::plain(StepState::Unknown { error: "this controller's term ended".to_owned() });
+        }
+        () = cancelled => return Done::plain(StepState::Failed { error: "cancelled, and its program was ended".to_owned() }),
+    };
+    Done::plain(match ran {
+        Ok(Ok(text)) => succeeded((!text.is_empty()).then_some(text)),
+        Ok(Err(StepError::Failed(error))) => StepState::Failed { error },
+        Ok(Err(StepError::Unknown(error))) => StepState::Unknown { error },
+        Err(_) => StepState::Failed { error: format!("it did not end within {:?}, and was ended", step.timeout) },
     })
 }
 

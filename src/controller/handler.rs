@@ -24,7 +24,7 @@ use crate::api::tokens::{TokenDocument, TokenReply, TokenRequest};
 use crate::api::webhook::AlertsReply;
 use crate::api::wire::{
     BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
-    PauseRequest, Problem, RestoreRequest, SCHEMA_VERSION, SequenceRequest, SwitchoverRequest,
+    PauseRequest, Problem, RestoreRequest, RetrainRequest, SCHEMA_VERSION, SequenceRequest, SwitchoverRequest,
 };
 use crate::decide::doctor::{self, Patient};
 use crate::decide::request::Request;
@@ -38,7 +38,7 @@ use crate::domain::name::NameRule;
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::Policy;
-use crate::domain::readiness::{Circumstances, Readiness, StackFacts};
+use crate::domain::readiness::{ChannelFacts, Circumstances, Readiness, StackFacts};
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::sequence::Sequence;
 use crate::domain::trail::{AuditEntry, AuditRow, EventRow};
@@ -167,6 +167,9 @@ impl ControllerHandle {
             let known = stored(self.store.list_operations(&self.cluster, backup::LOOKED_THROUGH).await)?;
             circumstances.backup = Some(backup::facts(&known));
         }
+        let channels = self.standing.list(&self.channels).into_iter();
+        circumstances.channels =
+            channels.map(|channel| ChannelFacts { name: channel.name, problem: channel.problem }).collect();
         let (view, operations) = (&glance.view, &glance.operations[..]);
         let (policy, circumstances, cluster) = (&self.policy, &circumstances, self.cluster.as_str());
         Ok(doctor::examine(&Patient { view, policy, operations, circumstances, cluster }))
@@ -251,6 +254,14 @@ fn reply(plan: Plan, operation: Option<Operation>, dry_run: bool) -> MutationRep
         ),
         Intent::Start { operation: OperationKind::Fence { node } } => (format!("fence of {node}"), Vec::new()),
         Intent::Start { operation: OperationKind::Sequence { name, .. } } => (format!("sequence {name}"), Vec::new()),
+        Intent::Start { operation: OperationKind::Retrain { .. } } => (
+            "retraining".to_owned(),
+            vec![
+                "a challenger is trained beside the controller, nice and within limits of memory and time".to_owned(),
+                "it scores only if it is better than the model in use on samples that neither was trained on"
+                    .to_owned(),
+            ],
+        ),
         Intent::Start { operation } => backup::words(operation),
         Intent::UpdateRecord { .. } => ("the change is being stored".to_owned(), Vec::new()),
         Intent::Hold => ("nothing to do".to_owned(), Vec::new()),
@@ -540,6 +551,12 @@ impl ControllerHandler for ControllerHandle {
         self.request(cluster, Request::Drill, caller, request.dry_run).await
     }
 
+    async fn retrain(&self, cluster: &str, request: RetrainRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.check(cluster)?;
+        let wanted = self.retraining()?;
+        self.request(cluster, wanted, caller, request.dry_run).await
+    }
+
     async fn restore(&self, cluster: &str, request: RestoreRequest, caller: &Caller) -> Result<MutationReply, Problem> {
         let target = match (request.to_time, request.to_lsn) {
             (None, None) => RecoveryTarget::Latest,
@@ -659,6 +676,16 @@ impl ControllerHandle {
             Problem::unavailable("not stored in time: the cluster may have no first epoch yet; see stormglass status")
         })??;
         Ok(MutationReply { schema_version: SCHEMA_VERSION, operation: None, plan: None, expect: Vec::new(), message })
+    }
+
+    /// The request for a retraining, where one could be carried out and would have an effect.
+    pub(super) fn retraining(&self) -> Result<Request, Problem> {
+        let training = self.changeable()?.training.as_ref();
+        let Some(training) = training else {
+            let words = "this controller trains nothing: its configuration has no [prometheus]";
+            return Err(Problem::not_found(words));
+        };
+        Ok(training.request())
     }
 
     fn prediction(&self) -> Result<&Prediction, Problem> {

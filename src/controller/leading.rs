@@ -20,7 +20,7 @@ use crate::api::tokens::{TokenDocument, TokenReply, TokenRequest};
 use crate::api::webhook::AlertsReply;
 use crate::api::wire::{
     BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, LeaderAddress, MutationReply,
-    NodeRequest, PauseRequest, Problem, RestoreRequest, SequenceRequest, SwitchoverRequest,
+    NodeRequest, PauseRequest, Problem, RestoreRequest, RetrainRequest, SequenceRequest, SwitchoverRequest,
 };
 use crate::domain::alert::Alert;
 use crate::domain::clock::WallTime;
@@ -341,6 +341,10 @@ impl ControllerHandler for Seat {
 
     async fn drill(&self, cluster: &str, request: DrillRequest, caller: &Caller) -> Result<MutationReply, Problem> {
         self.leader()?.drill(cluster, request, caller).await
+    }
+
+    async fn retrain(&self, cluster: &str, request: RetrainRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.retrain(cluster, request, caller).await
     }
 
     async fn restore(&self, cluster: &str, request: RestoreRequest, caller: &Caller) -> Result<MutationReply, Problem> {

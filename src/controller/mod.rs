@@ -16,6 +16,7 @@ mod notes;
 pub mod notifications;
 mod outlook;
 pub mod prediction;
+pub mod retraining;
 mod sequences;
 mod stacks;
 mod state;
@@ -44,6 +45,7 @@ pub use handler::ControllerHandle;
 pub use name::KeptName;
 pub use notifications::{KeptChannel, Notifications};
 pub use prediction::Prediction;
+pub use retraining::Training;
 pub use sequences::Sequences;
 pub use stacks::Stacks;
 use watched::StoreWatch;
@@ -138,6 +140,9 @@ pub async fn start(parts: ControllerParts, shutdown: watch::Receiver<bool>) -> R
         tracing::info!(operation = %operation.id, kind = operation.kind.label(), "operation resumed from its journal");
     }
     if let Some(keeper) = backup::Keeper::new(&parts, events.clone()) {
+        tokio::spawn(keeper.run(store.clone()));
+    }
+    if let Some(keeper) = retraining::Keeper::new(&parts, events.clone()) {
         tokio::spawn(keeper.run(store.clone()));
     }
     let (alerts, accepted) = mpsc::channel(alerts::WAITING_MAX);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::event_loop::Event;
+use super::retraining::Training;
 use crate::domain::epoch::Epoch;
 use crate::domain::feature::Feature;
 use crate::domain::ids::NodeName;
@@ -41,6 +42,8 @@ pub struct Prediction {
     pub step_seconds: u32,
     /// The model by configuration; else the one that was promoted; else the first that fits.
     pub model: Option<String>,
+    /// How models are trained anew; `None`: they are not.
+    pub training: Option<Training>,
 }
 
 /// The scoring task's word.

@@ -67,6 +67,7 @@ const CHECKS: &[Examination] = &[
     stuck,
     doctor_outside::sequences,
     doctor_outside::stacks,
+    doctor_outside::channels,
 ];
 
 /// Looks at everything.
@@ -447,7 +448,7 @@ mod tests {
     use super::*;
     use crate::decide::tests::{edit, node, policy, record, view};
     use crate::domain::clock::WallTime;
-    use crate::domain::readiness::{BackupFacts, CertificateFacts, NameFacts, StackFacts};
+    use crate::domain::readiness::{BackupFacts, CertificateFacts, ChannelFacts, NameFacts, StackFacts};
     use crate::domain::record::ClusterRecord;
     use crate::domain::report::{ArchiverReport, DiskReport, SlotReport, UpkeepReport};
 
@@ -583,6 +584,7 @@ mod tests {
             certificates: vec![CertificateFacts { subject: "c1".to_owned(), expires: WallTime(99 * DAY) }],
             sequences_after_failover: vec!["restore".to_owned()],
             stacks: vec![StackFacts { name: "terraform/standby".to_owned(), drift: Ok(true) }],
+            channels: vec![ChannelFacts { name: "chat".to_owned(), problem: Some("403".to_owned()) }],
         };
         let readiness = look(&view, &circumstances);
         for (name, expected) in [
@@ -593,6 +595,7 @@ mod tests {
             ("controllers", Verdict::Ok),
             ("restore_sequence", Verdict::Ok),
             ("stacks", Verdict::Warning),
+            ("notifications", Verdict::Warning),
         ] {
             assert_eq!(verdicts(&readiness, name).first().map(|found| found.1), Some(expected), "{name}");
         }

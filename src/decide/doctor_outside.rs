@@ -143,3 +143,19 @@ pub(super) fn stacks(patient: &Patient<'_>) -> Vec<Check> {
     };
     patient.circumstances.stacks.iter().map(one).collect()
 }
+
+pub(super) fn channels(patient: &Patient<'_>) -> Vec<Check> {
+    const NAME: &str = "notifications";
+    if patient.circumstances.channels.is_empty() {
+        return vec![of(NAME, Verdict::NotApplicable, "none is configured")];
+    }
+    let one = |facts: &crate::domain::readiness::ChannelFacts| {
+        let check = |verdict, detail| Check { subject: Some(facts.name.clone()), ..of(NAME, verdict, detail) };
+        match &facts.problem {
+            None => check(Verdict::Ok, "nothing is known against it".to_owned()),
+            Some(problem) => check(Verdict::Warning, format!("its last message did not go out: {problem}"))
+                .then(Some(format!("stormglass notification test {}", facts.name))),
+        }
+    };
+    patient.circumstances.channels.iter().map(one).collect()
+}

@@ -61,6 +61,11 @@ pub enum Request {
     },
     /// Restore a backup where nobody uses it, check it, remove it.
     Drill,
+    /// Train a model anew.
+    Retrain {
+        /// How long the training itself may take, in seconds.
+        time_limit_seconds: u64,
+    },
     /// Begin anew from the repository.
     Restore {
         /// Up to where.
@@ -99,6 +104,7 @@ pub fn plan(view: &View, policy: &Policy, operations: &[Operation], request: &Re
             repository::backup(view, record, policy, operations, *backup_type, *from_standby)
         }
         Request::Drill => repository::drill(view, record, policy, operations),
+        Request::Retrain { time_limit_seconds } => retrain(record, operations, *time_limit_seconds),
         Request::Restore { target, site, into } => {
             repository::restore(view, record, operations, *target, site.as_ref(), into.clone())
         }
@@ -274,6 +280,17 @@ fn bring_back(
         return Err(vec![refusal]);
     }
     let operation = OperationKind::Rejoin { node: node.clone(), reclone };
+    Ok((Intent::Start { operation }, Vec::new()))
+}
+
+/// One at a time; whatever else is under way goes on beside it.
+fn retrain(record: &ClusterRecord, operations: &[Operation], time_limit_seconds: u64) -> Answer {
+    let is_one = |it: &&Operation| !it.status.is_final() && matches!(it.kind, OperationKind::Retrain { .. });
+    if let Some(running) = operations.iter().find(is_one) {
+        let words = format!("retrain {}: watch or cancel it first", running.id);
+        return Err(vec![Reason::new(ReasonCode::OperationUnderWay, words)]);
+    }
+    let operation = OperationKind::Retrain { node: record.holder.clone(), time_limit_seconds };
     Ok((Intent::Start { operation }, Vec::new()))
 }
 

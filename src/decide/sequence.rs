@@ -169,6 +169,7 @@ mod tests {
             probability: Some(probability),
             score: 1.0,
             alarm: true,
+            drifts: false,
             abstains: None,
             drivers: Vec::new(),
             model: ModelName { name: "lab".to_owned(), version: "1".to_owned() },

@@ -66,6 +66,7 @@ impl Hearing<'_> {
             | OperationKind::Fence { .. }
             | OperationKind::Backup { .. }
             | OperationKind::Drill { .. }
+            | OperationKind::Retrain { .. }
             | OperationKind::Sequence { .. } => self.view.record.as_ref().map(|record| record.holder.clone()),
         }
     }

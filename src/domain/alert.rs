@@ -99,11 +99,6 @@ impl AlertAction {
             AlertAction::Ignore => "ignore",
         }
     }
-
-    /// True for what this version can carry out.
-    pub fn is_available(self) -> bool {
-        self != AlertAction::Retrain
-    }
 }
 
 impl fmt::Display for AlertAction {

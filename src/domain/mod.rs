@@ -31,6 +31,7 @@ pub mod sequence_step;
 pub mod timing;
 pub mod traffic;
 pub mod trail;
+pub mod training;
 pub mod view;
 pub mod witness;
 

@@ -18,7 +18,7 @@ use super::sequence_step::SequenceIndex;
 
 /// Format of the journal. A changed list of steps is a new format: running operations are finished or refused,
 /// never reinterpreted.
-pub const JOURNAL_FORMAT: u32 = 2;
+pub const JOURNAL_FORMAT: u32 = 3;
 
 /// The oldest format that this version goes on with. One that is older, or newer than [`JOURNAL_FORMAT`], ends as stuck.
 pub const JOURNAL_FORMAT_OLDEST: u32 = 1;
@@ -85,6 +85,13 @@ pub enum OperationKind {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         manifests: BTreeMap<String, String>,
     },
+    /// A model is trained anew, and published if it is better than the one that scores.
+    Retrain {
+        /// The primary when it began; nothing happens to it.
+        node: NodeName,
+        /// How long the training itself may take, in seconds.
+        time_limit_seconds: u64,
+    },
     /// The cluster begins anew from the repository; or, with `into`, a copy is made beside it that nobody uses.
     Restore {
         /// The primary before.
@@ -112,6 +119,7 @@ impl OperationKind {
             OperationKind::Sequence { .. } => "sequence",
             OperationKind::Backup { .. } => "backup",
             OperationKind::Drill { .. } => "drill",
+            OperationKind::Retrain { .. } => "retrain",
             OperationKind::Restore { .. } => "restore",
         }
     }
@@ -134,6 +142,7 @@ impl OperationKind {
             | OperationKind::Fence { node }
             | OperationKind::Backup { node, .. }
             | OperationKind::Drill { node, .. }
+            | OperationKind::Retrain { node, .. }
             | OperationKind::Restore { node, .. } => node,
             OperationKind::Sequence { primary, .. } => primary,
         }
@@ -194,6 +203,12 @@ pub enum StepName {
     RemoveCopy,
     /// The data of the other nodes are put aside.
     SetAside,
+    /// Samples are pulled from Prometheus.
+    CollectSamples,
+    /// A challenger is trained.
+    FitModel,
+    /// Champion and challenger are judged, and the better one is published.
+    PublishModel,
     /// The restored data take the place of the node's own, which are put aside.
     AdoptCopy,
     /// A step of a sequence, by its place: `step_1`.
@@ -232,6 +247,9 @@ impl StepName {
             StepName::RemoveCopy => "remove_copy",
             StepName::SetAside => "set_aside",
             StepName::AdoptCopy => "adopt_copy",
+            StepName::CollectSamples => "collect_samples",
+            StepName::FitModel => "fit_model",
+            StepName::PublishModel => "publish_model",
         }
     }
 }
@@ -434,7 +452,10 @@ impl Operation {
             // A data directory that is half rejoined is never started, and the next rejoin begins anew.
             // What its steps did outside is theirs to undo.
             OperationKind::Sequence { .. } => return None,
-            OperationKind::Rejoin { .. } | OperationKind::Backup { .. } | OperationKind::Drill { .. } => return None,
+            OperationKind::Rejoin { .. }
+            | OperationKind::Backup { .. }
+            | OperationKind::Drill { .. }
+            | OperationKind::Retrain { .. } => return None,
             OperationKind::Restore { into: Some(directory), node, .. } => {
                 let began = self.attempts(StepName::RestoreCopy) > 0;
                 return began.then(|| format!("{directory} on {node} may hold a part of the copy"));

@@ -101,6 +101,17 @@ pub struct Circumstances {
     pub sequences_after_failover: Vec<String>,
     /// Stacks that were compared with what they describe.
     pub stacks: Vec<StackFacts>,
+    /// Channels of notifications; empty where none is configured.
+    pub channels: Vec<ChannelFacts>,
+}
+
+/// One channel of notifications.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelFacts {
+    /// Its name.
+    pub name: String,
+    /// Why its last message did not go out, if it did not.
+    pub problem: Option<String>,
 }
 
 /// What is known of the backups.

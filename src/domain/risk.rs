@@ -23,6 +23,9 @@ pub struct Risk {
     /// Why it says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abstains: Option<String>,
+    /// It abstains because the node is unlike those of its training.
+    #[serde(default)]
+    pub drifts: bool,
     /// What drove the score, the greatest share first.
     #[serde(default)]
     pub drivers: Vec<Driver>,
@@ -174,6 +177,7 @@ mod tests {
             score: 0.0,
             alarm: false,
             abstains: abstains.map(str::to_owned),
+            drifts: false,
             drivers: Vec::new(),
             model: ModelName { name: "lab".to_owned(), version: "1".to_owned() },
         };

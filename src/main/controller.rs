@@ -18,15 +18,19 @@ use stormglass::adapters::steps::HostSteps;
 use stormglass::adapters::store::etcd::{EtcdLeadership, EtcdSettings, EtcdStore, EtcdTls};
 use stormglass::adapters::store::{SqliteStore, migration};
 use stormglass::adapters::system::{SystemClock, priority};
+use stormglass::adapters::training::{TrainProgram, TrainSettings};
 use stormglass::api::authentication::{Authentication, Token};
 use stormglass::api::controller::ControllerHandler;
 use stormglass::api::{router, server};
+use stormglass::config::controller::{PredictorSection, PrometheusSection};
 use stormglass::config::dns::{DnsProvider, DnsSection};
 use stormglass::config::features::load_features;
 use stormglass::config::store::{StoreKind, StoreSection};
 use stormglass::config::{ControllerConfig, SecretReference, load_controller};
 use stormglass::controller::leading::{self, Candidacy};
-use stormglass::controller::{self, ConfiguredNode, ControllerParts, KeptName, Prediction, Sequences, Stacks, WaysIn};
+use stormglass::controller::{
+    self, ConfiguredNode, ControllerParts, KeptName, Prediction, Sequences, Stacks, Training, WaysIn,
+};
 use stormglass::domain::ids::ProxyName;
 use stormglass::domain::policy::Policy;
 use stormglass::domain::readiness::{Circumstances, NameFacts};
@@ -190,7 +194,43 @@ fn prediction(config: &ControllerConfig) -> anyhow::Result<Option<Prediction>> {
         features: Arc::new(features),
         step_seconds: u32::try_from(predictor.step.as_secs()).context("read predictor.step")?,
         model: predictor.model.clone(),
+        training: Some(training(config, predictor, prometheus, settings)?),
     }))
+}
+
+/// How models are trained anew: a program beside this one, with the same samples.
+fn training(
+    config: &ControllerConfig,
+    predictor: &PredictorSection,
+    prometheus: &PrometheusSection,
+    settings: PrometheusSettings,
+) -> anyhow::Result<Training> {
+    let program = match &predictor.retrain_program {
+        Some(program) => program.clone(),
+        None => std::env::current_exe().context("find this program")?.with_file_name("stormglass-train"),
+    };
+    let step_seconds = u32::try_from(predictor.step.as_secs()).context("read predictor.step")?;
+    let trainer = TrainProgram::new(TrainSettings {
+        program,
+        directory: config.controller.data_directory.join("retraining"),
+        models: predictor.model_directory.clone(),
+        name: format!("{}-{step_seconds}s", config.cluster.name),
+        prometheus: settings,
+        authority_file: prometheus.ca_file.clone(),
+        features: predictor.features.clone(),
+        nodes: config.nodes.iter().map(|node| node.name.clone()).collect(),
+        step_seconds,
+        span: predictor.retrain_span,
+        memory_bytes_max: predictor.retrain_memory_bytes,
+        has_network: predictor.retrain_network,
+    });
+    Ok(Training {
+        trainer: Arc::new(trainer),
+        schedule: predictor.retrain_schedule.clone(),
+        time_zone: predictor.retrain_time_zone.clone(),
+        on_drift: predictor.retrain_on_drift,
+        time_limit: predictor.retrain_time_limit,
+    })
 }
 
 /// The provider of `[dns]`, with what it shall keep to.

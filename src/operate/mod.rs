@@ -10,6 +10,7 @@ pub mod fence;
 mod moving;
 pub mod rejoin;
 pub mod restore;
+pub mod retrain;
 pub mod sequence;
 pub mod switchover;
 
@@ -25,6 +26,7 @@ use crate::domain::operation::{
 use crate::domain::policy::Policy;
 use crate::domain::record::ClusterRecord;
 use crate::domain::sequence::StepRun;
+use crate::domain::training::TrainRun;
 use crate::domain::view::View;
 
 /// What to do with an operation now.
@@ -131,6 +133,11 @@ pub enum Effect {
         /// Which, with all that it needs.
         run: Box<StepRun>,
     },
+    /// A stage of a retraining, by the training program.
+    Train {
+        /// Which, with all that it needs.
+        run: Box<TrainRun>,
+    },
     /// Begin an operation, unless `origin` has begun it already, and wait for its end.
     Begin {
         /// Which.
@@ -165,6 +172,9 @@ pub fn next(operation: &Operation, view: &View, policy: &Policy) -> Next {
         OperationKind::Sequence { steps, .. } => sequence::next(operation, steps, view),
         OperationKind::Backup { node, backup_type } => backup::next(operation, node, *backup_type, view),
         OperationKind::Drill { node, manifests } => drill::next(operation, node, manifests, view),
+        OperationKind::Retrain { time_limit_seconds, .. } => {
+            retrain::next(operation, Duration::from_secs(*time_limit_seconds), view)
+        }
         OperationKind::Restore { .. } => restore::next(operation, view, policy),
     }
 }
@@ -201,6 +211,8 @@ pub fn cancel_refusal(operation: &Operation) -> Option<&'static str> {
         | OperationKind::Rejoin { .. }
         | OperationKind::Backup { .. }
         | OperationKind::Drill { .. }
+        // Its program is ended.
+        | OperationKind::Retrain { .. }
         | OperationKind::Restore { .. }
         // It ends before its next step.
         | OperationKind::Sequence { .. } => None,

@@ -15,6 +15,7 @@ pub mod postgres;
 pub mod steps;
 pub mod store;
 pub mod traffic;
+pub mod training;
 
 pub use agent::{AgentMemory, ControllerLink, GuardLink, KillFamily, Memory, PeerLink};
 pub use backup::BackupRepository;
@@ -27,3 +28,4 @@ pub use notification::{Notifier, NotifyError};
 pub use postgres::LocalPostgres;
 pub use store::{Card, Drawer, Page, Paged, Store, StoreError, Swap};
 pub use traffic::{NodeHealth, ProxyControllerLink, ProxyMemory, TrafficRouter, WriteVerifier};
+pub use training::Trainer;

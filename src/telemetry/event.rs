@@ -350,6 +350,13 @@ pub enum Event {
         /// By which model.
         model: ModelName,
     },
+    /// A retraining says how far it is.
+    RetrainingProgressed {
+        /// The operation.
+        operation: OperationId,
+        /// What it says.
+        progress: String,
+    },
     /// A channel of notifications began to fail: people are not told what they shall be told.
     NotificationFailed {
         /// The channel.
@@ -399,6 +406,7 @@ impl Event {
             Event::RpoKept { .. } => "rpo_kept",
             Event::AlertAccepted { .. } => "alert_accepted",
             Event::AlertHandled { .. } => "alert_handled",
+            Event::RetrainingProgressed { .. } => "retraining_progressed",
             Event::NotificationFailed { .. } => "notification_failed",
             Event::StoreFailed { .. } => "store_failed",
             Event::RiskBegan { .. } => "risk_began",
@@ -469,6 +477,7 @@ impl Event {
         match self {
             Event::OperationBegan { operation, .. }
             | Event::StepEnded { operation, .. }
+            | Event::RetrainingProgressed { operation, .. }
             | Event::OperationEnded { operation, .. } => Some(operation),
             Event::AlertHandled { operation, .. } => operation.as_ref(),
             _ => None,

@@ -86,8 +86,8 @@ const DECISION_BUCKETS: [f64; 8] = [0.000_01, 0.000_03, 0.000_1, 0.000_3, 0.001,
 /// A sample costs microseconds, and a thousand nodes are scored at once.
 const SCORING_BUCKETS: [f64; 8] = [0.000_03, 0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1];
 
-const OPERATION_KINDS: [&str; 8] =
-    ["failover", "switchover", "rejoin", "fence", "backup", "drill", "restore", "sequence"];
+const OPERATION_KINDS: [&str; 9] =
+    ["failover", "switchover", "rejoin", "fence", "backup", "drill", "restore", "sequence", "retrain"];
 const OTHER_INTENTS: [&str; 2] = ["hold", "update_record"];
 const OUTCOMES: [OperationStatus; 5] = [
     OperationStatus::Succeeded,

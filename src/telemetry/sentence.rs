@@ -120,6 +120,10 @@ impl fmt::Display for Event {
                 write!(formatter, "The name {name} does not follow the primary yet")?;
                 ending(formatter, Some(problem))
             }
+            Event::RetrainingProgressed { progress, .. } => {
+                write!(formatter, "The retraining goes on")?;
+                ending(formatter, Some(progress))
+            }
             Event::NotificationFailed { channel, problem } => {
                 write!(formatter, "The notification channel {channel} does not take messages")?;
                 ending(formatter, Some(problem))

@@ -15,8 +15,8 @@ use stormglass::api::tokens::{StoredToken, TokenDocument, TokenReply, TokenReque
 use stormglass::api::webhook::AlertsReply;
 use stormglass::api::wire::{
     BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverPreview, FailoverRequest, Health,
-    LeaderAddress, MutationReply, NodeRequest, PauseRequest, Problem, RestoreRequest, SCHEMA_VERSION, SequenceRequest,
-    SwitchoverRequest, TimerStatus,
+    LeaderAddress, MutationReply, NodeRequest, PauseRequest, Problem, RestoreRequest, RetrainRequest, SCHEMA_VERSION,
+    SequenceRequest, SwitchoverRequest, TimerStatus,
 };
 use stormglass::domain::alert::Alert;
 use stormglass::domain::clock::{BootId, Moment, WallTime};
@@ -404,6 +404,10 @@ impl ControllerHandler for Script {
 
     async fn drill(&self, cluster: &str, _: DrillRequest, _: &Caller) -> Result<MutationReply, Problem> {
         known(cluster).map(|()| reply("drill begun"))
+    }
+
+    async fn retrain(&self, cluster: &str, _: RetrainRequest, _: &Caller) -> Result<MutationReply, Problem> {
+        known(cluster).map(|()| reply("retraining begun"))
     }
 
     async fn restore(&self, cluster: &str, _: RestoreRequest, _: &Caller) -> Result<MutationReply, Problem> {

@@ -25,6 +25,7 @@ fn ways() -> WaysIn {
         route("Noise", AlertAction::Ignore),
         route("Weekly", AlertAction::Drill),
         route("Doubt", AlertAction::DrCheck),
+        route("Drift", AlertAction::Retrain),
         AlertRoute { sequence: Some("gone".to_owned()), ..route("Page", AlertAction::Sequence) },
     ];
     WaysIn { alerts: AlertPolicy { routes, max_age: Duration::from_secs(3600) } }
@@ -155,12 +156,13 @@ async fn an_accepted_alert_is_carried_out_by_the_controller_that_comes_next() {
 #[tokio::test]
 async fn a_check_a_drill_and_a_sequence_are_asked_for_like_by_an_operator() {
     let controller = begin(&[]).await;
-    let names = ["Doubt", "Weekly", "Page"];
+    let names = ["Doubt", "Weekly", "Page", "Drift"];
     let alerts = names.iter().enumerate().map(|(number, name)| alert(&controller, name, number)).collect();
-    assert_eq!(post(&controller, alerts).await.accepted, 3);
-    let handled = controller.until_told("alert_handled", 3).await;
+    assert_eq!(post(&controller, alerts).await.accepted, 4);
+    let handled = controller.until_told("alert_handled", 4).await;
     let of = |action: &str| handled.iter().find(|told| told.contains(action)).expect("told").clone();
     assert!(of("dr-check").contains("readiness 0"), "{handled:?}");
     assert!(of("drill").contains("refused"), "nobody runs, so nothing can be drilled: {handled:?}");
     assert!(of("sequence").contains("there is no sequence"), "{handled:?}");
+    assert!(of("retrain").contains("has no predictor"), "{handled:?}");
 }

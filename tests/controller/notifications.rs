@@ -10,6 +10,7 @@ use stormglass::domain::alert::{Alert, AlertAction, AlertPolicy, AlertRoute, Ale
 use stormglass::domain::ids::Address;
 use stormglass::domain::notification::{Channel, Message, Notice, NoticeKind};
 use stormglass::domain::operation::{Operation, OperationStatus};
+use stormglass::domain::readiness::Verdict;
 use stormglass::ports::{Card, Drawer, Notifier, NotifyError, Store};
 
 use super::receivers::{Hook, Mailbox};
@@ -227,6 +228,15 @@ async fn a_channel_that_hangs_or_refuses_holds_up_neither_the_controller_nor_the
     let told = controller.until_told("notification_failed", 1).await;
     assert!(told.iter().any(|told| told.contains("channel refuses") && told.contains("403 Forbidden")), "{told:?}");
     let channels = controller.handle.notifications().await.expect("listed");
+    let readiness = controller.handle.doctor("main").await.expect("examined");
+    let found = |name: &str| {
+        let about = |check: &&stormglass::domain::readiness::Check| {
+            check.check == "notifications" && check.subject.as_deref() == Some(name)
+        };
+        readiness.checks.iter().find(about).map(|check| check.verdict)
+    };
+    assert_eq!(found("refuses"), Some(Verdict::Warning));
+    assert_eq!(found("good"), Some(Verdict::Ok));
     assert!(channels[1].problem.as_ref().is_some_and(|problem| problem.contains("403")), "{channels:?}");
 }
 

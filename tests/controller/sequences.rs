@@ -140,6 +140,7 @@ async fn a_risk_of_the_primary_that_lasts_begins_a_sequence_once() {
             models: Arc::new(ModelFolder::new(&models)),
             features: Arc::new(features.clone()),
             step_seconds: 1,
+            training: None,
             model: Some("lab-1s".to_owned()),
         };
         let sequences = vec![

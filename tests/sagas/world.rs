@@ -336,7 +336,8 @@ impl World {
                 Done { state, record: None, reports: vec![] }
             }
             // Steps of sequences reach outside this world: `src/operate/sequence.rs` has their tests.
-            Effect::RunStep { .. } | Effect::Await { .. } | Effect::Begin { .. } => {
+            // So does the training program: `tests/prediction/retraining.rs` runs it.
+            Effect::RunStep { .. } | Effect::Await { .. } | Effect::Train { .. } | Effect::Begin { .. } => {
                 Done { state: succeeded(), record: None, reports: vec![] }
             }
         };

@@ -129,7 +129,7 @@ pub fn waiting_connections(answer: &str, backend: &str) -> Option<u64> {
                 && columns.get(1).is_some_and(|name| *name != "FRONTEND" && *name != "BACKEND");
             is_server.then(|| columns.get(4)?.parse::<u64>().ok()).flatten()
         })
-        .sum();
+        .fold(0, u64::saturating_add);
     Some(current("BACKEND")?.saturating_sub(servers))
 }
 

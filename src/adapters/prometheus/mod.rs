@@ -17,6 +17,8 @@ use crate::ports::metrics::{MetricError, MetricSource, Sample, Samples};
 
 /// Queries under way at once: enough to hide the round trips, few enough for Prometheus' own limit of 20.
 const QUERIES_AT_ONCE: usize = 8;
+/// How much of its words is repeated.
+const WORDS_LENGTH_MAX: usize = 400;
 /// The label that tells nodes apart.
 const NODE_LABEL: &str = "node";
 /// More steps than that are no question of a controller (Prometheus refuses 11 000).
@@ -100,6 +102,18 @@ impl PrometheusSource {
         Ok(Self { client, url: settings.url.clone(), features, nodes })
     }
 
+    /// The nodes that have series of a cluster: values of the label `node` beside this value of the label `cluster`.
+    pub async fn nodes_of(settings: &PrometheusSettings, cluster: &str) -> Result<Vec<NodeName>, MetricError> {
+        let source = Self::new(settings, Vec::new(), Vec::new())?;
+        let escaped = cluster.replace('\\', "\\\\").replace('"', "\\\"");
+        let query = format!("count by ({NODE_LABEL}) ({{cluster=\"{escaped}\", {NODE_LABEL}!=\"\"}})");
+        let found = source.client.query(query).get().await;
+        let found = found.map_err(|error| MetricError { location: source.url.clone(), problem: words(&error) })?;
+        let Data::Vector(series) = found.data() else { return Ok(Vec::new()) };
+        let names = series.iter().filter_map(|one| NodeName::new(one.metric().get(NODE_LABEL)?.as_str()).ok());
+        Ok(names.collect())
+    }
+
     async fn column(&self, feature: &Feature, seconds: &RangeInclusive<i64>, step: u32) -> Answer {
         let query = feature.filled_in(self.nodes.iter().map(NodeName::as_str), step);
         let asked = self.client.query_range(query, *seconds.start(), *seconds.end(), f64::from(step));
@@ -109,7 +123,7 @@ impl PrometheusSource {
                 _ => Answer::Refused(format!("feature {}: the answer is no matrix", feature.name)),
             },
             Err(Error::Prometheus(error)) if error.is_bad_data() || error.is_execution() => {
-                Answer::Refused(format!("feature {}: {}", feature.name, error.message()))
+                Answer::Refused(format!("feature {}: {}", feature.name, bounded(error.message())))
             }
             Err(error) => Answer::Failed(words(&error)),
         }
@@ -218,12 +232,17 @@ fn words(error: &Error) -> String {
     match error {
         Error::Client(client) => match client.inner() {
             Some(inner) if inner.is_timeout() => "no answer in time; it may be overloaded".to_owned(),
-            Some(inner) => chain(inner),
-            None => error.to_string(),
+            Some(inner) => bounded(&chain(inner)),
+            None => bounded(&error.to_string()),
         },
-        Error::Prometheus(problem) => format!("it answers {}", problem.message()),
-        other => other.to_string(),
+        Error::Prometheus(problem) => format!("it answers {}", bounded(problem.message())),
+        other => bounded(&other.to_string()),
     }
+}
+
+/// Words of another server, which may be endless.
+fn bounded(words: &str) -> String {
+    words.chars().filter(|letter| !letter.is_control()).take(WORDS_LENGTH_MAX).collect()
 }
 
 /// An error with its causes, in one line.

@@ -9,16 +9,22 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::watch::limit_reached;
 use super::{Session, operation_id};
-use crate::api::client::Document;
+use crate::api::client::{Client, Document, Event};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::render::{self, operation as text};
-use crate::domain::operation::{Operation, OperationStatus, StepName, StepState};
+use crate::domain::clock::WallTime;
+use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepName, StepState};
 
 /// A whole switchover takes some tenths of a second, and its steps are to be seen.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Silence of the controller after which following is given up: longer than a restart takes.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Looks at the operation for one at its words.
+const WORDS_EVERY: u32 = 10;
+/// Events that are looked through for them.
+const WORDS_MAX: usize = 50;
 
 impl Session<'_> {
     /// `operation watch`.
@@ -81,12 +87,16 @@ impl Session<'_> {
     async fn follow_to_the_end(&mut self, id: &str) -> Result<Document<Operation>, Failure> {
         let mut progress = Progress::new(self.console.err_is_terminal);
         let mut silent = Duration::ZERO;
+        let mut words = Words::default();
         loop {
             match self.client.operation(id).await {
                 Ok(found) => {
                     silent = Duration::ZERO;
                     for line in progress.show(&found.value) {
                         self.console.note(&line);
+                    }
+                    for line in words.new_ones(&self.client, &found.value).await {
+                        self.console.note(&format!("    {line}"));
                     }
                     if found.value.status.is_final() {
                         progress.finish();
@@ -114,6 +124,35 @@ impl Session<'_> {
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
+    }
+}
+
+/// What an operation says between its steps: a retraining, how far it is.
+#[derive(Default)]
+struct Words {
+    polls: u32,
+    last: Option<WallTime>,
+}
+
+impl Words {
+    /// Events of the operation that were not shown, oldest first; asked for now and then.
+    async fn new_ones(&mut self, client: &Client, operation: &Operation) -> Vec<String> {
+        let is_due = self.polls.is_multiple_of(WORDS_EVERY);
+        self.polls = self.polls.wrapping_add(1);
+        if !is_due || !matches!(operation.kind, OperationKind::Retrain { .. }) {
+            return Vec::new();
+        }
+        // What cannot be had now is shown the next time.
+        let Ok(found) = client.events(operation.cluster.as_str(), WORDS_MAX).await else { return Vec::new() };
+        let last = self.last;
+        let is_new = |row: &&Event| {
+            row.event == "retraining_progressed"
+                && row.operation.as_ref() == Some(&operation.id.0)
+                && last.is_none_or(|last| row.wall > last)
+        };
+        let rows: Vec<&Event> = found.value.iter().rev().filter(is_new).collect();
+        self.last = rows.last().map(|row| row.wall).or(self.last);
+        rows.into_iter().map(|row| row.message.clone()).collect()
     }
 }
 

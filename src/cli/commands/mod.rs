@@ -61,6 +61,7 @@ pub(super) async fn run(console: &mut Console, global: Global, command: Command)
         | Command::Unfence(_)
         | Command::Backup { .. }
         | Command::Drill { .. }
+        | Command::Retrain { .. }
         | Command::Restore(_)
         | Command::Rejoin { .. } => session.mutate(command).await,
         Command::Backups { cluster } => session.backups(cluster.as_deref()).await,

@@ -7,7 +7,7 @@ use super::{Session, node_name};
 use crate::api::client::{ClientError, Document};
 use crate::api::wire::{
     BackupRequest, ClusterStatus, DrillRequest, FailoverRequest, MutationReply, NodeRequest, PauseRequest,
-    RestoreRequest, SCHEMA_VERSION, SwitchoverRequest,
+    RestoreRequest, RetrainRequest, SCHEMA_VERSION, SwitchoverRequest,
 };
 use crate::cli::arguments::{Command, OutputFormat, RestoreArguments};
 use crate::cli::exit::{Exit, Failure, chain};
@@ -208,6 +208,18 @@ impl Session<'_> {
                     cluster,
                     verb: "drill",
                     body: encode(serde_json::to_value(DrillRequest::default())),
+                    can_plan: true,
+                    risks: Vec::new(),
+                    question: Question::Nothing,
+                }
+            }
+            Command::Retrain { cluster } => {
+                let cluster = self.cluster(cluster.as_deref()).await?;
+                Request {
+                    next: "stormglass model list".to_owned(),
+                    cluster,
+                    verb: "retrain",
+                    body: encode(serde_json::to_value(RetrainRequest::default())),
                     can_plan: true,
                     risks: Vec::new(),
                     question: Question::Nothing,

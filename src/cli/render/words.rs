@@ -65,6 +65,7 @@ pub fn operation(kind: &OperationKind) -> String {
         OperationKind::Sequence { name, .. } => format!("sequence {name}"),
         OperationKind::Backup { node, backup_type } => format!("{backup_type} backup of {node}"),
         OperationKind::Drill { node, .. } => format!("drill on {node}"),
+        OperationKind::Retrain { .. } => "retraining".to_owned(),
         OperationKind::Restore { node, target, into: None, .. } => format!("restore {node} to {target}"),
         OperationKind::Restore { node, target, into: Some(directory), .. } => {
             format!("copy to {directory} on {node}, restored to {target}")

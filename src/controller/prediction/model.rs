@@ -5,7 +5,7 @@
 use crate::domain::feature::Feature;
 use crate::domain::risk::{Driver, ModelName, Risk};
 use crate::ports::metrics::{ModelFiles, Sample};
-use crate::predict::{Assessment, Model, ModelDocument, NodeScorer, Samples};
+use crate::predict::{Abstention, Assessment, Model, ModelDocument, NodeScorer, Samples};
 
 /// A model that fits the features and the step.
 pub(super) struct Usable {
@@ -93,6 +93,7 @@ impl Usable {
                 score: 0.0,
                 alarm: false,
                 abstains: Some(format!("it learns what is usual: {missing} more samples are needed")),
+                drifts: false,
                 drivers: Vec::new(),
                 model: self.name.clone(),
             };
@@ -126,6 +127,7 @@ impl Usable {
             score: if assessment.score.is_finite() { assessment.score } else { 0.0 },
             alarm: assessment.alarm && abstains.is_none(),
             abstains,
+            drifts: matches!(assessment.abstains, Some(Abstention::Drift { .. })),
             drivers: drivers.collect(),
             model: self.name.clone(),
         }

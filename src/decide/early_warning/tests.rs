@@ -17,6 +17,7 @@ fn risk(probability: Option<f64>) -> Risk {
         probability,
         score: 1.0,
         alarm: probability.is_some_and(|probability| probability >= 0.5),
+        drifts: false,
         abstains: None,
         drivers: vec![Driver {
             feature: "data_free_bytes".to_owned(),
