@@ -4,6 +4,8 @@
 mod backup;
 #[path = "main/notifications.rs"]
 mod notifications;
+#[path = "main/tls.rs"]
+mod transport;
 #[path = "main/controller.rs"]
 mod wiring;
 
@@ -18,6 +20,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
+use stormglass::adapters::agent_http::Credentials;
 use stormglass::adapters::agent_memory::MemoryFile;
 use stormglass::adapters::controller_link::HttpControllerLink;
 use stormglass::adapters::haproxy::link::{HttpControllerLink as HttpProxyLink, HttpNodeHealth};
@@ -30,11 +33,13 @@ use stormglass::adapters::postgres::{Password, Postgres, PostgresSettings};
 use stormglass::adapters::system::SystemClock;
 use stormglass::adapters::system::family::Family;
 use stormglass::adapters::system::priority;
+use stormglass::adapters::tls::Tls;
 use stormglass::agent::guard::link::{GuardClient, GuardReplacement};
 use stormglass::agent::guard::{self, GuardSettings};
 use stormglass::agent::proxy::ProxyParts;
 use stormglass::agent::{self, AgentParts, Ended, HealthPort};
-use stormglass::api::agent::AgentToken;
+use stormglass::api::agent::Gate;
+use stormglass::api::entrance::Door;
 use stormglass::cli::{self, Cli, Command, ControllerCommand, Global, OutputFormat};
 use stormglass::config::agent::{PgbouncerSection, PostgresqlSection, ProxySection};
 use stormglass::config::{AgentConfig, SecretReference, load_agent};
@@ -105,7 +110,8 @@ fn ended(result: anyhow::Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
-            let is_configuration = error.downcast_ref::<stormglass::config::ConfigError>().is_some();
+            let is_configuration = error.downcast_ref::<stormglass::config::ConfigError>().is_some()
+                || error.downcast_ref::<stormglass::adapters::tls::TlsError>().is_some();
             ExitCode::from(if is_configuration { EXIT_CONFIGURATION } else { EXIT_FAILED })
         }
     }
@@ -193,9 +199,12 @@ fn family(postgresql: &PostgresqlSection) -> anyhow::Result<Family> {
 fn run_node(config: &AgentConfig, postgresql: &PostgresqlSection, path: &Path) -> anyhow::Result<()> {
     let (executable, arguments) = own_command(path)?;
     let listener = guard::take_listener().context("take the health port from the guard")?;
-    let token = secret(&config.agent.token)?;
+    let tls = transport::load(config.tls.as_ref())?;
+    let (credentials, gate) = keys(config, tls.as_ref())?;
+    let protection = transport::protection(tls.as_ref(), config.agent.listen);
     let state_directory = config.agent.state_directory.clone();
-    block_on(async {
+    let door_tls = tls.as_ref().map(Tls::server);
+    block_on(transport::kept(tls, async {
         let replacement = GuardReplacement { executable, arguments, health_port: listener.try_clone()? };
         let guard = GuardClient::connect(state_directory.clone(), replacement).await?;
         let mut settings = postgres_settings(postgresql, Some(&config.agent.state_directory))?;
@@ -208,18 +217,26 @@ fn run_node(config: &AgentConfig, postgresql: &PostgresqlSection, path: &Path) -
             clock: Arc::new(SystemClock::new()?),
             postgres: Arc::new(postgres),
             memory: Arc::new(memory),
-            controllers: Arc::new(HttpControllerLink::new(&config.agent.controllers, &token)?),
-            peers: Arc::new(HttpPeerLink::new(config.agent.peers.clone(), &token)?),
+            controllers: Arc::new(HttpControllerLink::new(&config.agent.controllers, credentials.clone())?),
+            peers: Arc::new(HttpPeerLink::new(config.agent.peers.clone(), credentials)?),
             guard: Arc::new(guard),
             backup,
+            protection,
         };
-        let port = HealthPort { listener, token: AgentToken::new(&token) };
+        let port = HealthPort { door: Door::new(listener, door_tls), gate };
         match agent::run(parts, port, stop_signal()?).await? {
             Ended::Stopped => tracing::info!("agent service stopped"),
             Ended::Replaced => tracing::info!("agent ended; PostgreSQL goes on"),
         }
         Ok(())
-    })
+    }))
+}
+
+/// What an agent shows to others, and who may command it.
+fn keys(config: &AgentConfig, tls: Option<&Tls>) -> anyhow::Result<(Credentials, Gate)> {
+    let token = config.agent.token.as_ref().map(secret).transpose()?;
+    let gate = token.as_deref().map_or_else(Gate::certificates, Gate::token);
+    Ok((Credentials::new(token, tls), gate))
 }
 
 fn postgres_settings(section: &PostgresqlSection, state_directory: Option<&Path>) -> anyhow::Result<PostgresSettings> {
@@ -253,7 +270,9 @@ fn postgres_settings(section: &PostgresqlSection, state_directory: Option<&Path>
 }
 
 fn run_proxy(config: &AgentConfig, section: &ProxySection) -> anyhow::Result<()> {
-    let token = secret(&config.agent.token)?;
+    let tls = transport::load(config.tls.as_ref())?;
+    let (credentials, gate) = keys(config, tls.as_ref())?;
+    let protection = transport::protection(tls.as_ref(), config.agent.listen);
     let listener = TcpListener::bind(config.agent.listen).with_context(|| {
         format!("listen on {}: stop what uses the port, or change agent.listen", config.agent.listen)
     })?;
@@ -268,24 +287,26 @@ fn run_proxy(config: &AgentConfig, section: &ProxySection) -> anyhow::Result<()>
         }
         None => None,
     };
-    block_on(async {
+    let door = Door::new(listener, tls.as_ref().map(Tls::server));
+    block_on(transport::kept(tls.clone(), async {
         let parts = ProxyParts {
             cluster: config.agent.cluster.clone(),
             site: config.agent.site.clone(),
             section: section.clone(),
-            token: AgentToken::new(&token),
+            gate,
+            protection,
             incarnation: uuid::Uuid::now_v7().to_string(),
             clock: Arc::new(SystemClock::new()?),
             router: Arc::new(HaproxyRouter::new(haproxy_settings(config, section))),
             verifier,
             pooler: section.pgbouncer.as_ref().map(|pgbouncer| pooler(config, pgbouncer)).transpose()?,
-            health: Arc::new(HttpNodeHealth::new()?),
-            link: Arc::new(HttpProxyLink::new(&config.agent.controllers, &config.agent.cluster, &token)?),
+            health: Arc::new(HttpNodeHealth::new(tls.as_ref())?),
+            link: Arc::new(HttpProxyLink::new(&config.agent.controllers, &config.agent.cluster, credentials)?),
             memory: Arc::new(FileMemory::new(config.agent.state_directory.join("proxy.json"))),
-            listener,
+            door,
         };
         Ok(agent::proxy::run(parts, stop_signal()?).await?)
-    })
+    }))
 }
 
 fn pooler(config: &AgentConfig, section: &PgbouncerSection) -> anyhow::Result<Arc<dyn Pooler>> {
@@ -310,6 +331,7 @@ fn haproxy_settings(config: &AgentConfig, section: &ProxySection) -> HaproxySett
         read: section.read.clone(),
         checked: section.checked.clone(),
         stats: section.stats.clone(),
+        authorities: config.tls.as_ref().map(|tls| tls.client_authorities.clone()),
         manage_process: section.manage_process,
         program: None,
         connect_timeout: section.connect_timeout,

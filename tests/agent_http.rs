@@ -8,12 +8,13 @@ use async_trait::async_trait;
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
+use stormglass::adapters::agent_http::Credentials;
+use stormglass::adapters::control::HttpControl;
 use stormglass::adapters::controller_link::HttpControllerLink;
 use stormglass::adapters::peer_link::HttpPeerLink;
 use stormglass::api::agent::health::NodeSnapshot;
-use stormglass::api::agent::{
-    AgentHandler, AgentToken, AssignmentRefused, ProxyHandler, node_router, proxy_router, serve,
-};
+use stormglass::api::agent::{AgentHandler, AssignmentRefused, Gate, ProxyHandler, node_router, proxy_router, serve};
+use stormglass::api::entrance::Door;
 use stormglass::domain::command::{
     Assignment, Command, CommandEnvelope, CommandOutput, CommandReply, CommandState, PromiseReply, PromiseRequest,
     ProxyAssignment, ProxyReply,
@@ -24,6 +25,11 @@ use stormglass::domain::lease::LeaseTimers;
 use stormglass::domain::operation::StepName;
 use stormglass::domain::report::ProxyReport;
 use stormglass::ports::agent::{ControllerLink, PeerLink};
+use stormglass::ports::control::ProxyControl;
+use support::{Authority, client};
+
+#[path = "support/pki.rs"]
+mod support;
 
 struct Proxy;
 
@@ -41,6 +47,7 @@ fn report() -> ProxyReport {
         path: None,
         error: None,
         traffic: None,
+        protection: None,
     }
 }
 
@@ -69,7 +76,7 @@ async fn serving(router: Router) -> String {
 
 #[tokio::test]
 async fn commands_need_the_token_and_health_does_not() {
-    let url = serving(proxy_router(Arc::new(Proxy), AgentToken::new("secret"))).await;
+    let url = serving(proxy_router(Arc::new(Proxy), Gate::token("secret"))).await;
     let client = reqwest::Client::builder().no_proxy().build().expect("client");
     for method in [reqwest::Method::GET, reqwest::Method::HEAD, reqwest::Method::OPTIONS] {
         let answer = client.request(method, format!("{url}/health")).send().await.expect("answer");
@@ -99,7 +106,7 @@ async fn commands_need_the_token_and_health_does_not() {
 
 #[tokio::test]
 async fn bad_bodies_are_refused_with_a_problem() {
-    let url = serving(proxy_router(Arc::new(Proxy), AgentToken::new("secret"))).await;
+    let url = serving(proxy_router(Arc::new(Proxy), Gate::token("secret"))).await;
     let client = reqwest::Client::builder().no_proxy().build().expect("client");
     let too_long = "x".repeat(1024 * 1024 + 1);
     for (body, status) in
@@ -194,7 +201,7 @@ fn promise_request(standby: &str) -> PromiseRequest {
 
 #[tokio::test]
 async fn a_promise_needs_the_token() {
-    let url = serving(node_router(Arc::new(Standby), AgentToken::new("secret"))).await;
+    let url = serving(node_router(Arc::new(Standby), Gate::token("secret"))).await;
     let client = reqwest::Client::builder().no_proxy().build().expect("client");
     for token in [None, Some("wrong")] {
         let mut request = client.post(format!("{url}/v1/promise")).json(&promise_request("n2"));
@@ -209,7 +216,7 @@ async fn a_promise_needs_the_token() {
 
 #[tokio::test]
 async fn a_holder_asks_the_agents_of_its_standbys() {
-    let url = serving(node_router(Arc::new(Standby), AgentToken::new("secret"))).await;
+    let url = serving(node_router(Arc::new(Standby), Gate::token("secret"))).await;
     let dead = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         format!("http://{}", listener.local_addr().expect("bound"))
@@ -238,4 +245,65 @@ async fn a_standby_that_never_answers_is_given_up_in_time() {
         link.promise(&node("n2"), &url, &promise_request("n2"), Duration::from_millis(100)).await
     });
     assert!(answer.await.expect("given up").is_err());
+}
+
+/// Serves over TLS with the certificate of `name`, to whoever has a good certificate.
+async fn secured(router: Router, authority: &Authority, name: &str) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("https://{}", listener.local_addr().expect("bound"));
+    let door = Door::new(listener, Some(authority.tls(name, "agent").server()));
+    tokio::spawn(serve(door, router, std::future::pending()));
+    url
+}
+
+#[tokio::test]
+async fn a_controllers_certificate_commands_in_place_of_the_token_and_no_other_does() {
+    let authority = Authority::new();
+    let url = secured(proxy_router(Arc::new(Proxy), Gate::certificates()), &authority, "p1").await;
+    let proxy = ProxyName::new("p1").expect("valid");
+    let envelope = CommandEnvelope {
+        cluster: ClusterName::new("main").expect("valid"),
+        epoch: Epoch(1),
+        operation: OperationId("o".to_owned()),
+        step: StepName::Verify,
+        attempt: 1,
+        command: Command::VerifyWrite { expect: Address::new("127.0.0.1", 1) },
+    };
+    let command = async |name: &str, role: &str, token: Option<&str>| {
+        let credentials = Credentials::new(token.map(str::to_owned), Some(&authority.tls(name, role)));
+        let control = HttpControl::new(Default::default(), [(proxy.clone(), url.clone())].into(), credentials);
+        let control = control.expect("good settings");
+        ProxyControl::command(&control, &proxy, &envelope, Duration::from_secs(10)).await
+    };
+    let reply = command("c1", "controller", None).await.expect("carried out");
+    assert!(matches!(reply.state, CommandState::Succeeded { .. }));
+    for (name, role, token) in [
+        ("db1", "agent", None),
+        ("ann", "client", None),
+        ("etcd-1", "server", None),
+        ("c1", "controller", Some("no token counts where none is configured")),
+    ] {
+        let refused = command(name, role, token).await.expect_err(role).to_string();
+        assert!(refused.contains("401") || refused.contains("403"), "{role}: {refused}");
+    }
+    let health = client(&authority.tls("ann", "client")).get(format!("{url}/health")).send().await.expect("an answer");
+    assert_eq!(health.status(), StatusCode::OK, "health is open");
+}
+
+#[tokio::test]
+async fn an_agents_certificate_asks_for_promises_to_itself_only() {
+    let authority = Authority::new();
+    let url = secured(node_router(Arc::new(Standby), Gate::certificates()), &authority, "n2").await;
+    let ask = async |name: &str, role: &str| {
+        let credentials = Credentials::new(None, Some(&authority.tls(name, role)));
+        let link = HttpPeerLink::new(Default::default(), credentials).expect("client");
+        link.promise(&node("n2"), &url, &promise_request("n2"), Duration::from_secs(10)).await
+    };
+    assert_eq!(ask("n1", "agent").await, Ok(PromiseReply::Promised), "n1 is the holder in the request");
+    for (name, role, status) in [("n3", "agent", "403"), ("ann", "client", "401")] {
+        let refused = ask(name, role).await.expect_err("not the holder").to_string();
+        assert!(refused.contains(status), "{name}: {refused}");
+    }
+    let backups = client(&authority.tls("n1", "agent")).get(format!("{url}/v1/backups")).send().await;
+    assert_eq!(backups.expect("an answer").status(), StatusCode::FORBIDDEN);
 }

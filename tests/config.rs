@@ -4,8 +4,12 @@
 mod dns;
 #[path = "config/notification.rs"]
 mod notification;
+#[path = "config/retraining.rs"]
+mod retraining;
 #[path = "config/store.rs"]
 mod store;
+#[path = "config/tls.rs"]
+mod tls;
 
 use std::path::{Path, PathBuf};
 
@@ -260,14 +264,14 @@ fn rules_between_settings_are_held() {
         CONTROLLER,
         "http://127.0.0.1:8002",
         "127.0.0.1:8002",
-        "stormglass.toml:29:1: node[1].agent: \"127.0.0.1:8002\" is no base URL as in \"http://10.0.0.5:8432\": relative URL \
+        "stormglass.toml:29:1: node[1].agent: \"127.0.0.1:8002\" is no base URL as in \"https://10.0.0.5:8432\": relative URL \
          without a base",
     );
     refused(
         CONTROLLER,
         "http://127.0.0.1:8002",
         "http://0.0.0.0:8002",
-        "stormglass.toml:29:1: node[1].agent: \"http://0.0.0.0:8002\" is no base URL as in \"http://10.0.0.5:8432\": nobody can \
+        "stormglass.toml:29:1: node[1].agent: \"http://0.0.0.0:8002\" is no base URL as in \"https://10.0.0.5:8432\": nobody can \
          connect to that address, name one that others reach",
     );
     refused(

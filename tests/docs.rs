@@ -12,6 +12,7 @@ use clap::Subcommand as _;
 use stormglass::api::agent::health::HealthPath;
 use stormglass::api::routes::{Access, ROUTES};
 use stormglass::domain::backup::Repository;
+use stormglass::domain::certificate::CertificateFacts;
 use stormglass::domain::clock::WallTime;
 use stormglass::domain::epoch::{Epoch, RecordNumber};
 use stormglass::domain::ids::{ClusterName, NodeName, OperationId, ProxyName};
@@ -221,6 +222,7 @@ fn rendered() -> String {
     metrics.show_proxy(&cluster, &proxy, true);
     metrics.show_name(&cluster, "db.example.test", true);
     metrics.show_readiness(&cluster, 1.0);
+    metrics.show_certificates(&[CertificateFacts { subject: "controller c1".to_owned(), expires: WallTime(1) }]);
     metrics.show_risk(&cluster, &node, Some(0.5), true);
     metrics.show_model(Some(&ModelName { name: "lab".to_owned(), version: "1".to_owned() }));
     metrics.show_channel("dba");

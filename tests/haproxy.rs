@@ -8,6 +8,10 @@ mod harness;
 mod pooler;
 #[path = "haproxy/role.rs"]
 mod role;
+#[path = "haproxy/secured.rs"]
+mod secured;
+#[path = "support/pki.rs"]
+mod support;
 #[path = "haproxy/verify.rs"]
 mod verify;
 

@@ -228,6 +228,7 @@ async fn begin(store: Arc<dyn Store>, prediction: Prediction) -> Running {
         cluster: ClusterName::new("main").expect("valid"),
         policy: Policy::for_rto(Duration::from_secs(5)),
         circumstances: Default::default(),
+        protection: tokio::sync::watch::channel(Default::default()).1,
         sequences: Default::default(),
         traffic: Default::default(),
         nodes: vec![ConfiguredNode {

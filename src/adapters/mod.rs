@@ -2,7 +2,7 @@
 //!
 //! Decisions never enter.
 
-mod agent_http;
+pub mod agent_http;
 pub mod agent_memory;
 pub mod control;
 pub mod controller_link;
@@ -18,4 +18,5 @@ pub mod prometheus;
 pub mod steps;
 pub mod store;
 pub mod system;
+pub mod tls;
 pub mod training;

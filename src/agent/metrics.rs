@@ -37,6 +37,14 @@ impl Agent {
             "",
             number(standing.highest_number.0),
         );
+        let certificates = self.protection.borrow().certificates().to_vec();
+        if !certificates.is_empty() {
+            page.begin("certificate_expiry_timestamp_seconds", "When a certificate in use ends.");
+        }
+        for certificate in certificates {
+            let subject = format!(",subject=\"{}\"", certificate.subject.replace(['"', '\\', '\n'], " "));
+            page.sample("certificate_expiry_timestamp_seconds", &subject, certificate.expires.0 as f64 / 1e6);
+        }
         if let Some(fenced) = standing.fence_confirmed {
             page.gauge(
                 "fence_confirmed_epoch",

@@ -33,11 +33,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::sync::watch::Receiver;
 use tokio::task::JoinSet;
 
-use crate::api::agent::{AgentHandler, AgentToken, node_router, serve};
+use crate::api::agent::{AgentHandler, Gate, node_router, serve};
+use crate::api::entrance::Door;
 use crate::config::AgentConfig;
 use crate::config::agent::{AgentSection, PostgresqlSection};
+use crate::domain::certificate::Protection;
 use crate::domain::clock::Moment;
 use crate::domain::lease::LeaseTimers;
 use crate::domain::report::{Report, Tags};
@@ -72,14 +75,16 @@ pub struct AgentParts {
     pub guard: Arc<dyn GuardLink>,
     /// The backup repository, where one is configured.
     pub backup: Option<Arc<dyn BackupRepository>>,
+    /// How the health port is protected, as it changes.
+    pub protection: Receiver<Protection>,
 }
 
 /// Where an agent is reached.
 pub struct HealthPort {
     /// The socket, already bound.
-    pub listener: std::net::TcpListener,
-    /// Token shared with the controllers.
-    pub token: AgentToken,
+    pub door: Door,
+    /// Who may command.
+    pub gate: Gate,
 }
 
 /// Why an agent could not begin, or ended.
@@ -118,8 +123,8 @@ pub async fn run(
     let agent = begin(parts, &mut tasks).await?;
     // Health checks that came meanwhile wait in the socket's queue, and are answered from facts.
     agent.first_look().await;
-    let routes = node_router(Arc::new(agent.clone()), port.token);
-    let served = serve(port.listener, routes, std::future::pending());
+    let routes = node_router(Arc::new(agent.clone()), port.gate);
+    let served = serve(port.door, routes, std::future::pending());
     tokio::select! {
         result = served => {
             Err(AgentError::Serve(result.err().unwrap_or_else(|| std::io::Error::other("it was closed"))))
@@ -156,6 +161,7 @@ pub(crate) struct Agent {
     peers: Arc<dyn PeerLink>,
     guard: Arc<dyn GuardLink>,
     backup: Option<Arc<dyn BackupRepository>>,
+    protection: Receiver<Protection>,
     keeper: Keeper,
     local: Mutex<Local>,
     tasks: Tasks,
@@ -198,6 +204,7 @@ impl Agent {
             peers: parts.peers,
             guard: parts.guard,
             backup: parts.backup,
+            protection: parts.protection,
             keeper: Keeper::new(memory, parts.memory),
             local: Mutex::new(local),
             tasks: Tasks::default(),
@@ -267,6 +274,7 @@ impl Agent {
             postgres: local.postgres_report(now),
             tags: self.tags.clone(),
             tasks,
+            protection: Some(self.protection.borrow().clone()),
         }
     }
 }

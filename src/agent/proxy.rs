@@ -12,10 +12,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch::Receiver;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::api::agent::{AgentToken, proxy_router, serve};
+use crate::api::agent::{Gate, proxy_router, serve};
+use crate::api::entrance::Door;
 use crate::config::agent::ProxySection;
+use crate::domain::certificate::Protection;
 use crate::domain::ids::{ClusterName, SiteName};
 use crate::ports::Clock;
 use crate::ports::traffic::{
@@ -42,8 +45,10 @@ pub struct ProxyParts {
     pub site: SiteName,
     /// `[proxy]`.
     pub section: ProxySection,
-    /// Shared by controllers and agents.
-    pub token: AgentToken,
+    /// Who may command.
+    pub gate: Gate,
+    /// How the port is protected, as it changes.
+    pub protection: Receiver<Protection>,
     /// Identity of this process.
     pub incarnation: String,
     /// The host's clock.
@@ -60,8 +65,8 @@ pub struct ProxyParts {
     pub link: Arc<dyn ProxyControllerLink>,
     /// Survives restarts.
     pub memory: Arc<dyn ProxyMemory>,
-    /// Bound already.
-    pub listener: std::net::TcpListener,
+    /// Where it is reached.
+    pub door: Door,
 }
 
 /// Why the role cannot begin, or ended.
@@ -96,10 +101,9 @@ pub async fn run(parts: ProxyParts, shutdown: impl Future<Output = ()> + Send + 
     {
         return Err(ProxyError::OtherCluster { stored: stored.cluster.clone(), configured: parts.cluster });
     }
-    let ProxyParts { listener, token, .. } = &parts;
-    let (listener, token) = (listener.try_clone()?, token.clone());
+    let (door, gate) = (parts.door.try_clone()?, parts.gate.clone());
     let role = Arc::new(ProxyRole::new(parts, stored)?);
-    let served = serve(listener, proxy_router(Arc::clone(&role) as _, token), shutdown);
+    let served = serve(door, proxy_router(Arc::clone(&role) as _, gate), shutdown);
     tokio::select! {
         ended = served => ended.map_err(ProxyError::from),
         () = watch(&role) => Ok(()),

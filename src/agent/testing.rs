@@ -485,6 +485,7 @@ impl Bench {
         let guard = Arc::new(FakeGuard { held: Mutex::new(guarded), ..FakeGuard::default() });
         let parts = AgentParts {
             backup: None,
+            protection: tokio::sync::watch::channel(Default::default()).1,
             config,
             clock: Arc::new(HostClock),
             postgres: postgres.clone(),

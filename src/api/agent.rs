@@ -12,21 +12,24 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Query, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use axum::{Json, Router, middleware};
+use axum::{Extension, Json, Router, middleware};
 use serde::de::DeserializeOwned;
 use subtle::ConstantTimeEq;
 
+use super::entrance::{Door, Entrance, Peer};
 use super::wire::Problem;
 use crate::domain::backup::Repository;
+use crate::domain::certificate::CertificateRole;
 pub use crate::domain::command::WAIT_HEADER;
 use crate::domain::command::{
     Assignment, CommandEnvelope, CommandReply, PromiseReply, PromiseRequest, ProxyAssignment, ProxyReply,
 };
+use crate::domain::ids::HolderName;
 use crate::domain::report::ProxyReport;
 use health::{HealthPath, NodeSnapshot};
 
@@ -73,27 +76,52 @@ pub trait ProxyHandler: Send + Sync + 'static {
     fn metrics(&self) -> String;
 }
 
-/// The token that controllers and agents share. Never shown.
+/// Who may command an agent: a controller by its certificate, and whoever has the token that controllers and agents may share.
+/// Never shows the token.
 #[derive(Clone)]
-pub struct AgentToken(Arc<str>);
+pub struct Gate {
+    token: Option<Arc<str>>,
+}
 
-impl AgentToken {
-    /// Wraps the secret.
-    pub fn new(secret: &str) -> Self {
-        Self(secret.into())
+/// By what right a request was admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Right {
+    /// Everything: the token, or a controller's certificate.
+    Command,
+    /// The certificate of the agent with this name: it may ask for promises to its own node.
+    Agent(HolderName),
+}
+
+impl Gate {
+    /// Certificates only.
+    pub fn certificates() -> Self {
+        Self { token: None }
     }
 
-    /// True if the request carries this token. Takes the same time wherever the first difference is.
-    fn admits(&self, headers: &HeaderMap) -> bool {
-        headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "))
-            .is_some_and(|given| given.ct_eq(self.0.as_bytes()).into())
+    /// Certificates, and this token.
+    pub fn token(secret: &str) -> Self {
+        Self { token: Some(secret.into()) }
+    }
+
+    /// A token that is sent counts alone; without one, the certificate of the connection does.
+    fn right(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Option<Right> {
+        if let Some(given) = headers.get(header::AUTHORIZATION) {
+            let given = given.as_bytes().strip_prefix(b"Bearer ")?;
+            // Takes the same time wherever the first difference is.
+            let is_right: bool = given.ct_eq(self.token.as_ref()?.as_bytes()).into();
+            return is_right.then_some(Right::Command);
+        }
+        let holder = peer?.holder.as_ref()?;
+        match holder.role {
+            CertificateRole::Controller => Some(Right::Command),
+            CertificateRole::Agent => Some(Right::Agent(holder.name.clone())),
+            CertificateRole::Client | CertificateRole::Server => None,
+        }
     }
 }
 
 /// Routes of a database host.
-pub fn node_router(handler: Arc<dyn AgentHandler>, token: AgentToken) -> Router {
+pub fn node_router(handler: Arc<dyn AgentHandler>, gate: Gate) -> Router {
     let mut health = Router::new();
     for (path, kind) in HealthPath::ALL {
         health = health.route(path, health_route(*kind));
@@ -106,14 +134,16 @@ pub fn node_router(handler: Arc<dyn AgentHandler>, token: AgentToken) -> Router 
     let guarded = Router::new()
         .route("/v1/command", post(node_command))
         .route("/v1/assignment", post(node_assignment))
-        .route("/v1/promise", post(node_promise))
         .route("/v1/backups", get(node_backups))
-        .layer(middleware::from_fn_with_state(token, require_token));
+        .layer(middleware::from_fn(require_command));
+    let guarded = guarded
+        .merge(Router::new().route("/v1/promise", post(node_promise)))
+        .layer(middleware::from_fn_with_state(gate, require_right));
     finish(open.merge(guarded).with_state(handler))
 }
 
 /// Routes of a proxy host.
-pub fn proxy_router(handler: Arc<dyn ProxyHandler>, token: AgentToken) -> Router {
+pub fn proxy_router(handler: Arc<dyn ProxyHandler>, gate: Gate) -> Router {
     let open = Router::new()
         .route("/health", get(proxy_health).options(proxy_health))
         .route("/readiness", get(proxy_health).options(proxy_health))
@@ -122,42 +152,23 @@ pub fn proxy_router(handler: Arc<dyn ProxyHandler>, token: AgentToken) -> Router
     let guarded = Router::new()
         .route("/v1/command", post(proxy_command))
         .route("/v1/proxy/assignment", post(proxy_assignment))
-        .layer(middleware::from_fn_with_state(token, require_token));
+        .layer(middleware::from_fn(require_command))
+        .layer(middleware::from_fn_with_state(gate, require_right));
     finish(open.merge(guarded).with_state(handler))
 }
 
 /// Serves `router` on a socket that is already bound, until `shutdown` resolves.
 pub async fn serve(
-    listener: std::net::TcpListener,
+    door: impl Into<Door>,
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = NoDelay(tokio::net::TcpListener::from_std(listener)?);
-    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
+    let service = router.into_make_service_with_connect_info::<Peer>();
+    axum::serve(Entrance::open(door.into())?, service).with_graceful_shutdown(shutdown).await
 }
 
 type Node = State<Arc<dyn AgentHandler>>;
 type Proxy = State<Arc<dyn ProxyHandler>>;
-
-/// Nagle's algorithm would hold small answers back for up to 40 ms.
-struct NoDelay(tokio::net::TcpListener);
-
-impl axum::serve::Listener for NoDelay {
-    type Io = tokio::net::TcpStream;
-    type Addr = std::net::SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let (stream, address) = axum::serve::Listener::accept(&mut self.0).await;
-        // A connection that is gone already fails at its first read.
-        let _gone = stream.set_nodelay(true);
-        (stream, address)
-    }
-
-    fn local_addr(&self) -> std::io::Result<Self::Addr> {
-        self.0.local_addr()
-    }
-}
 
 fn finish(router: Router) -> Router {
     router
@@ -180,11 +191,26 @@ fn health_status(snapshot: &NodeSnapshot, kind: HealthPath, query: &[(String, St
     if snapshot.passes(kind, lag) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-async fn require_token(State(token): State<AgentToken>, request: Request, next: Next) -> Response {
-    if token.admits(request.headers()) {
-        return next.run(request).await;
+async fn require_right(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| peer.clone());
+    match gate.right(request.headers(), peer.as_ref()) {
+        Some(right) => {
+            request.extensions_mut().insert(right);
+            next.run(request).await
+        }
+        None => Problem::unauthorised(
+            "send the agent token of this cluster as Authorization: Bearer, or connect with a controller's certificate",
+        )
+        .into_response(),
     }
-    Problem::unauthorised("send the agent token of this cluster as Authorization: Bearer").into_response()
+}
+
+async fn require_command(request: Request, next: Next) -> Response {
+    match request.extensions().get::<Right>() {
+        Some(Right::Command) => next.run(request).await,
+        _ => Problem::forbidden("commands are for controllers: an agent's certificate does not carry them")
+            .into_response(),
+    }
 }
 
 async fn node_command(
@@ -207,9 +233,17 @@ async fn node_assignment(State(handler): Node, body: Result<Bytes, BytesRejectio
 
 async fn node_promise(
     State(handler): Node,
+    Extension(right): Extension<Right>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<PromiseReply>, Problem> {
-    Ok(Json(handler.promise(document(body)?).await))
+    let request = document::<PromiseRequest>(body)?;
+    match right {
+        Right::Agent(name) if name.as_str() != request.holder.as_str() => Err(Problem::forbidden(format!(
+            "the certificate is that of agent {name}, the promise is asked for by {}: each asks for itself",
+            request.holder
+        ))),
+        _ => Ok(Json(handler.promise(request).await)),
+    }
 }
 
 async fn node_backups(State(handler): Node) -> Result<Json<Repository>, Problem> {

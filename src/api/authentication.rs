@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::domain::access::Role;
-use crate::domain::ids::ClusterName;
+use crate::domain::ids::{ClusterName, HolderName};
 
 /// Header for clients that cannot set `Authorization`.
 pub const TOKEN_HEADER: &str = "x-api-token";
@@ -32,6 +32,8 @@ pub struct Caller {
 pub enum Identity {
     /// The token that controllers and agents share.
     Agent,
+    /// The certificate of the agent with this name.
+    AgentOf(HolderName),
     /// A person's or a script's token.
     Person {
         /// Its name.
@@ -47,6 +49,7 @@ impl fmt::Display for Identity {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Identity::Agent => formatter.write_str("the agents' token"),
+            Identity::AgentOf(name) => write!(formatter, "agent {name}"),
             Identity::Person { name, .. } => formatter.write_str(name),
         }
     }
@@ -134,14 +137,18 @@ pub struct Authentication {
 }
 
 impl Authentication {
-    /// Checks and hashes the tokens.
-    pub fn new(agent_token: &str, tokens: impl IntoIterator<Item = Token>) -> Result<Self, AuthenticationError> {
+    /// Checks and hashes the tokens. Without one of the agents, they show certificates.
+    pub fn new<'a>(
+        agent_token: impl Into<Option<&'a str>>,
+        tokens: impl IntoIterator<Item = Token>,
+    ) -> Result<Self, AuthenticationError> {
         let mut known: Vec<(Identity, TokenDigest)> = Vec::new();
         let people = tokens.into_iter().map(|token| {
             let Token { name, role, clusters, secret } = token;
             (Identity::Person { name, role, clusters }, secret)
         });
-        for (identity, secret) in std::iter::once((Identity::Agent, agent_token.to_owned())).chain(people) {
+        let agents = agent_token.into().map(|secret| (Identity::Agent, secret.to_owned()));
+        for (identity, secret) in agents.into_iter().chain(people) {
             if secret.is_empty() {
                 return Err(AuthenticationError::Empty(identity.to_string()));
             }
@@ -159,7 +166,7 @@ impl Authentication {
 
     /// Every person's and script's token of the configuration.
     pub fn people(&self) -> impl Iterator<Item = &Identity> {
-        self.known.iter().map(|(identity, _)| identity).filter(|identity| **identity != Identity::Agent)
+        self.known.iter().map(|(identity, _)| identity).filter(|identity| matches!(identity, Identity::Person { .. }))
     }
 
     /// Whose token this is. Looks at every known token whatever it finds, so that the time tells nothing.

@@ -4,6 +4,7 @@
 //! Of several controllers it asks the next one where one is out of reach or does not lead. Otherwise it never repeats a mutation:
 //! an answer that got lost is an unknown outcome, and said to be one.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -32,10 +33,18 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The URL given for the controller is none.
-    #[error("{url:?} is no URL of a controller, as in http://10.0.0.5:8432")]
+    #[error("{url:?} is no URL of a controller, as in https://10.0.0.5:8432")]
     BadUrl {
         /// As given.
         url: String,
+    },
+    /// A file for TLS cannot be used.
+    #[error("{path}: {problem}")]
+    BadFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        problem: String,
     },
     /// The request was certainly not received.
     #[error("cannot reach the controller at {url}")]
@@ -67,6 +76,36 @@ pub enum ClientError {
         /// Why.
         source: serde_json::Error,
     },
+}
+
+/// Files for `https://` controllers, as PEM.
+#[derive(Debug, Clone, Default)]
+pub struct ClientFiles {
+    /// Who signed the controllers' certificates; the system's authorities if not given.
+    pub authorities: Option<PathBuf>,
+    /// An own certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+impl ClientFiles {
+    fn prepare(&self, mut builder: reqwest::ClientBuilder) -> Result<reqwest::ClientBuilder, ClientError> {
+        let wrong = |path: &Path, problem: String| ClientError::BadFile { path: path.to_owned(), problem };
+        let read = |path: &Path| std::fs::read(path).map_err(|error| wrong(path, format!("read the file: {error}")));
+        if let Some(path) = &self.authorities {
+            let found = reqwest::Certificate::from_pem_bundle(&read(path)?).unwrap_or_default();
+            if found.is_empty() {
+                return Err(wrong(path, "holds no certificate in PEM".to_owned()));
+            }
+            builder = builder.tls_certs_only(found);
+        }
+        if let Some((certificate, key)) = &self.identity {
+            let pem = [read(certificate)?, read(key)?].join(&b'\n');
+            let identity = reqwest::Identity::from_pem(&pem)
+                .map_err(|_| wrong(certificate, format!("is no certificate in PEM, or {} is no key", key.display())))?;
+            builder = builder.identity(identity);
+        }
+        Ok(builder)
+    }
 }
 
 /// A document as read, and as it came.
@@ -113,15 +152,22 @@ impl Client {
     /// A client of the controllers at `urls` (separated by commas), with a bearer token if there is one. Connects with the first
     /// request.
     pub fn new(urls: &str, token: Option<String>) -> Result<Self, ClientError> {
+        Self::with_files(urls, token, &ClientFiles::default())
+    }
+
+    /// The same, with files for TLS.
+    pub fn with_files(urls: &str, token: Option<String>, files: &ClientFiles) -> Result<Self, ClientError> {
         let mut bases = Vec::new();
         for url in urls.split(',').map(str::trim) {
-            let valid = reqwest::Url::parse(url).is_ok_and(|parsed| parsed.scheme() == "http" && parsed.has_host());
+            let valid = reqwest::Url::parse(url)
+                .is_ok_and(|parsed| ["http", "https"].contains(&parsed.scheme()) && parsed.has_host());
             if !valid {
                 return Err(ClientError::BadUrl { url: url.to_owned() });
             }
             bases.push(url.trim_end_matches('/').to_owned());
         }
-        let http = reqwest::Client::builder()
+        let http = files
+            .prepare(reqwest::Client::builder())?
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT)
             // A proxy for web pages in the environment leads to no controller.
@@ -361,7 +407,7 @@ impl ClientError {
             ClientError::Unreachable { .. } => true,
             ClientError::NoAnswer { .. } => *method == Method::GET,
             ClientError::Problem { problem } => problem.is_not_the_leader(),
-            ClientError::BadUrl { .. } | ClientError::Malformed { .. } => false,
+            ClientError::BadUrl { .. } | ClientError::BadFile { .. } | ClientError::Malformed { .. } => false,
         }
     }
 }

@@ -3,8 +3,11 @@
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+
+use crate::domain::clock::WallTime;
 
 /// Requests a second of one known caller, unless the configuration says otherwise.
 pub const REQUESTS_PER_SECOND_DEFAULT: u32 = 2_000;
@@ -14,6 +17,9 @@ const STRANGER_REQUESTS_PER_SECOND: u32 = 50;
 const STRANGER_BURST: u32 = 500;
 /// Requests after which callers that were quiet are forgotten, so that the table stays small.
 const REQUESTS_BETWEEN_CLEARINGS: usize = 10_000;
+
+/// Unauthenticated attempts that are written down in each minute: everybody can make them, and the disk is finite.
+const STRANGERS_PER_MINUTE: u32 = 10;
 
 /// The quotas of one controller.
 pub struct Limits {
@@ -59,6 +65,25 @@ impl Limits {
 impl std::fmt::Debug for Limits {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("Limits(..)")
+    }
+}
+
+/// How many attempts without a known token were written down in the current minute.
+#[derive(Default)]
+pub(super) struct Strangers {
+    minute: Option<WallTime>,
+    written: u32,
+}
+
+impl Strangers {
+    /// Whether one more is written down.
+    pub(super) fn may_write(&mut self, now: WallTime) -> bool {
+        let fresh = self.minute.is_some_and(|begun| begun <= now && now.since(begun) < Duration::from_secs(60));
+        if !fresh {
+            *self = Self { minute: Some(now), written: 0 };
+        }
+        self.written += 1;
+        self.written <= STRANGERS_PER_MINUTE
     }
 }
 

@@ -8,6 +8,7 @@ pub mod authentication;
 pub mod body;
 pub mod client;
 pub mod controller;
+pub mod entrance;
 mod idempotency;
 pub mod limits;
 pub mod listing;

@@ -4,7 +4,6 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
@@ -12,7 +11,7 @@ use axum::body::Bytes;
 use axum::extract::{ConnectInfo, FromRequestParts, RawPathParams, Request, State};
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method as HttpMethod, StatusCode, Uri};
+use axum::http::{HeaderValue, Method as HttpMethod, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use utoipa_swagger_ui::{Config, SwaggerUi};
@@ -20,8 +19,9 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use super::authentication::{Authentication, Caller, Identity, TokenDigest, presented_token};
 use super::body;
 use super::controller::ControllerHandler;
+use super::entrance::Peer;
 use super::idempotency::{Claim, Key, REPLAYED_HEADER};
-use super::limits::{Limits, REQUESTS_PER_SECOND_DEFAULT};
+use super::limits::{Limits, REQUESTS_PER_SECOND_DEFAULT, Strangers};
 use super::listing::{Listing, Wanted};
 use super::mutation::{Done, Mutation, Wish};
 use super::openapi::OPENAPI;
@@ -29,7 +29,7 @@ use super::routes::{Access, Endpoint, Method, ROUTES, Route};
 use super::stream;
 use super::tokens::{TokenDocument, TokenRequest};
 use super::wire::{Problem, Word};
-use crate::domain::clock::WallTime;
+use crate::domain::certificate::{CertificateRole, Holder};
 use crate::domain::ids::ClusterName;
 use crate::domain::operation::Operation;
 use crate::domain::report::{ProxyReport, Report};
@@ -40,8 +40,6 @@ const DASHBOARD: &str = include_str!("dashboard.html");
 /// The page loads nothing from elsewhere, and nobody else shows it.
 const DASHBOARD_POLICY: &str = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; \
                                 frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
-/// Unauthenticated attempts that are written down in each minute: everybody can make them, and the disk is finite.
-const STRANGERS_PER_MINUTE: u32 = 10;
 
 /// Puts the controller's API together.
 pub fn router(handler: Arc<dyn ControllerHandler>, authentication: Arc<Authentication>) -> Router {
@@ -87,30 +85,14 @@ struct Api {
     strangers: Arc<Mutex<Strangers>>,
 }
 
-/// How many attempts without a known token were written down in the current minute.
-#[derive(Default)]
-struct Strangers {
-    minute: Option<WallTime>,
-    written: u32,
-}
-
-impl Strangers {
-    fn may_write(&mut self, now: WallTime) -> bool {
-        let fresh = self.minute.is_some_and(|begun| begun <= now && now.since(begun) < Duration::from_secs(60));
-        if !fresh {
-            *self = Self { minute: Some(now), written: 0 };
-        }
-        self.written += 1;
-        self.written <= STRANGERS_PER_MINUTE
-    }
-}
-
 /// What a request is about, once its head has been read.
 struct Question {
     route: &'static Route,
     /// Name and value of every parameter of the path.
     parameters: Vec<(String, String)>,
     peer: SocketAddr,
+    /// Whose certificate the connection showed.
+    holder: Option<Holder>,
     parts: Parts,
 }
 
@@ -121,11 +103,12 @@ impl Api {
             Ok(found) => found.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             Err(error) => return Problem::bad_request(error.to_string()).into_response(),
         };
-        let Some(&ConnectInfo(peer)) = parts.extensions.get::<ConnectInfo<SocketAddr>>() else {
+        let Some(ConnectInfo(Peer { address: peer, holder })) = parts.extensions.get::<ConnectInfo<Peer>>().cloned()
+        else {
             return Problem::internal("the peer's address is not known: serve the router with api::server")
                 .into_response();
         };
-        let question = Question { route, parameters, peer, parts };
+        let question = Question { route, parameters, peer, holder, parts };
         let identity = match self.admit(&question).await {
             Ok(identity) => identity,
             Err(problem) => return problem.into_response(),
@@ -161,7 +144,7 @@ impl Api {
             Access::Open => return Ok(None),
             needed => needed,
         };
-        let identity = match self.identify(&question.parts.headers) {
+        let identity = match self.identify(question) {
             Ok(identity) => identity,
             // Who follows knows no tokens but those of the configuration: the leader does.
             Err(problem) => return Err(problem),
@@ -172,7 +155,7 @@ impl Api {
                 Some(_) => "the token is not known here: check it, or ask an administrator for one",
                 None => "send a token: authorization: Bearer TOKEN, or x-api-token: TOKEN",
             }),
-            (Access::Agents, Some(Identity::Agent)) => return Ok(identity),
+            (Access::Agents, Some(Identity::Agent | Identity::AgentOf(_))) => return Ok(identity),
             (Access::AtLeast(needed), Some(Identity::Person { name, role, clusters })) if *role >= needed => {
                 match self.scope_problem(question, name, clusters).await {
                     None => return Ok(identity),
@@ -186,8 +169,8 @@ impl Api {
                 role.label()
             )),
             (_, Some(_)) => Problem::forbidden(match needed {
-                Access::Agents => "this route is for agents: it takes the agents' token only",
-                _ => "this route is for people and scripts: it does not take the agents' token",
+                Access::Agents => "this route is for agents: it takes the agents' token or an agent's certificate only",
+                _ => "this route is for people and scripts: it takes their tokens only",
             }),
         };
         if identity.is_some() {
@@ -204,8 +187,12 @@ impl Api {
     }
 
     /// Whose token a request carries, of the configuration or of the store.
-    fn identify(&self, headers: &HeaderMap) -> Result<Option<Identity>, Problem> {
-        let Some(token) = presented_token(headers) else { return Ok(None) };
+    fn identify(&self, question: &Question) -> Result<Option<Identity>, Problem> {
+        let Some(token) = presented_token(&question.parts.headers) else {
+            // Without a token the certificate speaks, and only an agent's says enough.
+            let agent = question.holder.as_ref().filter(|holder| holder.role == CertificateRole::Agent);
+            return Ok(agent.map(|holder| Identity::AgentOf(holder.name.clone())));
+        };
         match self.authentication.identify(token) {
             Some(identity) => Ok(Some(identity.clone())),
             None => self.handler.stored_token(&TokenDigest::of(token)),
@@ -215,7 +202,7 @@ impl Api {
     /// Whether this caller may ask once more now.
     fn limit(&self, question: &Question, identity: Option<&Identity>) -> Result<(), Problem> {
         let may = match identity {
-            Some(Identity::Agent) => true,
+            Some(Identity::Agent | Identity::AgentOf(_)) => true,
             Some(Identity::Person { name, .. }) => self.limits.admit(name),
             None => self.limits.admit_stranger(question.peer.ip()),
         };
@@ -268,10 +255,12 @@ impl Api {
         if question.route.endpoint == Endpoint::Heartbeat {
             let report: Report = body::parse(headers, body)?;
             question.require_cluster(&report.cluster)?;
+            question.require_speaker(report.node.as_str())?;
             Ok(Json(self.handler.heartbeat(report).await?).into_response())
         } else {
             let report: ProxyReport = body::parse(headers, body)?;
             question.require_cluster(&report.cluster)?;
+            question.require_speaker(report.proxy.as_str())?;
             Ok(Json(self.handler.proxy_heartbeat(report).await?).into_response())
         }
     }
@@ -451,6 +440,19 @@ impl Question {
     /// The second parameter of the path; empty where there is none.
     fn second(&self) -> &str {
         self.parameters.get(1).map(|(_, value)| value.as_str()).unwrap_or_default()
+    }
+
+    /// An agent that shows its certificate in place of the token speaks for itself only.
+    fn require_speaker(&self, reported: &str) -> Result<(), Problem> {
+        let Some(holder) = self.holder.as_ref().filter(|_| presented_token(&self.parts.headers).is_none()) else {
+            return Ok(());
+        };
+        if holder.name.as_str() == reported {
+            return Ok(());
+        }
+        Err(Problem::forbidden(format!(
+            "the certificate is that of {holder}, the report is of {reported}: issue one for {reported}"
+        )))
     }
 
     fn require_cluster(&self, reported: &ClusterName) -> Result<(), Problem> {

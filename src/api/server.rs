@@ -4,12 +4,12 @@
 
 use std::future::{Future, IntoFuture};
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::ListenerExt;
 use tokio::sync::oneshot;
+
+use super::entrance::{Door, Entrance, Peer};
 
 /// How long requests under way may take after the stop was asked for. Longer ones find a broken connection,
 /// which every client of ours treats as an unknown outcome.
@@ -19,18 +19,13 @@ const GRACE: Duration = Duration::from_secs(3);
 ///
 /// Answers leave at once (TCP_NODELAY): a heartbeat's answer carries a lease.
 pub async fn serve(
-    listener: std::net::TcpListener,
+    door: impl Into<Door>,
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "set TCP_NODELAY on an accepted connection");
-        }
-    });
+    let entrance = Entrance::open(door.into())?;
     let (announce, announced) = oneshot::channel();
-    let server = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
+    let server = axum::serve(entrance, router.into_make_service_with_connect_info::<Peer>())
         .with_graceful_shutdown(async move {
             shutdown.await;
             // The receiver is gone only if the server has ended already.

@@ -2,15 +2,22 @@
 //!
 //! Length: one list of everything that can be typed.
 
+mod access;
+mod connection;
+mod pki;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::domain::access::Role;
 use crate::domain::backup::BackupType;
 use crate::domain::clock::WallTime;
 use crate::domain::lsn::Lsn;
+
+pub use access::{AuditCommand, TokenCommand};
+pub use connection::Connection;
+pub use pki::{IssueArguments, PkiCommand, RotateArguments};
 
 /// Where a controller on the same host answers.
 pub const DEFAULT_CONTROLLER: &str = "http://127.0.0.1:8432";
@@ -44,6 +51,9 @@ pub struct Global {
     #[arg(long, global = true, value_name = "URL", env = "STORMGLASS_CONTROLLER", default_value = DEFAULT_CONTROLLER,
         help_heading = "Connection")]
     pub controller: String,
+    /// How it is spoken to.
+    #[command(flatten)]
+    pub connection: Connection,
     /// How stdout is written.
     #[arg(long, short, global = true, value_enum, default_value_t = OutputFormat::Table, help_heading = "Output")]
     pub output: OutputFormat,
@@ -264,68 +274,12 @@ pub enum Command {
     /// Who asked for what, when, from where, and what became of it.
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Certificates of controllers, agents and clients, from an authority of the cluster's own. Asks no controller.
+    #[command(subcommand)]
+    Pki(PkiCommand),
     /// Configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
-}
-
-/// `stormglass token …`.
-#[derive(Debug, Clone, Subcommand)]
-pub enum TokenCommand {
-    /// Make one; its secret is printed this once.
-    #[command(after_help = "Example:\n  stormglass token create alertmanager --role operator --expires-in 365d")]
-    Create {
-        /// Its name in the audit log.
-        name: String,
-        /// viewer, backup, operator or admin; at most your own.
-        #[arg(long, value_parser = role)]
-        role: Role,
-        /// Only for this cluster; may be given again.
-        #[arg(long = "cluster", value_name = "CLUSTER")]
-        clusters: Vec<String>,
-        /// It ends after this; never if not given.
-        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-        expires_in: Option<Duration>,
-    },
-    /// Every token, without its secret.
-    List,
-    /// End one at once.
-    Revoke {
-        /// Its name.
-        name: String,
-    },
-}
-
-/// `stormglass audit …`.
-#[derive(Debug, Clone, Subcommand)]
-pub enum AuditCommand {
-    /// The newest rows.
-    List {
-        /// How many.
-        #[arg(long, default_value_t = 50, value_name = "N")]
-        limit: usize,
-    },
-    /// Every row as one line of JSON, oldest first.
-    Export,
-    /// Check that no row was changed, taken out or put in.
-    #[command(
-        after_help = "Note the head down elsewhere: that it is still there proves that no newest row was cut off."
-    )]
-    Verify {
-        /// An export instead of the controller's log.
-        #[arg(long, value_name = "FILE")]
-        file: Option<PathBuf>,
-        /// A row that must be in the log, as an earlier verify printed its head: NUMBER:HASH.
-        #[arg(long, value_name = "NUMBER:HASH")]
-        expect: Option<String>,
-    },
-}
-
-fn role(text: &str) -> Result<Role, String> {
-    [Role::Viewer, Role::Backup, Role::Operator, Role::Admin]
-        .into_iter()
-        .find(|role| role.label() == text)
-        .ok_or_else(|| "use viewer, backup, operator or admin".to_owned())
 }
 
 /// `stormglass controller …`.

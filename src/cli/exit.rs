@@ -77,7 +77,11 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let message = chain(&error);
         match error {
-            ClientError::BadUrl { .. } => Failure::new(Exit::Usage, message),
+            ClientError::BadUrl { .. } | ClientError::BadFile { .. } => Failure::new(Exit::Usage, message),
+            ClientError::Unreachable { .. } if message.contains("certificate") => {
+                Failure::new(Exit::Unreachable, message)
+                    .advise("name who signed its certificate with --ca-file or STORMGLASS_CACERT: authorities.crt of stormglass pki")
+            }
             ClientError::Unreachable { .. } => Failure::new(Exit::Unreachable, message)
                 .advise("check that it runs, and --controller or STORMGLASS_CONTROLLER"),
             ClientError::NoAnswer { .. } => Failure::new(Exit::Unreachable, message),

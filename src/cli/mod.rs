@@ -7,6 +7,7 @@ pub mod arguments;
 mod commands;
 pub mod console;
 pub mod exit;
+mod pki;
 pub mod render;
 
 use std::ffi::OsString;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backup::AgentBackupSection;
 use super::secret::SecretReference;
+use super::tls::TlsSection;
 pub use super::traffic::PgbouncerSection;
 use crate::domain::ids::{Address, ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::report::Tags;
@@ -31,6 +32,9 @@ pub struct AgentConfig {
     /// On a database host: the backup repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<AgentBackupSection>,
+    /// The own certificate, and whose certificates count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsSection>,
 }
 
 /// `[agent]`.
@@ -43,12 +47,16 @@ pub struct AgentSection {
     pub site: SiteName,
     /// Health paths, metrics and commands. Patroni's port, 8008, by habit.
     pub listen: SocketAddr,
+    /// Listen without TLS where others reach it. For a network that is trusted; told at start and by the doctor.
+    #[serde(default)]
+    pub insecure: bool,
     /// Epochs, promises, guard socket. Must be on a disk that survives a reboot, and not on the one of the data directory.
     pub state_directory: PathBuf,
     /// Base URLs of the controllers.
     pub controllers: Vec<String>,
-    /// Shared by controllers and agents.
-    pub token: SecretReference,
+    /// Shared by controllers and agents. Not needed with `[tls]`: they show certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<SecretReference>,
     /// `[agent.peers]`: base URLs of other nodes' agents, where this host reaches them elsewhere than the controllers do.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub peers: BTreeMap<NodeName, String>,

@@ -15,6 +15,7 @@ use super::secret::SecretReference;
 use super::sequence::SequenceSection;
 use super::store::{StoreKind, StoreSection};
 use super::terraform::TerraformSection;
+use super::tls::TlsSection;
 pub use super::traffic::{ApplicationSection, ApplicationServerSection, ReadsSection};
 use super::webhook::WebhookSection;
 pub use crate::domain::access::Role;
@@ -74,6 +75,9 @@ pub struct ControllerConfig {
     /// What scores them. Without it nothing is predicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predictor: Option<PredictorSection>,
+    /// The own certificate, and whose certificates count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsSection>,
 }
 
 /// `[controller]`.
@@ -84,7 +88,10 @@ pub struct ControllerSection {
     pub name: String,
     /// API, metrics, dashboard.
     pub listen: SocketAddr,
-    /// Base URL that followers send others to; `http://` and `listen` if not given.
+    /// Listen without TLS where others reach it. For a network that is trusted; told at start and by the doctor.
+    #[serde(default)]
+    pub insecure: bool,
+    /// Base URL that followers send others to; `https://` with `[tls]`, else `http://`, and `listen` if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// Where the embedded store is. Not used with etcd.
@@ -97,6 +104,7 @@ impl ControllerConfig {
     pub fn url(&self) -> String {
         match &self.controller.url {
             Some(url) => url.trim_end_matches('/').to_owned(),
+            None if self.tls.is_some() => format!("https://{}", self.controller.listen),
             None => format!("http://{}", self.controller.listen),
         }
     }
@@ -177,8 +185,9 @@ impl Default for FailoverSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuthenticationSection {
-    /// Shared by controllers and agents.
-    pub agent_token: SecretReference,
+    /// Shared by controllers and agents. Not needed with `[tls]`: they show certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_token: Option<SecretReference>,
     /// `[[authentication.token]]`: bearer tokens of people and scripts.
     #[serde(rename = "token", default)]
     pub tokens: Vec<TokenSection>,

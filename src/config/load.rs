@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::document::{Document, Source};
 use super::error::{ConfigError, Violation};
+use super::tls::TlsSection;
 use super::{AgentConfig, ControllerConfig, SecretReference};
 
 const CONTROLLER_SECTIONS: &[&str] = &[
@@ -21,8 +22,9 @@ const CONTROLLER_SECTIONS: &[&str] = &[
     "backup",
     "dns",
     "terraform",
+    "tls",
 ];
-const AGENT_SECTIONS: &[&str] = &["agent", "postgresql", "proxy", "tags", "backup"];
+const AGENT_SECTIONS: &[&str] = &["agent", "postgresql", "proxy", "tags", "backup", "tls"];
 
 /// What both kinds of settings can do.
 trait Settings: DeserializeOwned + Serialize {
@@ -30,6 +32,8 @@ trait Settings: DeserializeOwned + Serialize {
     fn check(&self) -> Result<(), Violation>;
     /// Every reference to a secret, with its key.
     fn secrets(&self) -> Vec<(String, &SecretReference)>;
+    /// The own certificate, if there is one.
+    fn tls(&self) -> Option<&TlsSection>;
 }
 
 impl Settings for ControllerConfig {
@@ -38,7 +42,9 @@ impl Settings for ControllerConfig {
     }
 
     fn secrets(&self) -> Vec<(String, &SecretReference)> {
-        let mut secrets = vec![("authentication.agent_token".to_owned(), &self.authentication.agent_token)];
+        let mut secrets = Vec::new();
+        let agent_token = self.authentication.agent_token.as_ref();
+        secrets.extend(agent_token.map(|token| ("authentication.agent_token".to_owned(), token)));
         for (index, token) in self.authentication.tokens.iter().enumerate() {
             secrets.push((format!("authentication.token.{index}.secret"), &token.secret));
         }
@@ -48,6 +54,10 @@ impl Settings for ControllerConfig {
         secrets.extend(self.store.password.as_ref().map(|password| ("store.password".to_owned(), password)));
         secrets
     }
+
+    fn tls(&self) -> Option<&TlsSection> {
+        self.tls.as_ref()
+    }
 }
 
 impl Settings for AgentConfig {
@@ -56,7 +66,8 @@ impl Settings for AgentConfig {
     }
 
     fn secrets(&self) -> Vec<(String, &SecretReference)> {
-        let mut secrets = vec![("agent.token".to_owned(), &self.agent.token)];
+        let mut secrets = Vec::new();
+        secrets.extend(self.agent.token.as_ref().map(|token| ("agent.token".to_owned(), token)));
         if let Some(postgresql) = &self.postgresql {
             secrets.extend(
                 postgresql.superuser_password.as_ref().map(|it| ("postgresql.superuser_password".to_owned(), it)),
@@ -72,6 +83,10 @@ impl Settings for AgentConfig {
         }
         secrets.extend(self.backup.iter().flat_map(|backup| backup.secrets()));
         secrets
+    }
+
+    fn tls(&self) -> Option<&TlsSection> {
+        self.tls.as_ref()
     }
 }
 
@@ -168,7 +183,7 @@ fn secrets_can_be_had<T: Settings>(document: &Document<'_>, settings: &T) -> Res
             .resolve()
             .map_err(|source| ConfigError::Secret { place: document.place(&Violation::at(&key, "").key), source })?;
     }
-    Ok(())
+    settings.tls().map_or(Ok(()), TlsSection::unusable).map_err(|violation| document.violation(violation))
 }
 
 /// Two equal tokens would make a role a matter of order, and an agent's token that people hold could command agents.

@@ -19,6 +19,7 @@ pub mod secret;
 pub mod sequence;
 pub mod store;
 pub mod terraform;
+pub mod tls;
 pub mod traffic;
 mod validate;
 pub mod webhook;

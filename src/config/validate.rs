@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use super::agent::{PostgresqlSection, ProxySection};
 use super::error::{ConfigError, Place, Violation, key_text};
 use super::predictor::PredictorSection;
+use super::tls::{TlsSection, listener};
 use super::{AgentConfig, ControllerConfig};
 use crate::domain::ids::Address;
 use crate::domain::lease::{LeaseTimers, RTO_MIN};
@@ -93,6 +94,13 @@ impl ControllerConfig {
             return Err(Violation::at("controller.name", "must not be empty: logs and the journal name it"));
         }
         absolute("controller.data_directory", &self.controller.data_directory)?;
+        let tls = self.tls.as_ref();
+        tls.map_or(Ok(()), TlsSection::violation)?;
+        listener("controller", self.controller.listen, self.controller.insecure, tls)?;
+        if tls.is_none() && self.authentication.agent_token.is_none() {
+            let problem = "missing: without [tls] it is what controllers and agents know each other by";
+            return Err(Violation::at("authentication.agent_token", problem));
+        }
         match &self.controller.url {
             Some(url) => base_url("controller.url", url)?,
             None if self.has_election() && self.controller.listen.ip().is_unspecified() => {
@@ -110,10 +118,10 @@ impl ControllerConfig {
         unique("node", "name", self.nodes.iter().map(|node| node.name.to_string()))?;
         unique("proxy", "name", self.proxies.iter().map(|proxy| proxy.name.to_string()))?;
         for (index, node) in self.nodes.iter().enumerate() {
-            base_url(&format!("node.{index}.agent"), &node.agent)?;
+            self.agent_url(&format!("node.{index}.agent"), &node.agent)?;
         }
         for (index, proxy) in self.proxies.iter().enumerate() {
-            base_url(&format!("proxy.{index}.agent"), &proxy.agent)?;
+            self.agent_url(&format!("proxy.{index}.agent"), &proxy.agent)?;
         }
         unique("node", "agent", self.nodes.iter().map(|node| node.agent.trim_end_matches('/').to_owned()))?;
         unique("proxy", "agent", self.proxies.iter().map(|proxy| proxy.agent.trim_end_matches('/').to_owned()))?;
@@ -170,12 +178,23 @@ impl ControllerConfig {
         self.traffic_violation()?;
         self.derive_policy().map(drop)
     }
+
+    fn agent_url(&self, key: &str, url: &str) -> Result<(), Violation> {
+        called_url(key, url, self.tls.is_some(), self.authentication.agent_token.is_some())
+    }
 }
 
 impl AgentConfig {
     /// The first rule that is broken.
     pub(super) fn violation(&self) -> Result<(), Violation> {
         absolute("agent.state_directory", &self.agent.state_directory)?;
+        let (tls, has_token) = (self.tls.as_ref(), self.agent.token.is_some());
+        tls.map_or(Ok(()), TlsSection::violation)?;
+        listener("agent", self.agent.listen, self.agent.insecure, tls)?;
+        if tls.is_none() && !has_token {
+            let problem = "missing: without [tls] it is what controllers and agents know each other by";
+            return Err(Violation::at("agent.token", problem));
+        }
         if self.agent.controllers.is_empty() {
             return Err(Violation::at(
                 "agent.controllers",
@@ -183,7 +202,10 @@ impl AgentConfig {
             ));
         }
         for (index, controller) in self.agent.controllers.iter().enumerate() {
-            base_url(&format!("agent.controllers.{index}"), controller)?;
+            called_url(&format!("agent.controllers.{index}"), controller, tls.is_some(), has_token)?;
+        }
+        for (node, peer) in &self.agent.peers {
+            called_url(&format!("agent.peers.{node}"), peer, tls.is_some(), has_token)?;
         }
         if let Some(backup) = &self.backup {
             if self.postgresql.is_none() {
@@ -328,18 +350,32 @@ fn path(list: &str, index: usize) -> Vec<String> {
     Violation::at(&format!("{list}.{index}"), "").key
 }
 
-/// `http://host:port`, nothing after it.
+/// A base URL that this process calls, with what it has to show there.
+fn called_url(key: &str, url: &str, has_tls: bool, has_token: bool) -> Result<(), Violation> {
+    base_url(key, url)?;
+    match url.starts_with("https:") {
+        true if !has_tls => {
+            Err(Violation::at(key, "https needs [tls], whose client_authorities say whose certificate is good there"))
+        }
+        false if !has_token => Err(Violation::at(
+            key,
+            "without TLS only a token is understood there: use https://, or configure the token",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// `http://host:port` or `https://host:port`, nothing after it.
 fn base_url(key: &str, url: &str) -> Result<(), Violation> {
     let refused =
-        |why: &str| Err(Violation::at(key, format!("{url:?} is no base URL as in \"http://10.0.0.5:8432\": {why}")));
+        |why: &str| Err(Violation::at(key, format!("{url:?} is no base URL as in \"https://10.0.0.5:8432\": {why}")));
     let parsed = match reqwest::Url::parse(url) {
         Ok(parsed) => parsed,
         Err(error) => return refused(&error.to_string()),
     };
     match parsed.scheme() {
-        "http" => {}
-        "https" => return refused("TLS is not available yet, use http:// in a trusted network"),
-        _ => return refused("it must begin with http://"),
+        "http" | "https" => {}
+        _ => return refused("it must begin with https:// or http://"),
     }
     if !matches!(parsed.path(), "" | "/") || parsed.query().is_some() || parsed.fragment().is_some() {
         return refused("nothing may follow host and port");

@@ -30,6 +30,7 @@ use crate::decide::doctor::{self, Patient};
 use crate::decide::request::Request;
 use crate::domain::alert::{AcceptedAlert, Alert};
 use crate::domain::backup::RecoveryTarget;
+use crate::domain::certificate::Protection;
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
 use crate::domain::ids::{ClusterName, OperationId, SiteName};
@@ -67,6 +68,7 @@ pub struct ControllerHandle {
     policy: Policy,
     rule: Option<NameRule>,
     circumstances: Circumstances,
+    protection: watch::Receiver<Protection>,
     sequences: Sequences,
     clock: Arc<dyn Clock>,
     store: Arc<dyn Store>,
@@ -100,6 +102,7 @@ impl ControllerHandle {
             policy: parts.policy.clone(),
             rule: parts.name_service.as_ref().map(|kept| kept.rule.clone()),
             circumstances: parts.circumstances.clone(),
+            protection: parts.protection.clone(),
             sequences: parts.sequences.clone(),
             clock: parts.clock.clone(),
             store,
@@ -164,6 +167,7 @@ impl ControllerHandle {
         let glance = self.glance().await?;
         let mut circumstances = self.circumstances.clone();
         circumstances.stacks = self.stacks.borrow().clone();
+        circumstances.protection = self.protection.borrow().clone();
         if self.has_backups {
             let known = stored(self.store.list_operations(&self.cluster, backup::LOOKED_THROUGH).await)?;
             circumstances.backup = Some(backup::facts(&known));

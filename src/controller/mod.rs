@@ -32,6 +32,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::backup::ControllerBackupSection;
 use crate::domain::alert::AlertPolicy;
+use crate::domain::certificate::Protection;
 use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::operation::Operation;
 use crate::domain::policy::Policy;
@@ -85,6 +86,8 @@ pub struct ControllerParts {
     pub policy: Policy,
     /// What no agent reports, for the doctor.
     pub circumstances: Circumstances,
+    /// How its API is protected, as it changes.
+    pub protection: watch::Receiver<Protection>,
     /// Every configured node.
     pub nodes: Vec<ConfiguredNode>,
     /// Every configured proxy.

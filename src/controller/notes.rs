@@ -275,7 +275,10 @@ impl Controller {
             return;
         }
         self.state.examined_at = Some(view.now);
-        let circumstances = Circumstances { backup: self.state.backups.clone(), ..self.parts.circumstances.clone() };
+        let protection = self.parts.protection.borrow().clone();
+        self.parts.metrics.show_certificates(protection.certificates());
+        let circumstances =
+            Circumstances { backup: self.state.backups.clone(), protection, ..self.parts.circumstances.clone() };
         let readiness = doctor::examine(&Patient {
             view,
             policy: &self.state.policy,

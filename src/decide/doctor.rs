@@ -56,6 +56,7 @@ const CHECKS: &[Examination] = &[
     proxies,
     doctor_traffic::backends,
     doctor_outside::names,
+    doctor_outside::transport,
     doctor_outside::certificates,
     clocks,
     disks,
@@ -447,8 +448,9 @@ fn stuck(patient: &Patient<'_>) -> Vec<Check> {
 mod tests {
     use super::*;
     use crate::decide::tests::{edit, node, policy, record, view};
+    use crate::domain::certificate::{CertificateFacts, Protection};
     use crate::domain::clock::WallTime;
-    use crate::domain::readiness::{BackupFacts, CertificateFacts, ChannelFacts, NameFacts, StackFacts};
+    use crate::domain::readiness::{BackupFacts, ChannelFacts, NameFacts, StackFacts};
     use crate::domain::record::ClusterRecord;
     use crate::domain::report::{ArchiverReport, DiskReport, SlotReport, UpkeepReport};
 
@@ -581,7 +583,16 @@ mod tests {
                 ..BackupFacts::default()
             }),
             names: Some(NameFacts { ttl_seconds: 5, problem: None }),
-            certificates: vec![CertificateFacts { subject: "c1".to_owned(), expires: WallTime(99 * DAY) }],
+            protection: Protection::Tls {
+                certificates: vec![CertificateFacts {
+                    subject: "controller c1".to_owned(),
+                    expires: WallTime(99 * DAY),
+                }],
+            },
+            store_certificates: vec![CertificateFacts {
+                subject: "controller c1".to_owned(),
+                expires: WallTime(110 * DAY),
+            }],
             sequences_after_failover: vec!["restore".to_owned()],
             stacks: vec![StackFacts { name: "terraform/standby".to_owned(), drift: Ok(true) }],
             channels: vec![ChannelFacts { name: "chat".to_owned(), problem: Some("403".to_owned()) }],
@@ -591,6 +602,7 @@ mod tests {
             ("backup", Verdict::Failing),
             ("drill", Verdict::Warning),
             ("dns", Verdict::Ok),
+            ("transport", Verdict::Ok),
             ("certificates", Verdict::Failing),
             ("controllers", Verdict::Ok),
             ("restore_sequence", Verdict::Ok),
@@ -599,7 +611,39 @@ mod tests {
         ] {
             assert_eq!(verdicts(&readiness, name).first().map(|found| found.1), Some(expected), "{name}");
         }
+        let soon: Vec<_> = readiness.checks.iter().filter(|check| check.check == "certificates").collect();
+        assert_eq!(soon.len(), 2, "{soon:?}");
+        assert_eq!((soon[1].verdict, soon[1].next.as_deref()), (Verdict::Warning, Some("stormglass pki rotate c1")));
         let slow = Circumstances { names: Some(NameFacts { ttl_seconds: 6, problem: None }), ..circumstances };
         assert_eq!(verdicts(&look(&view, &slow), "dns"), [(None, Verdict::Warning)], "longer than failover.rto");
+    }
+
+    #[test]
+    fn every_agents_certificate_and_every_open_port_is_looked_at() {
+        const DAY: i64 = 86_400_000_000;
+        let tls = |expires: i64| Protection::Tls {
+            certificates: vec![
+                CertificateFacts { subject: "agent n2".to_owned(), expires: WallTime(expires * DAY) },
+                CertificateFacts { subject: "authority orders".to_owned(), expires: WallTime(500 * DAY) },
+            ],
+        };
+        let with = |protection: Option<Protection>| {
+            let mut view = view(&record());
+            view.wall = WallTime(100 * DAY);
+            edit(&mut view, "n2", |report| report.protection = protection.clone());
+            look(&view, &Circumstances::default())
+        };
+        for (expires, expected) in
+            [(100, Verdict::Failing), (101, Verdict::Warning), (129, Verdict::Warning), (131, Verdict::Ok)]
+        {
+            let found = verdicts(&with(Some(tls(expires))), "certificates");
+            let subject = (expected != Verdict::Ok).then(|| "agent n2".to_owned());
+            assert_eq!(found, [(subject, expected)], "ends on day {expires} of 100");
+        }
+        let open = with(Some(Protection::Insecure));
+        assert_eq!(verdicts(&open, "transport"), [(Some("n2".to_owned()), Verdict::Warning)]);
+        assert_eq!(verdicts(&with(None), "transport"), [(None, Verdict::NotApplicable)]);
+        assert_eq!(verdicts(&with(None), "certificates"), [(None, Verdict::NotApplicable)]);
+        assert_eq!(verdicts(&with(Some(tls(131))), "transport"), [(None, Verdict::Ok)]);
     }
 }

@@ -5,13 +5,17 @@
 use std::time::Duration;
 
 use super::doctor::{Patient, of};
+use crate::domain::certificate::{CertificateFacts, Protection};
 use crate::domain::clock::WallTime;
 use crate::domain::readiness::{Check, Verdict};
 
 /// A drill older than this proves little about today's repository.
 const DRILL_AGE: Duration = Duration::from_secs(31 * 86_400);
-/// A certificate that ends sooner needs somebody now.
-const EXPIRY_NEAR: Duration = Duration::from_secs(14 * 86_400);
+/// A certificate that ends sooner is renewed now: later it falls into somebody's holidays.
+const EXPIRY_NEAR: Duration = Duration::from_secs(30 * 86_400);
+
+/// Where a certificate is that is read at start only.
+const OF_STORE: &str = "this controller's [store]";
 
 pub(super) fn backups(patient: &Patient<'_>) -> Vec<Check> {
     const NAME: &str = "backup";
@@ -82,23 +86,81 @@ pub(super) fn names(patient: &Patient<'_>) -> Vec<Check> {
     }]
 }
 
+/// Every process whose port others reach, with how that is protected. Authorities are named with where they count.
+fn protections<'a>(patient: &'a Patient<'_>) -> Vec<(String, &'a Protection)> {
+    let nodes = patient.view.nodes.values().map(|node| (&node.report, node.node.to_string()));
+    let nodes = nodes.filter_map(|(report, name)| Some((name, report.last_heard()?.protection.as_ref()?)));
+    let proxies = patient.view.proxies.values().map(|proxy| (&proxy.report, proxy.proxy.to_string()));
+    let proxies = proxies.filter_map(|(report, name)| Some((name, report.last_heard()?.protection.as_ref()?)));
+    let own = std::iter::once(("this controller".to_owned(), &patient.circumstances.protection));
+    own.chain(nodes).chain(proxies).collect()
+}
+
+pub(super) fn transport(patient: &Patient<'_>) -> Vec<Check> {
+    const NAME: &str = "transport";
+    let found = protections(patient);
+    let open: Vec<Check> = found
+        .iter()
+        .filter(|(_, protection)| **protection == Protection::Insecure)
+        .map(|(name, _)| {
+            let detail =
+                "listens without TLS (insecure = true): whoever is on the way reads its token and can command it";
+            of(NAME, Verdict::Warning, detail)
+                .about(name)
+                .then(Some("stormglass pki issue, then [tls] in its configuration".to_owned()))
+        })
+        .collect();
+    if !open.is_empty() {
+        return open;
+    }
+    let tls = found.iter().filter(|(_, protection)| matches!(protection, Protection::Tls { .. })).count();
+    vec![match tls {
+        0 => of(NAME, Verdict::NotApplicable, "every port that says so is reached from its own host only"),
+        _ => of(
+            NAME,
+            Verdict::Ok,
+            format!("{tls} of {} ports speak TLS, and no other is open to the network", found.len()),
+        ),
+    }]
+}
+
 pub(super) fn certificates(patient: &Patient<'_>) -> Vec<Check> {
     const NAME: &str = "certificates";
-    if patient.circumstances.certificates.is_empty() {
+    let found = protections(patient);
+    let store = patient.circumstances.store_certificates.iter().map(|facts| (OF_STORE, facts));
+    let all: Vec<(&str, &CertificateFacts)> = found
+        .iter()
+        .flat_map(|(place, protection)| protection.certificates().iter().map(move |facts| (place.as_str(), facts)))
+        .chain(store)
+        .collect();
+    let Some((_, first)) = all.iter().min_by_key(|(_, facts)| facts.expires) else {
         return vec![of(NAME, Verdict::NotApplicable, "none is configured")];
-    }
-    let one = |facts: &crate::domain::readiness::CertificateFacts| {
-        let check = |verdict, detail| Check { subject: Some(facts.subject.clone()), ..of(NAME, verdict, detail) };
-        let renew = Some("stormglass pki rotate".to_owned());
-        if facts.expires <= patient.view.wall {
-            return check(Verdict::Failing, format!("ended at {}", facts.expires)).then(renew);
-        }
-        if facts.expires.since(patient.view.wall) < EXPIRY_NEAR {
-            return check(Verdict::Warning, format!("ends at {}", facts.expires)).then(renew);
-        }
-        check(Verdict::Ok, format!("ends at {}", facts.expires))
     };
-    patient.circumstances.certificates.iter().map(one).collect()
+    let name = |facts: &CertificateFacts| facts.subject.split(' ').next_back().unwrap_or_default().to_owned();
+    let one = |(place, facts): &(&str, &CertificateFacts)| {
+        let verdict = match facts.expires.since(patient.view.wall) {
+            Duration::ZERO => Verdict::Failing,
+            left if left < EXPIRY_NEAR => Verdict::Warning,
+            _ => return None,
+        };
+        let detail = match verdict {
+            Verdict::Failing => format!("ended at {}: new connections with it are refused", facts.expires),
+            _ => format!("ends at {}", facts.expires),
+        };
+        let (subject, renew) = match facts.subject.strip_prefix("authority ") {
+            Some(_) => (format!("{} on {place}", facts.subject), "--authority".to_owned()),
+            None if *place == OF_STORE => (format!("{} for {place}", facts.subject), name(facts)),
+            None => (facts.subject.clone(), name(facts)),
+        };
+        Some(of(NAME, verdict, detail).about(subject).then(Some(format!("stormglass pki rotate {renew}"))))
+    };
+    let near: Vec<Check> = all.iter().filter_map(one).collect();
+    if near.is_empty() {
+        let detail =
+            format!("{} in use, the first to end is that of {}, at {}", all.len(), first.subject, first.expires);
+        return vec![of(NAME, Verdict::Ok, detail)];
+    }
+    near
 }
 
 pub(super) fn controllers(patient: &Patient<'_>) -> Vec<Check> {

@@ -121,6 +121,7 @@ fn report(name: &str, live: Option<LiveReport>) -> Report {
         },
         tags: Tags::default(),
         tasks: Default::default(),
+        protection: None,
     }
 }
 

@@ -85,6 +85,11 @@ name!(SiteName, "site", "A region or data centre.");
 name!(ProxyName, "proxy", "One HAProxy and the agent that owns it.");
 name!(ApplicationName, "application", "A service whose HTTP servers stand behind the proxies.");
 name!(ServerName, "server", "One HTTP server of an application.");
+name!(
+    HolderName,
+    "certificate holder",
+    "Who a certificate was issued to: a controller, a node or proxy, a person, another server."
+);
 
 impl NodeName {
     /// The physical replication slot of this node on its primary. Slot names allow no `-`.

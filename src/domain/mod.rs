@@ -6,6 +6,7 @@
 pub mod access;
 pub mod alert;
 pub mod backup;
+pub mod certificate;
 pub mod clock;
 pub mod command;
 pub mod epoch;

@@ -162,6 +162,7 @@ mod tests {
             },
             tags: Tags::default(),
             tasks: Default::default(),
+            protection: None,
         }
     }
 

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use super::certificate::{CertificateFacts, Protection};
 use super::clock::WallTime;
 
 /// How one check stands, from good to bad.
@@ -95,8 +96,10 @@ pub struct Circumstances {
     pub backup: Option<BackupFacts>,
     /// Names that follow the primary; `None`: none are configured.
     pub names: Option<NameFacts>,
-    /// Certificates in use, with when they end; empty where none are configured.
-    pub certificates: Vec<CertificateFacts>,
+    /// How this controller is protected from whoever listens on the way.
+    pub protection: Protection,
+    /// What it shows to its store, as it was read at start.
+    pub store_certificates: Vec<CertificateFacts>,
     /// Names of the sequences that begin by themselves after a failover.
     pub sequences_after_failover: Vec<String>,
     /// Stacks that were compared with what they describe.
@@ -136,15 +139,6 @@ pub struct NameFacts {
     pub ttl_seconds: u32,
     /// What is wrong with them.
     pub problem: Option<String>,
-}
-
-/// One certificate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CertificateFacts {
-    /// Whose.
-    pub subject: String,
-    /// When it ends.
-    pub expires: WallTime,
 }
 
 /// One stack of infrastructure, compared with what it describes.

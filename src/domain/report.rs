@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::certificate::Protection;
 use super::clock::{BootId, Moment, WallTime};
 use super::epoch::{Epoch, RecordNumber};
 use super::ids::{Address, ClusterName, NodeName, ProxyName, SiteName, SystemIdentifier};
@@ -43,6 +44,9 @@ pub struct Report {
     /// Commands under way or finished lately: (operation/step) → state.
     #[serde(default)]
     pub tasks: BTreeMap<String, TaskState>,
+    /// How its agent's port is protected; `None` from an agent that does not say.
+    #[serde(default)]
+    pub protection: Option<Protection>,
 }
 
 /// What an agent has on disk about its rights and promises (design, rules 3, 4 and 8).
@@ -426,6 +430,9 @@ pub struct ProxyReport {
     /// The rest of what it serves; `None` from an agent that does not say, and before its first look.
     #[serde(default)]
     pub traffic: Option<TrafficReport>,
+    /// How its agent's port is protected; `None` from an agent that does not say.
+    #[serde(default)]
+    pub protection: Option<Protection>,
 }
 
 /// The clients' way through a proxy: a new connection to the write port and a commit, made again and again.

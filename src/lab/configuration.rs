@@ -26,6 +26,7 @@ use crate::config::controller::{
     PrometheusSection, ProxyHostSection, ReadsSection, Role, TokenSection,
 };
 use crate::config::store::{StoreKind, StoreSection};
+use crate::config::tls::is_loopback;
 use crate::config::webhook::WebhookSection;
 use crate::config::{AgentConfig, ControllerConfig, SecretReference};
 use crate::domain::alert::{AlertAction, AlertRoute, LabelValues};
@@ -64,6 +65,7 @@ pub fn controller(
         controller: ControllerSection {
             name: if number == 0 { "lab".to_owned() } else { format!("lab-{}", number + 1) },
             listen: socket(listen)?,
+            insecure: is_open(listen)?,
             url: None,
             data_directory: layout.controller_directory().join("store"),
         },
@@ -78,7 +80,7 @@ pub fn controller(
         },
         failover: FailoverSection { rto: rto.unwrap_or(defaults.rto), ..defaults },
         authentication: AuthenticationSection {
-            agent_token: SecretReference::File(layout.secret("agent")),
+            agent_token: Some(SecretReference::File(layout.secret("agent"))),
             tokens: TOKENS
                 .map(|(name, role)| TokenSection {
                     name: name.to_owned(),
@@ -113,6 +115,7 @@ pub fn controller(
         notifications: Vec::new(),
         webhook: webhook(),
         prometheus: Some(PrometheusSection::at(url(&layout.prometheus))),
+        tls: None,
         predictor: layout.prediction.map(|mode| PredictorSection {
             mode,
             model_directory: layout.model_directory(),
@@ -152,6 +155,11 @@ fn controllers(layout: &Layout, host: &str) -> Vec<String> {
     layout.controllers().map(|controller| url(&layout.way(host, controller))).collect()
 }
 
+/// True where other hosts of the lab reach the address: its network is made for it, and carries nothing else.
+fn is_open(address: &Address) -> anyhow::Result<bool> {
+    Ok(!is_loopback(socket(address)?.ip()))
+}
+
 /// Settings of a database host's agent.
 pub fn node_agent(layout: &Layout, node: &NodeLayout, programs: &Programs) -> anyhow::Result<AgentConfig> {
     Ok(AgentConfig {
@@ -159,9 +167,10 @@ pub fn node_agent(layout: &Layout, node: &NodeLayout, programs: &Programs) -> an
             cluster: layout.cluster.clone(),
             site: node.site.clone(),
             listen: socket(&node.agent)?,
+            insecure: is_open(&node.agent)?,
             state_directory: node.directory.join("state"),
             controllers: controllers(layout, node.name.as_str()),
-            token: SecretReference::File(layout.secret("agent")),
+            token: Some(SecretReference::File(layout.secret("agent"))),
             peers: layout
                 .nodes
                 .iter()
@@ -189,6 +198,7 @@ pub fn node_agent(layout: &Layout, node: &NodeLayout, programs: &Programs) -> an
         proxy: None,
         tags: Tags::default(),
         backup: Some(backup(layout, node, programs)),
+        tls: None,
     })
 }
 
@@ -239,9 +249,10 @@ pub fn proxy_agent(layout: &Layout, proxy: &ProxyLayout) -> anyhow::Result<Agent
             cluster: layout.cluster.clone(),
             site: proxy.site.clone(),
             listen: socket(&proxy.agent)?,
+            insecure: is_open(&proxy.agent)?,
             state_directory: proxy.directory.join("state"),
             controllers: controllers(layout, proxy.name.as_str()),
-            token: SecretReference::File(layout.secret("agent")),
+            token: Some(SecretReference::File(layout.secret("agent"))),
             peers: BTreeMap::new(),
         },
         postgresql: None,
@@ -276,6 +287,7 @@ pub fn proxy_agent(layout: &Layout, proxy: &ProxyLayout) -> anyhow::Result<Agent
         }),
         tags: Tags::default(),
         backup: None,
+        tls: None,
     })
 }
 

@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use stormglass::adapters::agent_http::Credentials as OwnCredentials;
 use stormglass::adapters::control::{HttpControl, TcpPrimaryProbe};
 use stormglass::adapters::dns::{Rfc2136, Rfc2136Settings, Route53, Route53Settings, TsigKey};
 use stormglass::adapters::models::ModelFolder;
@@ -18,9 +19,11 @@ use stormglass::adapters::steps::HostSteps;
 use stormglass::adapters::store::etcd::{EtcdLeadership, EtcdSettings, EtcdStore, EtcdTls};
 use stormglass::adapters::store::{SqliteStore, migration};
 use stormglass::adapters::system::{SystemClock, priority};
+use stormglass::adapters::tls::{Tls, certificate_in};
 use stormglass::adapters::training::{TrainProgram, TrainSettings};
 use stormglass::api::authentication::{Authentication, Token};
 use stormglass::api::controller::ControllerHandler;
+use stormglass::api::entrance::Door;
 use stormglass::api::{router, server};
 use stormglass::config::controller::{PredictorSection, PrometheusSection};
 use stormglass::config::dns::{DnsProvider, DnsSection};
@@ -31,6 +34,7 @@ use stormglass::controller::leading::{self, Candidacy};
 use stormglass::controller::{
     self, ConfiguredNode, ControllerParts, KeptName, Prediction, Sequences, Stacks, Training, WaysIn,
 };
+use stormglass::domain::certificate::{CertificateFacts, Protection};
 use stormglass::domain::ids::ProxyName;
 use stormglass::domain::policy::Policy;
 use stormglass::domain::readiness::{Circumstances, NameFacts};
@@ -38,7 +42,7 @@ use stormglass::domain::sequence::{Sequence, Trigger};
 use stormglass::ports::{Clock, Leader, Leadership as _, NameService, Sole, Term};
 use stormglass::telemetry::metrics::ControllerMetrics;
 
-use super::{block_on, notifications, secret, stop_signal};
+use super::{block_on, notifications, secret, stop_signal, transport};
 
 /// A leadership that is not given back in this time ends by itself.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -49,12 +53,14 @@ const OBSERVATION: Duration = Duration::from_secs(10);
 pub fn run(path: &Path) -> anyhow::Result<()> {
     let config = load_controller(path)?;
     let policy = config.policy()?;
+    let tls = transport::load(config.tls.as_ref())?;
+    let protection = transport::protection(tls.as_ref(), config.controller.listen);
     priority::raise();
-    block_on(async move {
+    block_on(transport::kept(tls.clone(), async move {
         let listener = TcpListener::bind(config.controller.listen).with_context(|| {
             format!("listen on {}: stop what uses the port, or change controller.listen", config.controller.listen)
         })?;
-        let agent_token = secret(&config.authentication.agent_token)?;
+        let agent_token = config.authentication.agent_token.as_ref().map(secret).transpose()?;
         let tokens = config
             .authentication
             .tokens
@@ -68,8 +74,9 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
                 })
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
-        let authentication = Authentication::new(&agent_token, tokens)?;
-        let parts = parts(&config, policy.clone(), &agent_token)?;
+        let authentication = Authentication::new(agent_token.as_deref(), tokens)?;
+        let control = control(&config, OwnCredentials::new(agent_token, tls.as_ref()))?;
+        let parts = parts(&config, policy.clone(), control, protection)?;
         let (stop, stopped) = watch::channel(false);
         let (handler, candidacy) = match config.store.kind {
             StoreKind::Embedded => (alone(&config, parts, stopped).await?, None),
@@ -81,7 +88,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         tracing::info!(listen = %config.controller.listen, cluster = %config.cluster.name, "controller ready");
         let routes = router::limited(handler, Arc::new(authentication), config.authentication.requests_per_second);
         let terminated = stop_signal()?;
-        let served = server::serve(listener, routes, async move {
+        let served = server::serve(Door::new(listener, tls.as_ref().map(Tls::server)), routes, async move {
             terminated.await;
             // The loop may have ended already.
             let _ = stop.send(true);
@@ -93,14 +100,19 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
             tracing::warn!("the leadership was not given back; it ends by itself");
         }
         served.context("serve the API")
-    })
+    }))
 }
 
 /// Makes the parts of a controller for a term.
 type Parts = Box<dyn Fn(Arc<dyn Term>) -> ControllerParts + Send + Sync>;
 
-fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow::Result<Parts> {
-    let control = Arc::new(control(config, agent_token)?);
+fn parts(
+    config: &ControllerConfig,
+    policy: Policy,
+    control: HttpControl,
+    protection: watch::Receiver<Protection>,
+) -> anyhow::Result<Parts> {
+    let control = Arc::new(control);
     let clock = Arc::new(SystemClock::new()?);
     let (name, cluster) = (config.controller.name.clone(), config.cluster.name.clone());
     let nodes: Vec<ConfiguredNode> = config
@@ -116,6 +128,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
     let circumstances = Circumstances {
         has_election: config.has_election(),
         sequences_after_failover: sequences.all.iter().filter(follows).map(|one| one.name.clone()).collect(),
+        store_certificates: store_certificate(&config.store)?.into_iter().collect(),
         names: name_service.as_ref().map(|kept| NameFacts {
             ttl_seconds: u32::try_from(kept.rule.ttl.as_secs()).unwrap_or(u32::MAX),
             problem: None,
@@ -131,6 +144,7 @@ fn parts(config: &ControllerConfig, policy: Policy, agent_token: &str) -> anyhow
         cluster: cluster.clone(),
         policy: policy.clone(),
         circumstances: circumstances.clone(),
+        protection: protection.clone(),
         sequences: sequences.clone(),
         nodes: nodes.clone(),
         proxies: proxies.clone(),
@@ -268,11 +282,11 @@ fn metrics() -> Arc<ControllerMetrics> {
     Arc::new(ControllerMetrics::new(env!("CARGO_PKG_VERSION")))
 }
 
-fn control(config: &ControllerConfig, token: &str) -> anyhow::Result<HttpControl> {
+fn control(config: &ControllerConfig, credentials: OwnCredentials) -> anyhow::Result<HttpControl> {
     let nodes = config.nodes.iter().map(|node| (node.name.clone(), node.agent.clone())).collect();
     let proxies: BTreeMap<ProxyName, String> =
         config.proxies.iter().map(|proxy| (proxy.name.clone(), proxy.agent.clone())).collect();
-    Ok(HttpControl::new(nodes, proxies, token)?)
+    Ok(HttpControl::new(nodes, proxies, credentials)?)
 }
 
 /// The only controller leads for ever.
@@ -302,6 +316,13 @@ fn one_of_several(
     let candidacy = Candidacy { own, leadership: Arc::new(leadership), clock, metrics: metrics(), parts };
     let (seat, task) = leading::stand(candidacy, stopped);
     Ok((seat, task))
+}
+
+/// The certificate that is shown to etcd, for the doctor.
+fn store_certificate(store: &StoreSection) -> anyhow::Result<Option<CertificateFacts>> {
+    let Some(path) = &store.certificate_file else { return Ok(None) };
+    let summary = certificate_in(path).with_context(|| format!("use store.certificate_file, {}", path.display()))?;
+    Ok(Some(CertificateFacts { subject: summary.subject(), expires: summary.expires }))
 }
 
 fn etcd_settings(store: &StoreSection) -> anyhow::Result<EtcdSettings> {

@@ -16,6 +16,7 @@ use prometheus::{
 use super::backup_metrics::BackupMetrics;
 use super::event::{Event, StepOutcome};
 use crate::domain::alert::AlertAction;
+use crate::domain::certificate::CertificateFacts;
 use crate::domain::clock::WallTime;
 use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::ids::{ClusterName, NodeName, ProxyName};
@@ -52,6 +53,7 @@ names! {
     NAME_AGREES = "stormglass_name_agrees", "1 if every authoritative server leads the name to the primary's site.";
     STRAIN = "stormglass_strain", "1 while the strain lasts, 0 after it; `strain` is a code of `explain`.";
     READINESS = "stormglass_readiness_ratio", "Share of the checks of `stormglass doctor` that pass; a warning counts half.";
+    CERTIFICATE_EXPIRY = "stormglass_certificate_expiry_timestamp_seconds", "When a certificate ends: the own one, and those of the authorities that count.";
     OPERATIONS = "stormglass_operations_total", "Operations that ended.";
     OPERATION_PHASE_SECONDS = "stormglass_operation_phase_seconds", "How long the steps of operations took.";
     OPERATION_SECONDS = "stormglass_operation_seconds", "From detection or request to the end of an operation that succeeded.";
@@ -187,6 +189,7 @@ pub struct ControllerMetrics {
     name_agrees: IntGaugeVec,
     strain: IntGaugeVec,
     readiness: GaugeVec,
+    certificates: GaugeVec,
     operations: IntCounterVec,
     phases: HistogramVec,
     durations: HistogramVec,
@@ -228,6 +231,7 @@ impl ControllerMetrics {
             name_agrees: gauges(&registry, NAME_AGREES, &["cluster", "name"]),
             strain: gauges(&registry, STRAIN, &["cluster", "node", "strain"]),
             readiness: register(&registry, GaugeVec::new(options(READINESS), &["cluster"])),
+            certificates: register(&registry, GaugeVec::new(options(CERTIFICATE_EXPIRY), &["subject"])),
             operations: counters(&registry, OPERATIONS, &["operation", "outcome"]),
             phases: histograms(&registry, OPERATION_PHASE_SECONDS, &["operation", "phase"]),
             durations: histograms(&registry, OPERATION_SECONDS, &["operation"]),
@@ -268,6 +272,15 @@ impl ControllerMetrics {
             }
         }
         metrics
+    }
+
+    /// Shows the certificates in use, and none that was in use before.
+    pub fn show_certificates(&self, certificates: &[CertificateFacts]) {
+        self.certificates.reset();
+        for certificate in certificates {
+            let expires = certificate.expires.0 as f64 / 1e6;
+            self.certificates.with_label_values(&[certificate.subject.as_str()]).set(expires);
+        }
     }
 
     /// When the controller began.
@@ -518,6 +531,9 @@ mod tests {
         metrics.show_strain(&cluster, Some(&db1), ReasonCode::LockPileUp, true);
         metrics.show_name(&cluster, "db.example.test", true);
         metrics.show_readiness(&cluster, 0.9);
+        let facts = |subject: &str| CertificateFacts { subject: subject.to_owned(), expires: WallTime(7_000_000) };
+        metrics.show_certificates(&[facts("controller c0")]);
+        metrics.show_certificates(&[facts("controller c1")]);
         metrics.show_risk(&cluster, &db1, Some(0.25), false);
         metrics.show_model(Some(&ModelName { name: "lab".to_owned(), version: "1".to_owned() }));
         metrics.show_channel("dba");
@@ -557,6 +573,7 @@ mod tests {
             assert!(text.contains(&format!("# HELP {name} ")), "{name} is not rendered");
         }
         assert_eq!(text.matches("# HELP ").count(), ALL.len(), "a metric is missing from the list of names");
+        assert!(!text.contains("controller c0"), "a certificate that is not in use any more");
         for line in [
             "stormglass_operations_total{operation=\"failover\",outcome=\"succeeded\"} 1",
             "stormglass_operations_total{operation=\"switchover\",outcome=\"failed\"} 0",
@@ -564,6 +581,7 @@ mod tests {
             "stormglass_node_role{cluster=\"main\",node=\"db1\",role=\"primary\"} 0",
             "stormglass_lease_remaining_seconds{cluster=\"main\",node=\"db1\"} 1.5",
             "stormglass_epoch{cluster=\"main\"} 3",
+            "stormglass_certificate_expiry_timestamp_seconds{subject=\"controller c1\"} 7",
             "stormglass_backup_failures_total{type=\"full\"} 1",
             "stormglass_backup_newest_wal_timestamp_seconds{cluster=\"main\"} 5",
             "stormglass_drill_last_rto_seconds{cluster=\"main\"} 4.5",

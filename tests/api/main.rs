@@ -6,9 +6,12 @@
 mod access;
 mod alertmanager;
 mod audit;
+mod certificates;
 mod problems;
 mod script;
 mod serving;
+#[path = "../support/pki.rs"]
+mod support;
 mod tokens;
 
 use std::net::{SocketAddr, TcpListener};
@@ -16,6 +19,7 @@ use std::sync::Arc;
 
 use reqwest::{Client, Method, RequestBuilder, Response};
 use stormglass::api::authentication::{Authentication, Token};
+use stormglass::api::entrance::Door;
 use stormglass::api::routes::Route;
 use stormglass::api::wire::Problem;
 use stormglass::api::{router, server};
@@ -42,6 +46,10 @@ struct Served {
 
 impl Served {
     fn begin() -> Self {
+        Self::begin_behind(|listener| listener.into())
+    }
+
+    fn begin_behind(door: impl FnOnce(TcpListener) -> Door) -> Self {
         let script = Arc::new(Script::default());
         let tokens =
             ROLES.map(|role| Token { name: role.label().to_owned(), role, clusters: Vec::new(), secret: secret(role) });
@@ -50,7 +58,7 @@ impl Served {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel::<()>();
-        let ended = tokio::spawn(server::serve(listener, router, async {
+        let ended = tokio::spawn(server::serve(door(listener), router, async {
             // A dropped sender stops the server too.
             let _ = stopped.await;
         }));

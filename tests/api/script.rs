@@ -196,6 +196,7 @@ pub fn report() -> Report {
         },
         tags: Tags::default(),
         tasks: Default::default(),
+        protection: None,
     }
 }
 
@@ -213,6 +214,7 @@ fn proxy_report() -> ProxyReport {
         path: None,
         error: None,
         traffic: None,
+        protection: None,
     }
 }
 

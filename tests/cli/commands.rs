@@ -361,7 +361,7 @@ async fn config_commands_need_no_controller() {
     assert!(ran.out.contains("renewal_interval + request_timeout < lease - stop_budget"), "{}", ran.out);
     let ran = run("http://127.0.0.1:1", &["config", "check", "--config", example], false, "").await;
     assert_eq!(ran.exit, 2, "the secrets are not here");
-    assert!(ran.err.contains("authentication.agent_token: the secret cannot be had"), "{}", ran.err);
+    assert!(ran.err.contains("authentication.token[0].secret: the secret cannot be had"), "{}", ran.err);
 }
 
 fn not_the_leader() -> Value {

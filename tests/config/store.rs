@@ -59,7 +59,7 @@ fn a_store_that_cannot_be_used_is_refused() {
         assert!(said.contains(words), "{store}: {said}");
     }
     let directory = Directory::new();
-    let everywhere = with_store(ETCD).replacen("127.0.0.1:8432", "0.0.0.0:8432", 1);
+    let everywhere = with_store(ETCD).replacen("\"127.0.0.1:8432\"", "\"0.0.0.0:8432\"\ninsecure = true", 1);
     let error = load(&directory.file(&everywhere), &[]).expect_err("followers would send people nowhere");
     assert!(directory.words(&error).contains("controller.url: missing"), "{}", directory.words(&error));
 }

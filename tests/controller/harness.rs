@@ -231,6 +231,7 @@ pub async fn run_in(directory: tempfile::TempDir, store: Arc<dyn Store>, setting
         cluster: cluster(),
         policy,
         circumstances: Default::default(),
+        protection: watch::channel(Default::default()).1,
         sequences: Sequences { all: sequences.into(), runner: Arc::new(runner), stacks: Default::default() },
         nodes: vec![configured("n1"), configured("n2")],
         traffic: Default::default(),
@@ -283,6 +284,7 @@ impl Running {
             },
             tags: Tags::default(),
             tasks: Default::default(),
+            protection: None,
         };
         change(&mut report);
         self.handle.heartbeat(report).await
@@ -302,6 +304,7 @@ impl Running {
             error: error.map(str::to_owned),
             path: None,
             traffic: None,
+            protection: None,
         };
         self.handle.proxy_heartbeat(report).await.expect("heard");
         // The proxies are judged once a turn, after what was heard in it.

@@ -117,6 +117,7 @@ fn agent(controllers: &[Controller]) -> JoinSet<()> {
         },
         tags: Tags::default(),
         tasks: Default::default(),
+        protection: None,
     };
     let mut speaking = JoinSet::new();
     for controller in controllers {

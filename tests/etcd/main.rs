@@ -7,8 +7,11 @@ mod contract;
 mod controllers;
 mod election;
 mod outages;
+mod secured;
 mod server;
 mod storing;
+#[path = "../support/pki.rs"]
+mod support;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,8 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use stormglass::adapters::store::etcd::EtcdSettings;
+use stormglass::adapters::store::etcd::{EtcdSettings, EtcdTls};
 use stormglass::adapters::system::boot_time;
+
+use super::support::{Authority, client};
 
 /// Longer than anything takes on a busy machine; only a failing test waits so long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -15,6 +17,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A cluster of etcd.
 pub struct Etcd {
     home: tempfile::TempDir,
+    /// Where members and clients show certificates.
+    authority: Option<Authority>,
     pub members: Vec<Member>,
     /// etcd's own default if 0.
     quota_bytes: u64,
@@ -28,22 +32,32 @@ pub struct Member {
     child: Option<Child>,
 }
 
-fn free_urls(count: usize) -> Vec<String> {
+fn free_urls(scheme: &str, count: usize) -> Vec<String> {
     // Held until all are found, so that none is found twice.
     let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    held.iter().map(|listener| format!("http://{}", listener.local_addr().expect("bound"))).collect()
+    held.iter().map(|listener| format!("{scheme}://{}", listener.local_addr().expect("bound"))).collect()
 }
 
 impl Etcd {
     /// Starts `count` members and waits until they answer.
     pub async fn start(count: usize) -> Self {
-        Self::start_with_quota(count, 0).await
+        Self::start_with(count, 0, None).await
     }
 
     /// Members that hold no more than `quota_bytes`.
     pub async fn start_with_quota(count: usize, quota_bytes: u64) -> Self {
+        Self::start_with(count, quota_bytes, None).await
+    }
+
+    /// With TLS everywhere: whoever connects shows a certificate.
+    pub async fn secured(count: usize, authority: Authority) -> Self {
+        authority.issue("etcd", "server");
+        Self::start_with(count, 0, Some(authority)).await
+    }
+
+    async fn start_with(count: usize, quota_bytes: u64, authority: Option<Authority>) -> Self {
         let home = tempfile::Builder::new().prefix("sg-etcd").tempdir().expect("a temporary directory");
-        let urls = free_urls(2 * count);
+        let urls = free_urls(if authority.is_some() { "https" } else { "http" }, 2 * count);
         let members = urls
             .chunks(2)
             .enumerate()
@@ -54,7 +68,7 @@ impl Etcd {
                 child: None,
             })
             .collect();
-        let mut etcd = Self { home, members, quota_bytes };
+        let mut etcd = Self { home, authority, members, quota_bytes };
         for number in 0..count {
             etcd.launch(number);
         }
@@ -70,7 +84,17 @@ impl Etcd {
         let member = &mut self.members[number];
         let log =
             std::fs::File::options().create(true).append(true).open(directory.with_extension("log")).expect("a log");
-        let child = Command::new("etcd")
+        let mut command = Command::new("etcd");
+        for way in self.authority.iter().flat_map(|authority| [("", authority), ("peer-", authority)]) {
+            let (prefix, authority) = way;
+            command.arg(format!("--{prefix}client-cert-auth"));
+            for (flag, file) in
+                [("trusted-ca-file", "authorities.crt"), ("cert-file", "etcd.crt"), ("key-file", "etcd.key")]
+            {
+                command.arg(format!("--{prefix}{flag}")).arg(authority.path(file));
+            }
+        }
+        let child = command
             .args(["--name", &member.name, "--data-dir"])
             .arg(directory)
             .args(["--listen-client-urls", &member.client_url, "--advertise-client-urls", &member.client_url])
@@ -106,7 +130,23 @@ impl Etcd {
     }
 
     pub fn settings(&self) -> EtcdSettings {
-        EtcdSettings { endpoints: self.urls(), prefix: "/stormglass".to_owned(), user: None, tls: None }
+        let tls = self.authority.as_ref().map(|authority| {
+            let files = authority.files("c1");
+            if !files.certificate.exists() {
+                authority.issue("c1", "controller");
+            }
+            let read = |path| std::fs::read(path).expect("a file of the authority");
+            EtcdTls { authority: read(files.authorities), identity: Some((read(files.certificate), read(files.key))) }
+        });
+        EtcdSettings { endpoints: self.urls(), prefix: "/stormglass".to_owned(), user: None, tls }
+    }
+
+    /// What asks members for their health.
+    fn client(&self) -> reqwest::Client {
+        match &self.authority {
+            Some(authority) => client(&authority.tls("observer", "client")),
+            None => reqwest::Client::builder().no_proxy().build().expect("client"),
+        }
     }
 
     /// Runs `etcdctl` and returns what it printed.
@@ -131,7 +171,7 @@ impl Etcd {
         for member in self.members.iter().filter(|member| member.child.is_some()) {
             let url = format!("{}/health", member.client_url);
             until("etcd is healthy", async || {
-                let answer = reqwest::Client::builder().no_proxy().build().expect("client").get(&url).send().await;
+                let answer = self.client().get(&url).send().await;
                 match answer {
                     Ok(answer) => answer.text().await.is_ok_and(|text| text.contains("true")),
                     Err(_) => false,

@@ -149,6 +149,7 @@ async fn nothing_that_matters_waits_for_a_stalled_disk() {
     let config = config(&node, &state);
     let parts = AgentParts {
         backup: None,
+        protection: tokio::sync::watch::channel(Default::default()).1,
         clock: Arc::new(SystemClock::new().expect("a clock")),
         postgres: Arc::new(Postgres::new(node.settings.clone()).expect("good settings")),
         memory: Arc::new(MemoryFile::new(&state, cluster(), node.name.clone())),

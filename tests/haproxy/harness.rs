@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,8 +17,10 @@ use stormglass::adapters::haproxy::{
     FileMemory, HaproxyRouter, HaproxySettings, HttpNodeHealth, PostgresWriteVerifier, VerifyCredentials,
 };
 use stormglass::adapters::system::SystemClock;
+use stormglass::adapters::tls::Tls;
 use stormglass::agent::proxy::ProxyParts;
-use stormglass::api::agent::AgentToken;
+use stormglass::api::agent::{Gate, serve};
+use stormglass::api::entrance::Door;
 use stormglass::config::agent::{PgbouncerSection, ProxyNode, ProxySection};
 use stormglass::domain::command::{ProxyAssignment, ProxyTarget};
 use stormglass::domain::epoch::{Epoch, RecordNumber};
@@ -107,11 +110,10 @@ pub struct FakeAgent {
 }
 
 impl FakeAgent {
-    pub fn start(host: Ipv4Addr, is_primary: bool) -> Self {
+    pub fn start(host: Ipv4Addr, is_primary: bool, tls: Option<&Tls>) -> Self {
         let listener = listener_on(host);
         let address = address_of(&listener);
-        listener.set_nonblocking(true).expect("nonblocking");
-        let listener = tokio::net::TcpListener::from_std(listener).expect("a runtime");
+        let door = Door::new(listener, tls.map(Tls::server));
         let is_primary = Arc::new(AtomicBool::new(is_primary));
         let answer =
             |wanted: bool| {
@@ -123,7 +125,7 @@ impl FakeAgent {
         let router = axum::Router::new().route("/primary", answer(true)).route("/replica", answer(false));
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            let _ended = axum::serve(listener, router).await;
+            let _ended = serve(door, router, std::future::pending()).await;
         });
         Self { address, is_primary, _tasks: tasks }
     }
@@ -161,10 +163,20 @@ pub struct Lab {
 
 impl Lab {
     pub fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// Agents that speak TLS, each with this certificate, and a HAProxy that believes `authorities`.
+    pub fn secured(agents: &Tls, authorities: PathBuf) -> Self {
+        Self::with(Some((agents, authorities)))
+    }
+
+    fn with(tls: Option<(&Tls, PathBuf)>) -> Self {
         let directory = tempfile::Builder::new().prefix("sg-").tempdir_in("/tmp").expect("a short path");
         let host = own_host();
         let (a, b) = (Server::start(listener_on(host), "A"), Server::start(listener_on(host), "B"));
-        let (agent_a, agent_b) = (FakeAgent::start(host, true), FakeAgent::start(host, false));
+        let (agents, authorities) = tls.unzip();
+        let (agent_a, agent_b) = (FakeAgent::start(host, true, agents), FakeAgent::start(host, false, agents));
         // All at once: a port that is given back may be the next one given out.
         let agent_listener = listener_on(host);
         let agent = address_of(&agent_listener);
@@ -182,6 +194,7 @@ impl Lab {
             read,
             checked,
             stats,
+            authorities,
             manage_process: true,
             program: None,
             connect_timeout: CONNECT_TIMEOUT,
@@ -279,17 +292,18 @@ impl Lab {
         ProxyParts {
             cluster: cluster(),
             site: SiteName::new("site-a").expect("valid"),
-            token: AgentToken::new(TOKEN),
+            gate: Gate::token(TOKEN),
+            protection: tokio::sync::watch::channel(Default::default()).1,
             incarnation: "test".to_owned(),
             clock: Arc::new(SystemClock::new().expect("clocks")),
             router: Arc::new(HaproxyRouter::new(settings.clone())),
             verifier: credentials
                 .map(|credentials| Arc::new(PostgresWriteVerifier::new(&section.write, &credentials)) as Arc<_>),
             pooler: self.pooler.as_ref().map(|(_, pooler)| pooler.clone()),
-            health: Arc::new(HttpNodeHealth::new().expect("client")),
+            health: Arc::new(HttpNodeHealth::new(None).expect("client")),
             link,
             memory: Arc::new(FileMemory::new(self.directory.path().join("proxy.json"))),
-            listener: self.agent_listener.take().unwrap_or_else(|| rebind(&self.agent)),
+            door: self.agent_listener.take().unwrap_or_else(|| rebind(&self.agent)).into(),
             section,
         }
     }

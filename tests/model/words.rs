@@ -131,6 +131,7 @@ pub fn report(node: u8, sent_at: Moment, standing: Standing, state: PostgresStat
         postgres: PostgresReport { state, control: None, damage: None, live, probes: Probes::default(), disk: None },
         tags: Tags::default(),
         tasks: BTreeMap::new(),
+        protection: None,
     }
 }
 

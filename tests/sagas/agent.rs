@@ -311,6 +311,7 @@ impl Agent {
             },
             tags: Default::default(),
             tasks: BTreeMap::new(),
+            protection: None,
         }
     }
 }

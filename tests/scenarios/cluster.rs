@@ -498,6 +498,7 @@ fn new_node(name: &NodeName) -> Node {
         },
         tags: Tags::default(),
         tasks: BTreeMap::new(),
+        protection: None,
     };
     Node { site, report, silent: None, not_streaming_since: None, last_grant: None, last_live: None }
 }

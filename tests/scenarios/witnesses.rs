@@ -42,6 +42,7 @@ impl Witnesses {
                 error: None,
                 path: Some(path),
                 traffic: None,
+                protection: None,
             };
             let report = Fact::Known { value: report, age: Duration::from_millis(100) };
             (name.clone(), ProxyView { proxy: name.clone(), report })

@@ -56,6 +56,7 @@ impl Proxy {
             path: None,
             error: None,
             traffic: None,
+            protection: None,
         }
     }
 }

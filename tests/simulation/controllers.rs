@@ -150,6 +150,7 @@ fn parts(port: &ControllerPort, term: Arc<dyn Term>) -> ControllerParts {
         cluster: cluster(),
         policy: policy(&port.world.lock()),
         circumstances: Default::default(),
+        protection: tokio::sync::watch::channel(Default::default()).1,
         sequences: Default::default(),
         nodes: (0..HOSTS).map(configured).collect(),
         traffic: Default::default(),

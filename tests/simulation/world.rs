@@ -347,6 +347,7 @@ pub fn parts(world: &Arc<World>, host: usize, process: &Process) -> AgentParts {
     let port = super::agents::HostPort { world: world.clone(), host, process: process.clone() };
     AgentParts {
         backup: None,
+        protection: tokio::sync::watch::channel(Default::default()).1,
         config: world.lock().hosts[host].config.clone(),
         clock: Arc::new(port.clone()),
         postgres: Arc::new(port.clone()),

@@ -11,11 +11,12 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::header::HeaderValue;
 use reqwest::{Client, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::agent_http::Credentials;
 use crate::domain::backup::Repository;
 use crate::domain::command::{Assignment, CommandEnvelope, CommandReply, ProxyAssignment, ProxyReply, WAIT_HEADER};
 use crate::domain::ids::{NodeName, ProxyName};
@@ -51,28 +52,29 @@ pub enum ControlSetupError {
 /// Reaches every agent of a cluster.
 pub struct HttpControl {
     client: Client,
+    credentials: Credentials,
     nodes: BTreeMap<NodeName, String>,
     proxies: BTreeMap<ProxyName, String>,
 }
 
 impl HttpControl {
-    /// Base URLs of the agents (`http://10.0.0.5:8008`) and the token that they share with the controller.
+    /// Base URLs of the agents (`https://10.0.0.5:8008`), and what the controller shows them.
     pub fn new(
         nodes: BTreeMap<NodeName, String>,
         proxies: BTreeMap<ProxyName, String>,
-        token: &str,
+        credentials: impl Into<Credentials>,
     ) -> Result<Self, ControlSetupError> {
-        let mut bearer = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| ControlSetupError::Token)?;
-        bearer.set_sensitive(true);
-        let client = Client::builder()
-            .default_headers(HeaderMap::from_iter([(AUTHORIZATION, bearer)]))
+        let credentials = credentials.into();
+        if !credentials.token().is_none_or(|token| HeaderValue::from_str(token).is_ok()) {
+            return Err(ControlSetupError::Token);
+        }
+        let client = credentials
+            .client()
             .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(ControlSetupError::Client)?;
-        Ok(Self { client, nodes: base_urls(nodes)?, proxies: base_urls(proxies)? })
+        Ok(Self { client, credentials, nodes: base_urls(nodes)?, proxies: base_urls(proxies)? })
     }
 
     /// Posts `message` to `path` of the agent of `name` and reads the answer.
@@ -89,6 +91,7 @@ impl HttpControl {
         };
         let send = || {
             let request = self.client.post(format!("{base}{path}")).timeout(timeout).json(message);
+            let request = self.credentials.sign(request);
             let request = match wait {
                 Some(wait) => request.header(WAIT_HEADER, wait.as_millis().to_string()),
                 None => request,
@@ -125,7 +128,7 @@ impl HttpControl {
 
 fn base_urls<N: Ord + fmt::Display>(urls: BTreeMap<N, String>) -> Result<BTreeMap<N, String>, ControlSetupError> {
     let checked = urls.into_iter().map(|(name, url)| match Url::parse(&url) {
-        Ok(parsed) if parsed.scheme() == "http" && parsed.has_host() => {
+        Ok(parsed) if ["http", "https"].contains(&parsed.scheme()) && parsed.has_host() => {
             Ok((name, url.trim_end_matches('/').to_owned()))
         }
         _ => Err(ControlSetupError::NotAUrl { agent: name.to_string(), url }),
@@ -221,7 +224,7 @@ impl NodeControl for HttpControl {
         let Some(base) = agent.base else {
             return Err(agent.unreachable("it is not in the configuration".to_owned()));
         };
-        let request = self.client.get(format!("{base}/v1/backups")).timeout(timeout);
+        let request = self.credentials.sign(self.client.get(format!("{base}/v1/backups"))).timeout(timeout);
         let answer = request.send().await.map_err(|error| agent.unknown(words(&error)))?;
         agent.parse(&agent.read(answer).await?)
     }

@@ -10,7 +10,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::agent_http::{client, root_cause};
+use super::agent_http::{Credentials, Silence, root_cause};
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
 use crate::domain::ids::ClusterName;
 use crate::domain::report::{ProxyReport, Report};
@@ -20,15 +20,17 @@ use crate::ports::agent::{ControllerLink, LinkError};
 pub struct HttpControllerLink {
     client: reqwest::Client,
     controllers: Vec<String>,
-    token: String,
+    credentials: Credentials,
+    silence: Silence,
 }
 
 impl HttpControllerLink {
-    /// `controllers` are base URLs such as `http://10.0.0.1:8432`.
-    pub fn new(controllers: &[String], token: &str) -> Result<Self, reqwest::Error> {
-        let client = client()?;
+    /// `controllers` are base URLs such as `https://10.0.0.1:8432`.
+    pub fn new(controllers: &[String], credentials: impl Into<Credentials>) -> Result<Self, reqwest::Error> {
+        let credentials = credentials.into();
+        let client = credentials.agent_client()?;
         let controllers = controllers.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
-        Ok(Self { client, controllers, token: token.to_owned() })
+        Ok(Self { client, controllers, credentials, silence: Silence::default() })
     }
 
     async fn ask<T: DeserializeOwned>(
@@ -48,11 +50,16 @@ impl HttpControllerLink {
         let mut problems = Vec::new();
         while let Some(answer) = answers.next().await {
             match answer {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.silence.ended();
+                    return Ok(answer);
+                }
                 Err(problem) => problems.push(problem),
             }
         }
-        Err(LinkError::NoAnswer { problems: problems.join("; ") })
+        let problems = problems.join("; ");
+        self.silence.lasts(&problems);
+        Err(LinkError::NoAnswer { problems })
     }
 
     async fn ask_one<T: DeserializeOwned>(
@@ -61,7 +68,8 @@ impl HttpControllerLink {
         body: &(impl Serialize + Sync),
         timeout: Duration,
     ) -> Result<T, String> {
-        let sent = self.client.post(&url).bearer_auth(&self.token).timeout(timeout).json(body).send().await;
+        let request = self.credentials.sign(self.client.post(&url)).timeout(timeout).json(body);
+        let sent = request.send().await;
         let response = sent.map_err(|error| format!("{url}: {}", root_cause(&error)))?;
         let status = response.status();
         if !status.is_success() {

@@ -9,6 +9,8 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use reqwest::{Client, StatusCode};
 
+use crate::adapters::agent_http::{Credentials, Silence};
+use crate::adapters::tls::Tls;
 use crate::domain::command::ProxyAssignment;
 use crate::domain::ids::{Address, ClusterName};
 use crate::domain::report::ProxyReport;
@@ -18,25 +20,31 @@ use crate::ports::traffic::{NodeHealth, ProxyControllerLink};
 const SHOWN_BYTES_MAX: usize = 200;
 
 /// The controllers of one cluster.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct HttpControllerLink {
     client: Client,
     urls: Vec<String>,
-    token: String,
+    credentials: Credentials,
+    silence: Silence,
 }
 
 impl HttpControllerLink {
     /// `controllers`: base URLs.
-    pub fn new(controllers: &[String], cluster: &ClusterName, token: &str) -> Result<Self, reqwest::Error> {
+    pub fn new(
+        controllers: &[String],
+        cluster: &ClusterName,
+        credentials: impl Into<Credentials>,
+    ) -> Result<Self, reqwest::Error> {
         let urls = controllers
             .iter()
             .map(|base| format!("{}/api/v1/clusters/{cluster}/proxy-heartbeat", base.trim_end_matches('/')))
             .collect();
-        Ok(Self { client: client()?, urls, token: token.to_owned() })
+        let credentials = credentials.into();
+        Ok(Self { client: credentials.agent_client()?, urls, credentials, silence: Silence::default() })
     }
 
     async fn tell(&self, url: &str, report: &ProxyReport, timeout: Duration) -> Result<ProxyAssignment, String> {
-        let request = self.client.post(url).bearer_auth(&self.token).json(report).timeout(timeout);
+        let request = self.credentials.sign(self.client.post(url)).json(report).timeout(timeout);
         let response = request.send().await.map_err(|error| format!("{url}: {}", causes(&error)))?;
         let status = response.status();
         if status.is_success() {
@@ -55,11 +63,16 @@ impl ProxyControllerLink for HttpControllerLink {
         let mut problems = Vec::new();
         while let Some(answer) = answers.next().await {
             match answer {
-                Ok(assignment) => return Ok(assignment),
+                Ok(assignment) => {
+                    self.silence.ended();
+                    return Ok(assignment);
+                }
                 Err(problem) => problems.push(problem),
             }
         }
-        Err(if problems.is_empty() { "no controller is configured".to_owned() } else { problems.join("; ") })
+        let problems = problems.join("; ");
+        self.silence.lasts(&problems);
+        Err(if problems.is_empty() { "no controller is configured".to_owned() } else { problems })
     }
 }
 
@@ -67,26 +80,23 @@ impl ProxyControllerLink for HttpControllerLink {
 #[derive(Debug, Clone)]
 pub struct HttpNodeHealth {
     client: Client,
+    scheme: &'static str,
 }
 
 impl HttpNodeHealth {
-    /// Needs no token: health paths are open.
-    pub fn new() -> Result<Self, reqwest::Error> {
-        Ok(Self { client: client()? })
+    /// Needs no token: health paths are open. With a certificate, agents are asked over TLS.
+    pub fn new(tls: Option<&Tls>) -> Result<Self, reqwest::Error> {
+        let client = Credentials::new(None, tls).agent_client()?;
+        Ok(Self { client, scheme: if tls.is_some() { "https" } else { "http" } })
     }
 }
 
 #[async_trait]
 impl NodeHealth for HttpNodeHealth {
     async fn is_primary(&self, agent: &Address, timeout: Duration) -> Result<bool, String> {
-        let answer = self.client.get(format!("http://{agent}/primary")).timeout(timeout).send().await;
+        let answer = self.client.get(format!("{}://{agent}/primary", self.scheme)).timeout(timeout).send().await;
         answer.map(|response| response.status() == StatusCode::OK).map_err(|error| causes(&error))
     }
-}
-
-fn client() -> Result<Client, reqwest::Error> {
-    // A proxy of the environment would stand between the hosts of one cluster.
-    Client::builder().no_proxy().tcp_nodelay(true).build()
 }
 
 /// An error with its sources: reqwest's own words leave out why.
@@ -124,6 +134,7 @@ mod tests {
             epoch: Epoch(0),
             path: None,
             traffic: None,
+            protection: None,
             error: None,
         }
     }

@@ -45,6 +45,8 @@ pub struct HaproxySettings {
     pub checked: Address,
     /// Statistics page and metrics.
     pub stats: Address,
+    /// Authorities of the agents' certificates, as PEM: HAProxy's own checks speak TLS. Plain HTTP without them.
+    pub authorities: Option<PathBuf>,
     /// Start HAProxy when it does not run.
     pub manage_process: bool,
     /// The program; looked for where distributions put it if not given.
@@ -122,6 +124,7 @@ mod tests {
             read: Address::new("0.0.0.0", 5433),
             checked: Address::new("0.0.0.0", 5434),
             stats: Address::new("0.0.0.0", 8404),
+            authorities: None,
             manage_process: true,
             program: None,
             connect_timeout: HaproxySettings::CONNECT_TIMEOUT,

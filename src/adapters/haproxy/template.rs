@@ -84,8 +84,8 @@ pub fn render(
         ("connect_timeout", format!("{}ms", settings.connect_timeout.as_millis().max(1))),
         ("retries", retries.to_string()),
         ("write_target", target.unwrap_or(HOLD).to_string()),
-        ("primary_servers", nodes(wanted, |_| String::new())),
-        ("replica_servers", nodes(wanted, |node| format!(" weight {}", node.weight))),
+        ("primary_servers", nodes(settings, wanted, |_| String::new())),
+        ("replica_servers", nodes(settings, wanted, |node| format!(" weight {}", node.weight))),
         ("read_check", read_check),
         ("applications", applications(settings, wanted)?),
     ];
@@ -206,10 +206,14 @@ fn fill(
 }
 
 /// The lines of the nodes in a backend whose servers HAProxy checks itself.
-fn nodes(wanted: &Arrangement, more: impl Fn(&ReadServer) -> String) -> String {
+fn nodes(settings: &HaproxySettings, wanted: &Arrangement, more: impl Fn(&ReadServer) -> String) -> String {
+    let tls = match &settings.authorities {
+        Some(file) => format!(" check-ssl verify required ca-file {}", file.display()),
+        None => String::new(),
+    };
     let line = |node: &ReadServer| {
         let Address { host, port } = &node.agent;
-        format!("  server {} {} check addr {host} port {port}{}", node.node, node.address, more(node))
+        format!("  server {} {} check addr {host} port {port}{tls}{}", node.node, node.address, more(node))
     };
     wanted.nodes.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -230,6 +234,11 @@ mod tests {
         assert!(text.contains("  server n1 10.0.0.1:5432 check addr 10.0.0.1 port 8008\n"), "{text}");
         assert!(text.contains("  server n1 10.0.0.1:5432 check addr 10.0.0.1 port 8008 weight 10\n"), "{text}");
         assert!(text.contains("GET /replica?lag=1000\n"), "{text}");
+        let settings = HaproxySettings { authorities: Some("/etc/a.crt".into()), ..settings };
+        let text = render(&settings, &arrangement(), BUILT_IN, None).expect("valid");
+        let check =
+            "  server n1 10.0.0.1:5432 check addr 10.0.0.1 port 8008 check-ssl verify required ca-file /etc/a.crt";
+        assert!(text.contains(&format!("{check}\n")) && text.contains(&format!("{check} weight 10\n")), "{text}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::agent_http::{client, root_cause};
+use super::agent_http::{Credentials, root_cause};
 use crate::domain::command::{PromiseReply, PromiseRequest};
 use crate::domain::ids::NodeName;
 use crate::ports::agent::{LinkError, PeerLink};
@@ -16,18 +16,21 @@ use crate::ports::agent::{LinkError, PeerLink};
 pub struct HttpPeerLink {
     client: reqwest::Client,
     elsewhere: BTreeMap<NodeName, String>,
-    token: String,
+    credentials: Credentials,
 }
 
 impl HttpPeerLink {
     /// `elsewhere`: peers that this host reaches at another base URL than the controllers do.
-    pub fn new(elsewhere: BTreeMap<NodeName, String>, token: &str) -> Result<Self, reqwest::Error> {
-        let client = client()?;
-        Ok(Self { client, elsewhere, token: token.to_owned() })
+    pub fn new(
+        elsewhere: BTreeMap<NodeName, String>,
+        credentials: impl Into<Credentials>,
+    ) -> Result<Self, reqwest::Error> {
+        let credentials = credentials.into();
+        Ok(Self { client: credentials.agent_client()?, elsewhere, credentials })
     }
 
     async fn ask(&self, url: &str, request: &PromiseRequest, timeout: Duration) -> Result<PromiseReply, String> {
-        let sent = self.client.post(url).bearer_auth(&self.token).timeout(timeout).json(request).send().await;
+        let sent = self.credentials.sign(self.client.post(url)).timeout(timeout).json(request).send().await;
         let response = sent.map_err(|error| root_cause(&error))?;
         let status = response.status();
         if !status.is_success() {

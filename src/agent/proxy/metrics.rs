@@ -1,8 +1,11 @@
 //! Numbers of the proxy role, in base units.
 
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder as _, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
+
+use crate::domain::certificate::CertificateFacts;
+use crate::telemetry::metrics::CERTIFICATE_EXPIRY;
 
 /// All of them.
 #[derive(Debug)]
@@ -22,6 +25,7 @@ pub struct ProxyMetrics {
     pub holding: IntGauge,
     /// Epoch of the last redirect stored.
     pub epoch: IntGauge,
+    certificates: GaugeVec,
 }
 
 impl ProxyMetrics {
@@ -50,6 +54,10 @@ impl ProxyMetrics {
             up: IntGauge::new("stormglass_proxy_up", "1 while HAProxy answers its runtime API.")?,
             holding: IntGauge::new("stormglass_proxy_holding", "1 while new write connections wait.")?,
             epoch: IntGauge::new("stormglass_epoch", "Epoch of the last assignment stored.")?,
+            certificates: GaugeVec::new(
+                Opts::new(CERTIFICATE_EXPIRY, "When a certificate in use ends."),
+                &["subject"],
+            )?,
         };
         metrics.registry.register(Box::new(metrics.redirects_total.clone()))?;
         metrics.registry.register(Box::new(metrics.redirect_seconds.clone()))?;
@@ -58,11 +66,17 @@ impl ProxyMetrics {
         metrics.registry.register(Box::new(metrics.up.clone()))?;
         metrics.registry.register(Box::new(metrics.holding.clone()))?;
         metrics.registry.register(Box::new(metrics.epoch.clone()))?;
+        metrics.registry.register(Box::new(metrics.certificates.clone()))?;
         Ok(metrics)
     }
 
-    /// Prometheus text.
-    pub fn text(&self) -> String {
+    /// Prometheus text, with the certificates in use.
+    pub fn text(&self, certificates: &[CertificateFacts]) -> String {
+        self.certificates.reset();
+        for certificate in certificates {
+            let expires = certificate.expires.0 as f64 / 1e6;
+            self.certificates.with_label_values(&[certificate.subject.as_str()]).set(expires);
+        }
         let mut bytes = Vec::new();
         match TextEncoder::new().encode(&self.registry.gather(), &mut bytes) {
             Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),

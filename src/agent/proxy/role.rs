@@ -434,6 +434,7 @@ impl ProxyRole {
                 .traffic
                 .as_ref()
                 .map(|traffic| TrafficReport { pooler: self.pooling.report(), ..traffic.clone() }),
+            protection: Some(self.parts.protection.borrow().clone()),
         }
     }
 
@@ -485,6 +486,6 @@ impl ProxyHandler for ProxyRole {
     }
 
     fn metrics(&self) -> String {
-        self.metrics.text()
+        self.metrics.text(self.parts.protection.borrow().certificates())
     }
 }

@@ -7,6 +7,7 @@ mod model;
 mod mutate;
 mod notification;
 mod observe;
+mod pki;
 mod sequence;
 mod watch;
 
@@ -31,7 +32,10 @@ pub(super) async fn run(console: &mut Console, global: Global, command: Command)
     if let Command::Config(command) = command {
         return configuration::run(console, &global, &command);
     }
-    let client = Client::new(&global.controller, console.token.clone())?;
+    if let Command::Pki(command) = command {
+        return pki::run(console, &global, &command);
+    }
+    let client = Client::with_files(&global.controller, console.token.clone(), &global.connection.files())?;
     let mut session = Session { console, global, client };
     match command {
         Command::Status { cluster, check } => session.status(cluster.as_deref(), check).await,
@@ -65,7 +69,7 @@ pub(super) async fn run(console: &mut Console, global: Global, command: Command)
         | Command::Restore(_)
         | Command::Rejoin { .. } => session.mutate(command).await,
         Command::Backups { cluster } => session.backups(cluster.as_deref()).await,
-        Command::Controller { .. } | Command::Agent { .. } | Command::Config(_) => {
+        Command::Controller { .. } | Command::Agent { .. } | Command::Config(_) | Command::Pki(_) => {
             Err(Failure::new(Exit::Usage, "this command is no client of the controller"))
         }
     }

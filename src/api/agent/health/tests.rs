@@ -51,6 +51,7 @@ fn node(in_recovery: bool) -> NodeSnapshot {
         },
         tags: Tags::default(),
         tasks: std::collections::BTreeMap::new(),
+        protection: None,
     };
     NodeSnapshot {
         report,
