@@ -87,7 +87,7 @@ impl Keeper {
                 continue;
             }
             let Some(glance) = self.glance().await else { return };
-            if self.drifts(&glance.view) && self.was_long_ago(store.as_ref()).await {
+            if self.lasts(drifts(&glance.view)) && self.was_long_ago(store.as_ref()).await {
                 self.drifts_since = None;
                 self.ask("drift").await;
             }
@@ -110,9 +110,8 @@ impl Keeper {
     }
 
     /// True once a node has been unlike those of the training for long enough.
-    fn drifts(&mut self, view: &View) -> bool {
-        let one = view.outlooks.values().any(|outlook| outlook.risk.known().is_some_and(|risk| risk.drifts));
-        if !one {
+    fn lasts(&mut self, drifts: bool) -> bool {
+        if !drifts {
             self.drifts_since = None;
             return false;
         }
@@ -144,5 +143,101 @@ impl Keeper {
         for reason in &plan.blocked_by {
             tracing::warn!(origin, %reason, "a retraining was not begun");
         }
+    }
+}
+
+/// True while a node is unlike those of the training.
+fn drifts(view: &View) -> bool {
+    view.outlooks.values().any(|outlook| outlook.risk.known().is_some_and(|risk| risk.drifts))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::domain::clock::BootId;
+    use crate::domain::training::TrainRun;
+    use crate::ports::steps::StepError;
+    use crate::ports::training::TellProgress;
+
+    /// A clock that is set by hand, in microseconds; both of its hands.
+    struct Hand(Mutex<i64>);
+
+    impl Clock for Hand {
+        fn now(&self) -> Moment {
+            Moment(u64::try_from(self.wall().0).expect("after 1970"))
+        }
+        fn wall(&self) -> WallTime {
+            WallTime(*self.0.lock().expect("no panic"))
+        }
+        fn boot(&self) -> BootId {
+            BootId("boot".to_owned())
+        }
+    }
+
+    struct Nobody;
+
+    #[async_trait]
+    impl Trainer for Nobody {
+        async fn run(&self, _: &TrainRun, _: TellProgress<'_>) -> Result<String, StepError> {
+            Err(StepError::Failed("nobody trains here".to_owned()))
+        }
+    }
+
+    fn keeper(clock: &Arc<Hand>) -> Keeper {
+        let training = Training {
+            trainer: Arc::new(Nobody),
+            schedule: Some("0 3 * * sun".to_owned()),
+            time_zone: "Europe/Berlin".to_owned(),
+            on_drift: true,
+            time_limit: Duration::from_secs(60),
+        };
+        Keeper {
+            training,
+            cluster: ClusterName::new("main").expect("valid"),
+            clock: clock.clone(),
+            events: mpsc::channel(1).0,
+            scheduled_until: clock.wall(),
+            drifts_since: None,
+        }
+    }
+
+    fn at(text: &str) -> i64 {
+        WallTime::try_from(text.to_owned()).expect("a time").0
+    }
+
+    #[test]
+    fn a_schedule_is_due_once_in_its_time_zone() {
+        let clock = Arc::new(Hand(Mutex::new(at("2026-11-28T12:00:00Z"))));
+        let mut keeper = keeper(&clock);
+        let mut is_due_at = |text: &str| {
+            *clock.0.lock().expect("no panic") = at(text);
+            keeper.is_scheduled()
+        };
+        assert!(!is_due_at("2026-11-29T01:59:59Z"));
+        assert!(is_due_at("2026-11-29T02:00:00Z"), "three o'clock in Berlin");
+        assert!(!is_due_at("2026-11-29T02:00:01Z"));
+        assert!(!is_due_at("2026-11-29T01:00:00Z"), "a clock that is set back makes nothing due again");
+        assert!(!is_due_at("2026-11-29T02:00:02Z"));
+        assert!(is_due_at("2026-12-06T09:00:00Z"), "a week later, however late it is looked");
+    }
+
+    #[test]
+    fn only_a_drift_that_lasts_counts() {
+        let clock = Arc::new(Hand(Mutex::new(at("2026-11-28T12:00:00Z"))));
+        let mut keeper = keeper(&clock);
+        let mut lasts_after = |seconds: i64, drifts: bool| {
+            *clock.0.lock().expect("no panic") += seconds * 1_000_000;
+            keeper.lasts(drifts)
+        };
+        assert!(!lasts_after(0, true));
+        assert!(!lasts_after(599, true));
+        assert!(!lasts_after(1, false), "it was over for a moment");
+        assert!(!lasts_after(1, true));
+        assert!(!lasts_after(599, true));
+        assert!(lasts_after(1, true));
     }
 }
