@@ -123,6 +123,7 @@ impl Place {
             features: Arc::new(features),
             step_seconds: 5,
             model: None,
+            challenger: None,
             training: Some(training),
         };
         begin(self.store.clone(), prediction).await
