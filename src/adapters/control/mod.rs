@@ -65,7 +65,7 @@ impl HttpControl {
         credentials: impl Into<Credentials>,
     ) -> Result<Self, ControlSetupError> {
         let credentials = credentials.into();
-        if !credentials.token().is_none_or(|token| HeaderValue::from_str(token).is_ok()) {
+        if credentials.token().is_some_and(|token| HeaderValue::from_str(token).is_err()) {
             return Err(ControlSetupError::Token);
         }
         let client = credentials
