@@ -365,6 +365,7 @@ async fn a_shutdown_waits_for_no_repository_and_the_next_primary_brings_its_wal(
 }
 
 /// Megabytes of database for the comparison of speed; 1024 takes some minutes.
+#[expect(clippy::disallowed_methods, reason = "whoever measures asks for more than a test needs")]
 fn megabytes() -> u64 {
     std::env::var("STORMGLASS_RESTORE_MEGABYTES").ok().and_then(|text| text.parse().ok()).unwrap_or(32)
 }
