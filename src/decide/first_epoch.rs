@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::domain::epoch::Epoch;
+use crate::domain::lsn::Timeline;
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan, Reason, ReasonCode};
 use crate::domain::policy::Policy;
@@ -59,6 +60,13 @@ pub fn plan(view: &View, policy: &Policy, operations: &[Operation]) -> Plan {
             return hold(reasons.collect());
         }
     };
+    // Whoever this product promotes consented, and is on the newest timeline. A newer one was promoted by hand, as when a site is
+    // lost with its controller: its commits may count, and nothing here may undo them.
+    if claims.iter().any(|other| timeline(other) > timeline(primary)) {
+        let reasons =
+            claims.iter().map(|report| Reason::about(&report.node, ReasonCode::TwoPrimaries, position(report)));
+        return hold(reasons.collect());
+    }
     let foreign: Vec<Reason> = view
         .nodes
         .values()
@@ -137,6 +145,11 @@ fn system_identifier(report: &Report) -> Option<String> {
     let live = report.postgres.live.as_ref().map(|live| live.system_identifier);
     live.or(report.postgres.control.as_ref().map(|control| control.system_identifier))
         .map(|identifier| identifier.to_string())
+}
+
+fn timeline(report: &Report) -> Option<Timeline> {
+    let live = report.postgres.live.as_ref().map(|live| live.history.timeline);
+    live.or(report.postgres.control.as_ref().map(|control| control.timeline))
 }
 
 fn position(report: &Report) -> String {
