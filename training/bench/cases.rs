@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use candle_core::{DType, Device, Tensor, Var};
-use candle_nn::rnn::{LSTMConfig, RNN as _, lstm};
+use candle_nn::rnn::{LSTMConfig, LSTMState, RNN as _, lstm};
 use candle_nn::{AdamW, Linear, Module as _, Optimizer as _, ParamsAdamW, VarBuilder};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
@@ -123,7 +123,9 @@ fn case(kind: Kind, layers: usize, batch: usize) -> anyhow::Result<Case> {
                 Box::new(move || {
                     let mut below = row.clone();
                     for (layer, state) in candle_model.layers.iter().zip(&mut states) {
-                        *state = layer.step(&below, state)?;
+                        let next = layer.step(&below, state)?;
+                        // A state that remembers how it came about grows with every step, and takes the stack when it is dropped.
+                        *state = LSTMState::new(next.h().detach(), next.c().detach());
                         below = state.h().clone();
                     }
                     std::hint::black_box(below);
@@ -188,7 +190,7 @@ impl CandleLstm {
         Ok(hidden)
     }
 
-    fn states(&self) -> anyhow::Result<Vec<candle_nn::rnn::LSTMState>> {
+    fn states(&self) -> anyhow::Result<Vec<LSTMState>> {
         Ok(self.layers.iter().map(|layer| layer.zero_state(1)).collect::<Result<_, _>>()?)
     }
 }
