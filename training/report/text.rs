@@ -19,7 +19,7 @@ pub fn render(sets: &[DataSet], calibrated: &Calibrated, seeds: &[u64]) -> Strin
          Each series is trained on its own training part; its test part is scored in order, with nothing later than the row that is scored.\n\
          There is no point adjustment. \"Best\" figures choose the threshold with the labels and are upper bounds;\n\
          **own alarms** are the product's decisions with one shipped setting for every series.\n\
-         The settings were chosen on these very SMD machines (leave one out), so these figures are optimistic; NAB had no part in it.\n",
+         The settings were chosen on these very SMD machines (leave one out), so these figures are optimistic; NAB had no part in it, but its figures were seen while rules of the alarm were compared.\n",
         command.join(" "),
         chrono::Utc::now().format("%Y-%m-%d"),
         env!("CARGO_PKG_VERSION"),
