@@ -20,3 +20,14 @@ pub mod store;
 pub mod system;
 pub mod tls;
 pub mod training;
+
+/// An error and everything below it, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut below = error.source();
+    while let Some(source) = below {
+        text.push_str(&format!(": {source}"));
+        below = source.source();
+    }
+    text
+}

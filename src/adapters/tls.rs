@@ -23,6 +23,7 @@ use rustls::{
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
+use super::chain;
 use crate::domain::certificate::{CertificateFacts, CertificateSummary, Protection};
 use crate::domain::clock::WallTime;
 
@@ -182,7 +183,7 @@ impl Tls {
                     "took a new certificate, key or bundle of authorities; connections go on"
                 ),
                 Err(error) => tracing::warn!(
-                    error = %words(&error),
+                    error = %chain(&error),
                     "the new certificate, key or bundle of authorities is not taken; what was read before stays in use"
                 ),
             }
@@ -308,16 +309,6 @@ pub fn certificate_in(path: &Path) -> Result<CertificateSummary, TlsError> {
 /// TLS judges by the wall clock, and so does what is said of certificates.
 fn now() -> WallTime {
     WallTime(0).plus(Duration::from_secs(UnixTime::now().as_secs()))
-}
-
-fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 /// Answers TLS's questions from what is in use at that moment.

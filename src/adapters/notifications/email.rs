@@ -10,7 +10,8 @@ use lettre::transport::smtp::client::{Certificate, CertificateStore, Tls, TlsPar
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor};
 use sha2::{Digest as _, Sha256};
 
-use super::{TIMEOUT, chain};
+use super::TIMEOUT;
+use crate::adapters::chain;
 use crate::domain::ids::Address;
 use crate::domain::notification::Message;
 use crate::ports::notification::{Notifier, NotifyError};

@@ -12,14 +12,3 @@ pub use webhook::{Webhook, WebhookFormat, WebhookSettings};
 
 /// How long one attempt may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
-
-/// An error and everything below it, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut below = error.source();
-    while let Some(source) = below {
-        text.push_str(&format!(": {source}"));
-        below = source.source();
-    }
-    text
-}

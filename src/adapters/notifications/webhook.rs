@@ -5,7 +5,8 @@ use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 
-use super::{TIMEOUT, chain};
+use super::TIMEOUT;
+use crate::adapters::chain;
 use crate::domain::notification::Message;
 use crate::ports::notification::{Notifier, NotifyError};
 

@@ -4,6 +4,7 @@ use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Prepared;
+use crate::adapters::chain;
 use crate::domain::sequence::StepAction;
 use crate::ports::steps::StepError;
 
@@ -74,14 +75,4 @@ pub(super) async fn run(prepared: &Prepared<'_>) -> Result<String, StepError> {
         return Ok(format!("{status}\n{text}"));
     }
     Err(StepError::Failed(format!("{at} was answered with {status}: check what is behind the URL\n{text}")))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut below = error.source();
-    while let Some(source) = below {
-        text.push_str(&format!(": {source}"));
-        below = source.source();
-    }
-    text
 }
