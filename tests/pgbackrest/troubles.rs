@@ -137,7 +137,7 @@ async fn tablespaces_are_found_before_anything_is_put_aside_and_come_along_into_
     let mut beside = host.node.data().as_os_str().to_owned();
     beside.push(".stormglass-restored");
     let error = host.backup.plan(&latest, Path::new(&beside), true, None).await.expect_err("tablespaces").to_string();
-    assert!(error.contains(&space.display().to_string()) && error.contains("--into"), "{error}");
+    assert!(error.contains("(elsewhere)") && error.contains("--into"), "{error}");
     assert!(!Path::new(&beside).exists(), "nothing was begun");
 
     let copy = host.settings.drill_directory.join("copy");

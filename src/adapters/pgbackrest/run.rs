@@ -13,7 +13,7 @@ use crate::ports::backup::BackupError;
 const COMPLAINT_LENGTH_MAX: usize = 600;
 
 /// What pgBackRest's complaints contain, and what to do. The first that fits is said.
-const HINTS: [(&str, &str); 14] = [
+const HINTS: [(&str, &str); 15] = [
     (
         "key/value found outside of section",
         "the repository is encrypted with another passphrase: correct cipher_passphrase",
@@ -21,6 +21,7 @@ const HINTS: [(&str, &str); 14] = [
     ("CryptoError", "the repository is encrypted with another passphrase, or damaged: correct cipher_passphrase"),
     ("cipher header invalid", "the repository is not encrypted, or damaged: correct cipher_passphrase"),
     ("zlib threw error", "a file in the repository is damaged: take another backup, or restore from another one"),
+    ("lz4 error", "a file in the repository is damaged: take another backup, or restore from another one"),
     ("LZ4", "a file in the repository is damaged: take another backup, or restore from another one"),
     ("error restoring", "a file in the repository is damaged: take another backup, or restore from another one"),
     (
