@@ -1,6 +1,7 @@
 //! WAL that a former primary wrote and the primary's history does not contain: kept aside before a rewind or a new copy throws it away,
 //! with what it held. Never changes the data directory.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,7 +13,7 @@ use super::control_data::Control;
 use super::errors::{blocking, failed, within};
 use super::files::{hand_over, make_private_directory, sync_parent};
 use super::programs;
-use super::rewind::{WAL_TIMEOUT, segment_number, segment_timeline};
+use super::rewind::{WAL_TIMEOUT, segment_number, segment_timeline, timelines_past};
 use super::settings::Setup;
 use crate::domain::clock::WallTime;
 use crate::domain::loss::LostWal;
@@ -34,11 +35,12 @@ pub(super) async fn keep_aside(
     change: &dyn DataChange,
 ) -> Result<(), PostgresError> {
     let (here, segment_bytes, timeline) = (setup.clone(), control.wal_segment_bytes, local.timeline);
+    let timelines = timelines_past(local, fork);
     let kept = blocking(ACTION, move || {
         let name = format!("{}-timeline-{timeline}-from-{}", here.settings.node, fork.to_string().replace('/', "-"));
         let target = here.settings.divergent_directory.join(name);
         let range = (fork.0 / segment_bytes, end.map_or(u64::MAX, |end| end.0 / segment_bytes + 1));
-        copy_segments(&here, &target, segment_bytes, range)
+        copy_segments(&here, &target, segment_bytes, range, &timelines)
             .map_err(|error| {
                 failed(
                     ACTION,
@@ -117,7 +119,13 @@ fn commit_time(line: &str) -> Option<WallTime> {
 }
 
 /// Whole or not at all. What an earlier attempt kept stays: half a rewind may have changed the data since.
-fn copy_segments(setup: &Setup, target: &Path, segment_bytes: u64, range: (u64, u64)) -> std::io::Result<usize> {
+fn copy_segments(
+    setup: &Setup,
+    target: &Path,
+    segment_bytes: u64,
+    range: (u64, u64),
+    timelines: &BTreeSet<Timeline>,
+) -> std::io::Result<usize> {
     if target.exists() {
         return Ok(fs::read_dir(target)?.count());
     }
@@ -137,7 +145,10 @@ fn copy_segments(setup: &Setup, target: &Path, segment_bytes: u64, range: (u64, 
         let path = entry?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         let is_wanted = match segment_timeline(name) {
-            Some(_) => segment_number(name, segment_bytes).is_some_and(|number| range.0 <= number && number <= range.1),
+            Some(timeline) => {
+                timelines.contains(&timeline)
+                    && segment_number(name, segment_bytes).is_some_and(|number| range.0 <= number && number <= range.1)
+            }
             None => name.ends_with(".history"),
         };
         if is_wanted {

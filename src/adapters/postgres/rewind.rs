@@ -3,6 +3,7 @@
 //! Never starts PostgreSQL for clients. Whether a rewind is due is decided by the last WAL record on disk, not by the last
 //! checkpoint: a primary that was killed and whose WAL the new primary has in full needs none.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::process::Stdio;
@@ -207,6 +208,13 @@ pub(super) fn segment_timeline(name: &str) -> Option<Timeline> {
     if is_segment { u32::from_str_radix(&name[..8], 16).ok().map(Timeline) } else { None }
 }
 
+/// The timelines on which the local history goes on past `fork`. Each promotion leaves a segment of the same number on another
+/// one; those of before hold nothing that the primary lacks.
+pub(super) fn timelines_past(local: &History, fork: Lsn) -> BTreeSet<Timeline> {
+    let ended_later = local.forks.iter().filter(|ended| ended.switched_at > fork).map(|ended| ended.timeline);
+    ended_later.chain([local.timeline]).collect()
+}
+
 /// Number of a segment in the whole log, from its name.
 pub(super) fn segment_number(name: &str, segment_bytes: u64) -> Option<u64> {
     let high = u64::from_str_radix(name.get(8..16)?, 16).ok()?;
@@ -356,6 +364,13 @@ mod tests {
             Divergence::From(Lsn(2000))
         );
         assert_eq!(divergence(&history(4, &[(1, 700)]), Some(Lsn(800)), &primary), Divergence::From(Lsn(700)));
+    }
+
+    #[test]
+    fn only_timelines_that_go_on_past_the_fork_are_kept() {
+        let local = history(4, &[(1, 700), (2, 800), (3, 900)]);
+        let past = |fork| timelines_past(&local, Lsn(fork)).into_iter().map(|timeline| timeline.0).collect::<Vec<_>>();
+        assert_eq!((past(900), past(850), past(100)), (vec![4], vec![3, 4], vec![1, 2, 3, 4]));
     }
 
     #[test]
