@@ -40,8 +40,9 @@ async fn waiting(lab: &Lab, count: usize) -> JoinSet<Session> {
     let runtime = lab.runtime();
     until("connections wait at HAProxy", async || {
         let listed = runtime.ask("test", "show sess").await.expect("answers");
-        // `scb=[8,…`: connected to a server.
-        listed.lines().filter(|line| line.contains("be=pg_write") && !line.contains("scb=[8,")).count() == count
+        // `scb=[8,…`, before HAProxy 2.6 `s1=[8,…`: connected to a server.
+        let is_served = |line: &str| line.contains("scb=[8,") || line.contains("s1=[8,");
+        listed.lines().filter(|line| line.contains("be=pg_write") && !is_served(line)).count() == count
     })
     .await;
     clients

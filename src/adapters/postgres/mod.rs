@@ -7,6 +7,7 @@ mod adopt;
 mod archiving;
 mod configuration;
 mod control_data;
+mod divergent;
 mod errors;
 mod files;
 mod lane;
@@ -289,6 +290,10 @@ impl LocalPostgres for Postgres {
             Ok(())
         })
         .await
+    }
+
+    async fn wal_gone(&self, upstream: &Upstream, position: Lsn) -> Result<Option<String>, PostgresError> {
+        upstream::wal_gone(&self.setup, upstream, position).await
     }
 
     async fn rewind(&self, upstream: &Upstream, change: &dyn DataChange) -> Result<RewindOutcome, PostgresError> {
