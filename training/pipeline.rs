@@ -68,7 +68,7 @@ pub fn fit(
     let longest = nodes.iter().map(Samples::rows).max().unwrap_or(0);
     ensure!(
         rows >= ROWS_MIN && longest >= ROWS_OF_A_NODE_MIN,
-        "{}: {rows} rows, {longest} of one node, are too few to train on: at least {ROWS_MIN} are needed, {ROWS_OF_A_NODE_MIN} of one node",
+        "{}: {rows} rows are too few to train on: at least {ROWS_MIN} are needed, and {ROWS_OF_A_NODE_MIN} of one node, where the longest has {longest}",
         naming.source
     );
     let settings =
