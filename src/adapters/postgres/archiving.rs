@@ -12,7 +12,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::errors::{blocking, failed, within};
-use super::files::{remove, write_atomically};
+use super::files::{hand_over, remove, write_atomically};
+use super::rewind::segment_timeline;
 use super::settings::Setup;
 use crate::adapters::system::family;
 
@@ -33,6 +34,33 @@ pub(super) fn resume(setup: &Setup) -> io::Result<()> {
         Some(file) => remove(file),
         None => Ok(()),
     }
+}
+
+/// Before a start as a standby: what lies in `pg_wal` of timelines before the newest one is not this node's to archive any more. A former primary keeps the segment in
+/// which it parted ways; promoted again it would archive that under the name of another one, fail, and never get to its own. What is
+/// missing of older timelines the next primary brings by itself.
+pub(super) fn leave_to_others(setup: &Setup) -> io::Result<()> {
+    if setup.settings.archive_stop_file.is_none() {
+        return Ok(());
+    }
+    let wal = setup.data.join("pg_wal");
+    let status = wal.join("archive_status");
+    let names = fs::read_dir(&wal)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let segments: Vec<_> = names.filter_map(|name| Some((segment_timeline(&name)?, name))).collect();
+    // Of the newest one it may yet be the only writer.
+    let newest = segments.iter().map(|(timeline, _)| *timeline).max();
+    for (_, name) in segments.iter().filter(|(timeline, _)| Some(*timeline) < newest) {
+        let done = status.join(format!("{name}.done"));
+        match fs::rename(status.join(format!("{name}.ready")), &done) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !done.exists() => {
+                fs::write(&done, "")?;
+                hand_over(&done, setup.owner)?;
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Before a shutdown. Without it the shutdown takes longer, and nothing else.
