@@ -18,7 +18,7 @@ use stormglass::adapters::control::TcpPrimaryProbe;
 use stormglass::adapters::system::family;
 use stormglass::ports::postgres::{Presence, StartMode};
 use stormglass::ports::{LocalPostgres, PrimaryProbe};
-use support::{Node, PATIENCE, Place};
+use support::{Node, PATIENCE, Place, names};
 use volume::Volume;
 
 /// A client's table with one row.
@@ -133,4 +133,30 @@ async fn a_full_wal_volume_ends_postgresql_and_space_brings_it_back() {
     volume.relieve();
     node.start_primary().await;
     assert_eq!(rows(&node).await.as_deref(), Some("1"), "what was committed is there");
+}
+
+#[tokio::test]
+async fn the_slot_of_a_node_that_never_returns_does_not_fill_the_wal_volume() {
+    let place = Place::new();
+    let Some(volume) = Volume::tmpfs(&place, "wal", "256m") else { return };
+    let small = [("min_wal_size", "32MB"), ("max_wal_size", "32MB"), ("wal_keep_size", "16MB")];
+    let (node, gone) = (place.node_with("n1", &small), place.node("n2"));
+    node.init();
+    let (wal, target) = (node.data().join("pg_wal"), volume.directory.join("pg_wal"));
+    volume.take_over(&place, &wal, &target);
+    node.start_primary().await;
+    assert_eq!(node.sql("show max_slot_wal_keep_size").await.as_deref(), Some("64MB"), "a quarter of the volume");
+    node.postgres.tend_slots(&names(&[&gone]), PATIENCE).await.expect("a slot for the node that is away");
+    fill(&node).await;
+    // Half a gigabyte: twice what the volume holds.
+    for _ in 0..32 {
+        node.sql("select pg_logical_emit_message(true, '', ''), pg_switch_wal()").await;
+        node.sql("checkpoint").await;
+    }
+    let status = async || node.sql("select wal_status from pg_replication_slots").await;
+    assert_eq!(status().await.as_deref(), Some("lost"), "its node must be cloned");
+    node.postgres.probe_write(PATIENCE).await.expect("clients notice nothing");
+    node.postgres.tend_slots(&names(&[&gone]), PATIENCE).await.expect("a slot for the node that is cloned");
+    assert_ne!(status().await.as_deref(), Some("lost"), "a clone could stream from it");
+    assert_eq!(rows(&node).await.as_deref(), Some("1"));
 }

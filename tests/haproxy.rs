@@ -24,6 +24,7 @@ use rustix::process::Signal;
 use stormglass::adapters::haproxy::{HaproxyRouter, HaproxySettings};
 use stormglass::domain::ids::Address;
 use stormglass::ports::traffic::{Route, Settled, TrafficError, TrafficRouter};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -39,8 +40,9 @@ async fn waiting(lab: &Lab, count: usize) -> JoinSet<Session> {
     let runtime = lab.runtime();
     until("connections wait at HAProxy", async || {
         let listed = runtime.ask("test", "show sess").await.expect("answers");
-        // `scb=[8,…`: connected to a server.
-        listed.lines().filter(|line| line.contains("be=pg_write") && !line.contains("scb=[8,")).count() == count
+        // `scb=[8,…`, before HAProxy 2.6 `s1=[8,…`: connected to a server.
+        let is_served = |line: &str| line.contains("scb=[8,") || line.contains("s1=[8,");
+        listed.lines().filter(|line| line.contains("be=pg_write") && !is_served(line)).count() == count
     })
     .await;
     clients
@@ -110,6 +112,36 @@ async fn a_hold_keeps_sessions_and_makes_new_connections_wait_until_the_redirect
     waits.sort();
     println!("redirect {took:?}; held connections served after {:?} (median), {:?} (last)", waits[25], waits[49]);
     session.ended().await;
+}
+
+/// A client that waits in vain connects again; what it left behind would go on trying beside it, and be more with each attempt.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_gives_up_waiting_is_let_go() {
+    let lab = Lab::new();
+    let router = lab.router(Some(&lab.a.address)).await;
+    router.hold().await.expect("holds");
+    let mut impatient = Vec::new();
+    for _ in 0..20 {
+        let address = (lab.settings.write.host.as_str(), lab.settings.write.port);
+        let mut client = tokio::net::TcpStream::connect(address).await.expect("accepted");
+        // As PostgreSQL's clients do: they speak first.
+        client.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await.expect("sent");
+        impatient.push(client);
+    }
+    let runtime = lab.runtime();
+    let count = async || {
+        let listed = runtime.ask("test", "show sess").await.expect("answers");
+        listed.lines().filter(|line| line.contains("be=pg_write") && !line.contains("scb=[8,")).count()
+    };
+    until("twenty wait", async || count().await == 20).await;
+    drop(impatient.split_off(5));
+    until("only those that still wait are left", async || count().await == 5).await;
+    router.redirect(&lab.b.address).await.expect("redirects");
+    for mut client in impatient {
+        let mut name = [0; 1];
+        tokio::time::timeout(PATIENCE, client.read_exact(&mut name)).await.expect("in time").expect("served");
+        assert_eq!(&name, b"B");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -296,6 +296,18 @@ fn lose_site() {
     assert!(steps.iter().any(|step| step["step"] == "verify_name" && step["outcome"] == "succeeded"), "{report:#}");
 }
 
+/// A controller with an empty store moves the primary on an operator's word, and whoever was lost rejoins.
+#[test]
+fn lose_site_and_the_only_controller() {
+    let report = run(&["lose-site", "--with-controller"]);
+    assert_ne!(report["old_primary"], report["new_primary"]);
+    assert!(
+        report["epoch"].as_u64() > Some(1_000_000),
+        "beyond what the lost controller may have given out: {report:#}"
+    );
+    assert_eq!(report["rejoined"], true, "{report:#}");
+}
+
 #[test]
 fn switchover_to_the_other_site_and_back() {
     let report = run(&["switchover", "--to-site"]);

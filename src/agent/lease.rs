@@ -51,6 +51,11 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// The moment from which the newest grant counts.
+    pub fn renewed_at(&self) -> Moment {
+        self.deadline.minus(self.timers.lease)
+    }
+
     /// When the agent begins to stop PostgreSQL.
     pub fn fence_at(&self) -> Moment {
         self.deadline.minus(self.timers.stop_budget)

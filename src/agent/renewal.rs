@@ -20,7 +20,10 @@ use crate::domain::ids::SystemIdentifier;
 use crate::domain::report::Renewal;
 
 /// A round that waits for a standby holds up no other one; more than so many would be asking in vain.
-const ROUNDS_MAX: usize = 4;
+const ROUNDS_MAX: usize = 8;
+
+/// By how much rounds follow each other faster than heartbeats: all must answer each, and packets get lost.
+const HASTE: u32 = 2;
 
 impl Agent {
     /// Renews without a controller for as long as none grants, while the node holds a lease.
@@ -38,7 +41,7 @@ impl Agent {
                             under_way.fetch_sub(1, Ordering::AcqRel);
                         });
                     }
-                    interval
+                    interval / HASTE
                 }
                 Some((_, left)) => left.min(interval),
                 None => interval,
@@ -53,7 +56,7 @@ impl Agent {
         // Whoever has begun to stop PostgreSQL needs no more time than there is.
         let lease = local.leases.valid(now).filter(|_| !local.stopping)?;
         // Nobody has answered an agent that took over a moment ago: its lease tells when somebody answered the one before.
-        let heard = local.controller_answered_at.unwrap_or(lease.deadline.minus(lease.timers.lease));
+        let heard = local.controller_answered_at.unwrap_or(lease.renewed_at());
         Some((lease, membership::patience(&lease.timers).saturating_sub(now.since(heard))))
     }
 

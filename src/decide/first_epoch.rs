@@ -1,9 +1,13 @@
 //! Before there is a record: who gets the first epoch, or the next one after a lost store.
 //!
-//! Needs the word of every configured node (design, section 2): a node that is missing might be the primary.
+//! Needs the word of every configured node (design, section 2): a node that is missing might be the primary. An operator's oath that
+//! the missing ones are off takes the place of theirs, as when the only controller is lost with its site.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
+use super::candidate::Demand;
+use super::request::{Answer, known, nothing_moves};
 use crate::domain::epoch::Epoch;
 use crate::domain::lsn::Timeline;
 use crate::domain::operation::{Operation, OperationKind};
@@ -88,6 +92,106 @@ pub fn plan(view: &View, policy: &Policy, operations: &[Operation]) -> Plan {
     };
     let why = Reason::about(&primary.node, ReasonCode::FirstEpoch, format!("epoch {}", highest_epoch(view).next()));
     Plan { intent: Intent::Start { operation }, reasons: vec![why], blocked_by: Vec::new(), based_on: None, loss: None }
+}
+
+/// The plan of an operator who swears that every node which was never heard is off, or why it is refused.
+///
+/// A node that holds a primary's data goes before any standby. Among standbys nobody remembers who confirmed the last commits: the one
+/// with most WAL is taken, and loss must be accepted.
+pub(super) fn by_hand(
+    view: &View,
+    policy: &Policy,
+    operations: &[Operation],
+    demand: &Demand,
+    old_primary_is_off: bool,
+) -> Answer {
+    nothing_moves(operations)?;
+    if let Some(to) = &demand.to {
+        known(view, to)?;
+    }
+    let unheard = view.nodes.values().filter(|node| node.report.known().is_none());
+    let mut missing: Vec<Reason> =
+        unheard.map(|node| Reason::about(&node.node, ReasonCode::WaitingForEveryNode, "no report yet")).collect();
+    if missing.is_empty() {
+        let why = "every node has spoken, so the first epoch needs nobody's hand: see stormglass explain";
+        return Err(vec![Reason::new(ReasonCode::WaitingForEveryNode, why)]);
+    }
+    if !old_primary_is_off {
+        let why = "if those nodes are lost: switch them off for certain, then say --old-primary-is-off";
+        missing.push(Reason::new(ReasonCode::LeaseMayRun, why));
+        return Err(missing);
+    }
+    if let Some(reason) = promotion_may_be_on_its_way(view, policy) {
+        return Err(vec![reason]);
+    }
+    let heard: Vec<&Report> = view.nodes.values().filter_map(|node| node.report.known()).collect();
+    if let Some(other) = heard.iter().find(|report| system_identifier(report) != system_identifier(heard[0])) {
+        let words = system_identifier(other).unwrap_or_else(|| "no data".to_owned());
+        return Err(vec![Reason::about(&other.node, ReasonCode::OtherSystemIdentifier, words)]);
+    }
+    let claims: Vec<&&Report> = heard.iter().filter(|report| is_primary_data(report)).collect();
+    let (chosen, mut reasons) = match claims.as_slice() {
+        [] => most_advanced(view, &heard, demand)?,
+        [only] => (**only, Vec::new()),
+        _ => {
+            let reasons =
+                claims.iter().map(|report| Reason::about(&report.node, ReasonCode::TwoPrimaries, position(report)));
+            return Err(reasons.collect());
+        }
+    };
+    let wanted = demand.to.as_ref().is_none_or(|to| *to == chosen.node)
+        && demand.site.as_ref().is_none_or(|site| *site == chosen.site);
+    if !wanted {
+        let why = format!("it holds a primary's data ({}), which comes first", position(chosen));
+        return Err(vec![Reason::about(&chosen.node, ReasonCode::AlreadyPrimary, why)]);
+    }
+    let operation = OperationKind::Failover {
+        from: chosen.node.clone(),
+        to: chosen.node.clone(),
+        accept_data_loss: demand.accept_data_loss,
+        old_primary_is_off,
+    };
+    reasons.push(Reason::about(
+        &chosen.node,
+        ReasonCode::FirstEpoch,
+        format!("epoch {}", highest_epoch(view).beyond_unheard()),
+    ));
+    Ok((Intent::Start { operation }, reasons))
+}
+
+/// The standby that received most, of those that `demand` names.
+fn most_advanced<'view>(
+    view: &View,
+    heard: &[&'view Report],
+    demand: &Demand,
+) -> Result<(&'view Report, Vec<Reason>), Vec<Reason>> {
+    let may = |report: &&&Report| {
+        !report.standing.operator_fenced
+            && !report.standing.half_rejoined
+            && !report.tags.no_failover
+            && report.tags.failover_priority > 0
+            && demand.to.as_ref().is_none_or(|to| *to == report.node)
+            && demand.site.as_ref().is_none_or(|site| *site == report.site)
+    };
+    let received = |report: &Report| report.postgres.live.as_ref().map(|live| (live.history.timeline, live.flush_lsn));
+    let candidates = heard.iter().filter(may).filter_map(|report| Some((received(report)?, *report)));
+    let Some((_, best)) =
+        candidates.max_by_key(|(received, report)| (*received, report.tags.failover_priority, Reverse(&report.node)))
+    else {
+        let why = "no standby that was heard runs and may be promoted";
+        return Err(vec![Reason::new(ReasonCode::NoCandidate, why)]);
+    };
+    let unheard = view.nodes.values().filter(|node| node.report.known().is_none()).map(|node| node.node.as_str());
+    let words = format!(
+        "{} at most; no record says who confirmed the last commits, and {} cannot be asked",
+        position(best),
+        unheard.collect::<Vec<_>>().join(", ")
+    );
+    let loss = Reason::about(&best.node, ReasonCode::WouldLoseCommits, words);
+    if !demand.accept_data_loss {
+        return Err(vec![loss, Reason::new(ReasonCode::WouldLoseCommits, "to accept that, say --accept-data-loss")]);
+    }
+    Ok((best, vec![loss]))
 }
 
 /// After a lost store: what the leader before had begun may still arrive, and what a node confirms after it reported is not in

@@ -4,7 +4,7 @@
 
 use super::candidate::{self, Demand};
 use super::primary::{self, Condition};
-use super::{moving, rejoin, repository};
+use super::{first_epoch, moving, rejoin, repository};
 use crate::domain::backup::{BackupType, RecoveryTarget};
 use crate::domain::ids::{NodeName, SiteName};
 use crate::domain::operation::{Operation, OperationKind};
@@ -81,9 +81,7 @@ pub enum Request {
 pub fn plan(view: &View, policy: &Policy, operations: &[Operation], request: &Request) -> Plan {
     let based_on = view.record.as_ref().map(|record| (record.epoch, record.number));
     let Some(record) = &view.record else {
-        let why =
-            Reason::new(ReasonCode::WaitingForEveryNode, "the cluster has no first epoch yet: see stormglass explain");
-        return Plan { intent: Intent::Hold, reasons: Vec::new(), blocked_by: vec![why], based_on, loss: None };
+        return without_record(view, policy, operations, request);
     };
     if let Some(reason) = super::store_outdated(view, record) {
         return Plan { intent: Intent::Hold, reasons: Vec::new(), blocked_by: vec![reason], based_on, loss: None };
@@ -119,6 +117,28 @@ pub fn plan(view: &View, policy: &Policy, operations: &[Operation], request: &Re
     }
 }
 
+/// Only a human's word takes the place of the nodes that a store without a record waits for.
+fn without_record(view: &View, policy: &Policy, operations: &[Operation], request: &Request) -> Plan {
+    let answer = match request {
+        Request::Failover { to, site, accept_data_loss, old_primary_is_off } => {
+            let demand = Demand { to: to.clone(), site: site.clone(), accept_data_loss: *accept_data_loss };
+            first_epoch::by_hand(view, policy, operations, &demand, *old_primary_is_off)
+        }
+        _ => Err(vec![Reason::new(
+            ReasonCode::WaitingForEveryNode,
+            "the cluster has no first epoch yet: see stormglass explain",
+        )]),
+    };
+    let (intent, reasons, blocked_by) = match answer {
+        Ok((intent, mut reasons)) => {
+            reasons.insert(0, Reason::new(ReasonCode::OperatorRequest, ""));
+            (intent, reasons, Vec::new())
+        }
+        Err(blocked_by) => (Intent::Hold, Vec::new(), blocked_by),
+    };
+    Plan { intent, reasons, blocked_by, based_on: None, loss: None }
+}
+
 /// What an operator who accepts loss must know first.
 fn loss(view: &View, record: &ClusterRecord, policy: &Policy, intent: &Intent) -> Option<Loss> {
     match intent {
@@ -131,7 +151,7 @@ fn loss(view: &View, record: &ClusterRecord, policy: &Policy, intent: &Intent) -
 
 pub(super) type Answer = Result<(Intent, Vec<Reason>), Vec<Reason>>;
 
-fn known(view: &View, node: &NodeName) -> Result<(), Vec<Reason>> {
+pub(super) fn known(view: &View, node: &NodeName) -> Result<(), Vec<Reason>> {
     if view.nodes.contains_key(node) {
         Ok(())
     } else {
@@ -140,7 +160,7 @@ fn known(view: &View, node: &NodeName) -> Result<(), Vec<Reason>> {
     }
 }
 
-fn nothing_moves(operations: &[Operation]) -> Result<(), Vec<Reason>> {
+pub(super) fn nothing_moves(operations: &[Operation]) -> Result<(), Vec<Reason>> {
     match moving(operations) {
         Some(running) => Err(vec![Reason::new(
             ReasonCode::OperationUnderWay,

@@ -10,7 +10,15 @@ use utoipa::ToSchema;
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 
+/// How far both numbers go on where some node was never heard: more than a controller that is lost with it can have given out unheard.
+const UNHEARD: u64 = 1_000_000;
+
 impl Epoch {
+    /// Beyond every epoch that was given out without this one's witnesses hearing of it.
+    pub fn beyond_unheard(self) -> Epoch {
+        Epoch(self.0.checked_add(UNHEARD).expect("an epoch cannot reach 2^64"))
+    }
+
     /// The epoch after this one.
     pub fn next(self) -> Epoch {
         Epoch(self.0.checked_add(1).expect("an epoch is raised by promotions and cannot reach 2^64"))
@@ -30,6 +38,11 @@ impl fmt::Display for Epoch {
 pub struct RecordNumber(pub u64);
 
 impl RecordNumber {
+    /// Beyond every number that was stored without this one's witnesses hearing of it.
+    pub fn beyond_unheard(self) -> RecordNumber {
+        RecordNumber(self.0.checked_add(UNHEARD).expect("a record number cannot reach 2^64"))
+    }
+
     /// The number after this one.
     pub fn next(self) -> RecordNumber {
         RecordNumber(self.0.checked_add(1).expect("a record changes too rarely to reach 2^64"))

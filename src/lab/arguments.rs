@@ -153,6 +153,10 @@ pub struct RunArguments {
     /// switchover: to the other site and back, while clients follow the name
     #[arg(long, conflicts_with = "held")]
     pub to_site: bool,
+    /// lose-site: the only controller is lost with the site, and its store too; another one begins with nothing, and an operator
+    /// swears that the site is off
+    #[arg(long, conflicts_with = "controllers")]
+    pub with_controller: bool,
     /// Who confirms commits [default: local; each_site for lose-site and switchover --to-site]
     #[arg(long, value_parser = sync_scope, value_name = "local|other_site|each_site")]
     pub sync_scope: Option<SyncScope>,

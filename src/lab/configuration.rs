@@ -190,7 +190,7 @@ pub fn node_agent(layout: &Layout, node: &NodeLayout, programs: &Programs) -> an
             superuser_password: None,
             replication_user: "replicator".to_owned(),
             replication_password: Some(SecretReference::File(layout.secret("replicator"))),
-            parameters: postgres_parameters(),
+            parameters: postgres_parameters(layout),
             probe_interval: Duration::from_millis(250),
             probe_timeout: Duration::from_secs(1),
             divergent_directory: None,
@@ -277,7 +277,7 @@ pub fn proxy_agent(layout: &Layout, proxy: &ProxyLayout) -> anyhow::Result<Agent
                 })
                 .collect(),
             manage_process: true,
-            connect_timeout: std::time::Duration::from_millis(20),
+            connect_timeout: layout.connect_timeout,
             verify: Some(VerifySection {
                 user: APPLICATION_ROLE.to_owned(),
                 password: None,
@@ -292,7 +292,9 @@ pub fn proxy_agent(layout: &Layout, proxy: &ProxyLayout) -> anyhow::Result<Agent
 }
 
 /// Small and quick to boot, and otherwise as on a server: `fsync` and `full_page_writes` stay on.
-fn postgres_parameters() -> BTreeMap<String, String> {
+fn postgres_parameters(layout: &Layout) -> BTreeMap<String, String> {
+    // One of the faults that grow is a slot that fills the volume: with the cap there would be nothing to predict.
+    let uncapped = layout.prediction.is_some().then_some(("max_slot_wal_keep_size", "-1"));
     [
         ("shared_buffers", "64MB"),
         ("max_connections", "200"),
@@ -302,6 +304,7 @@ fn postgres_parameters() -> BTreeMap<String, String> {
         ("track_io_timing", "on"),
     ]
     .into_iter()
+    .chain(uncapped)
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .collect()
 }

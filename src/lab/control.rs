@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::{Layout, url};
 use crate::api::wire::{
-    BackupRequest, ClusterStatus, MutationReply, NodeRequest, Problem, RestoreRequest, SwitchoverRequest,
+    BackupRequest, ClusterStatus, FailoverRequest, MutationReply, NodeRequest, Problem, RestoreRequest,
+    SwitchoverRequest,
 };
 use crate::domain::backup::BackupType;
 use crate::domain::ids::{NodeName, OperationId};
@@ -79,6 +80,17 @@ impl Controller {
     pub async fn switchover_to(&self, site: &str) -> anyhow::Result<MutationReply> {
         let request = SwitchoverRequest { site: Some(site.to_owned()), ..SwitchoverRequest::default() };
         self.post(&format!("/api/v1/clusters/{}/switchover", self.cluster), &request).await
+    }
+
+    /// Asks for a failover to a site, with everything that a human has to say where no controller remembers anything.
+    pub async fn failover_by_oath(&self, site: &str) -> anyhow::Result<MutationReply> {
+        let request = FailoverRequest {
+            site: Some(site.to_owned()),
+            accept_data_loss: true,
+            old_primary_is_off: true,
+            ..FailoverRequest::default()
+        };
+        self.post(&format!("/api/v1/clusters/{}/failover", self.cluster), &request).await
     }
 
     /// Keeps a node from accepting writes, which ends its PostgreSQL.

@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,9 @@ pub struct Layout {
     /// Who confirms commits.
     #[serde(default)]
     pub sync_scope: SyncScope,
+    /// How long a proxy tries to reach the primary before it tries anew.
+    #[serde(default = "one_region")]
+    pub connect_timeout: Duration,
     /// True where a restore sequence follows each failover.
     #[serde(default)]
     pub has_ladder: bool,
@@ -177,6 +181,11 @@ pub struct ApplicationLayout {
     pub servers: Vec<Address>,
 }
 
+/// Enough inside a region, and a lab's hosts are one.
+fn one_region() -> Duration {
+    Duration::from_millis(20)
+}
+
 impl NodeLayout {
     /// PGDATA.
     pub fn data_directory(&self) -> PathBuf {
@@ -264,6 +273,7 @@ impl Layout {
             has_namespaces: false,
             durability: None,
             sync_scope: SyncScope::Local,
+            connect_timeout: one_region(),
             has_ladder: false,
             more_controllers: Vec::new(),
             etcd: Vec::new(),

@@ -130,9 +130,8 @@ pub fn around(user: &User, program: &Path) -> (OsString, Vec<OsString>) {
 pub fn enter(host: &str, command: &Command) -> Command {
     let mut inside = Command::new("nsenter");
     inside.arg(format!("--net={FOLDER}/{host}")).arg("--");
-    if host == SWITCH {
-        // A wire does not wait for a processor: where hosts starve, the network between them shall not.
-        inside.args(["nice", "-n", "-15"]);
+    if let Some(nice) = priority(host, command) {
+        inside.args(["nice", "-n", nice]);
     }
     inside
         .args(["setpriv", "--inh-caps=-all", "--ambient-caps=-all", "--"])
@@ -145,6 +144,17 @@ pub fn enter(host: &str, command: &Command) -> Command {
         };
     }
     inside
+}
+
+/// Who goes before others where hosts starve. A wire does not wait for a processor; agents and controllers have what their
+/// service files give them, which a limit alone does not allow everywhere.
+fn priority(host: &str, command: &Command) -> Option<&'static str> {
+    let is_service = command.get_args().next().is_some_and(|verb| verb == "agent" || verb == "controller");
+    match host {
+        SWITCH => Some("-15"),
+        _ if is_service => Some("-10"),
+        _ => None,
+    }
 }
 
 /// The words before a command that bring it to where the client of a running lab stands.
@@ -190,6 +200,16 @@ mod tests {
         assert!(line.contains(&"--net=/run/netns/n1".to_owned()) && line.contains(&"--ambient-caps=-all".to_owned()));
         assert_eq!(line[line.len() - 3..], ["/bin/prog", "a", "--b"]);
         assert_eq!(inside.get_envs().count(), 1);
+    }
+
+    #[test]
+    fn the_wire_and_the_services_go_before_others() {
+        let of = |host: &str, verb: &str| priority(host, Command::new("stormglass").arg(verb));
+        assert_eq!(
+            (of(SWITCH, "lab"), of("n1", "agent"), of("controller", "controller")),
+            (Some("-15"), Some("-10"), Some("-10"))
+        );
+        assert_eq!(of("prometheus", "--config.file"), None);
     }
 
     #[test]

@@ -44,12 +44,17 @@ impl ProcessIdentity {
         Some(Self { pid, started_ticks: stat.started_ticks })
     }
 
-    /// True while it can still do something; a zombie cannot.
+    /// True while it can still do something, or still holds its sockets. A zombie can and does not, unless some of its threads are
+    /// still on their way out: the first one is a zombie before the others are gone.
     pub fn is_alive(self) -> bool {
         fs::read_to_string(format!("/proc/{}/stat", self.pid))
             .ok()
             .and_then(|text| parse_stat(&text))
-            .is_some_and(|stat| stat.started_ticks == self.started_ticks && stat.state != 'Z')
+            .is_some_and(|stat| stat.started_ticks == self.started_ticks && (stat.state != 'Z' || self.has_threads()))
+    }
+
+    fn has_threads(self) -> bool {
+        fs::read_dir(format!("/proc/{}/task", self.pid)).is_ok_and(|threads| threads.count() > 1)
     }
 
     /// How much processor time it has used, in seconds; `None` if it is gone.

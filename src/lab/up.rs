@@ -46,6 +46,8 @@ pub struct Kind {
     pub has_clocks: bool,
     /// `failover.rto`, where it is not the default.
     pub rto: Option<Duration>,
+    /// A proxy's patience with one try to reach the primary, where round trips are longer than inside a region.
+    pub connect_timeout: Option<Duration>,
     /// Durability mode; the product's default if not given.
     pub durability: Option<DurabilityMode>,
     /// More than one: elected in etcd. Zero counts as one.
@@ -87,6 +89,7 @@ impl Lab {
         layout.sync_scope = kind.sync_scope;
         layout.prediction = kind.prediction;
         layout.has_ladder = kind.has_ladder;
+        layout.connect_timeout = kind.connect_timeout.unwrap_or(layout.connect_timeout);
         if kind.controllers > 1 {
             ensure!(
                 !kind.has_namespaces,

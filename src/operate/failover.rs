@@ -224,12 +224,18 @@ fn first_record(operation: &Operation, view: &View, policy: &Policy, to: &NodeNa
         .filter_map(|node| node.report.last_heard())
         .map(|report| (report.node.clone(), Member { site: report.site.clone(), address: report.address.clone() }))
         .collect::<BTreeMap<_, _>>();
-    let number = highest_number.next();
+    // A node that was never heard, which only an operator's word lets happen, may know of more than those that were.
+    let all_heard = view.nodes.values().all(|node| node.report.last_heard().is_some());
+    let (epoch, number) = if all_heard {
+        (highest.next(), highest_number.next())
+    } else {
+        (highest.beyond_unheard(), highest_number.beyond_unheard())
+    };
     Ok(ClusterRecord {
         format: RECORD_FORMAT,
         cluster: operation.cluster.clone(),
         system_identifier,
-        epoch: highest.next(),
+        epoch,
         number,
         holder: to.clone(),
         holder_address: report.address.clone(),

@@ -170,6 +170,26 @@ pub const SCENARIOS: &[Scenario] = &[
         outage_seconds: 40,
     },
     Scenario {
+        // Whoever is promoted dies soon: what all of them have in common kills them. Nobody is promoted who lacks a commit, and
+        // the cluster is there as soon as the cause is gone.
+        name: "every_primary_dies_soon_after_its_promotion",
+        controllers: 1,
+        durability: DurabilityMode::Sync,
+        faults: &[
+            at(700, Fault::KillPrimary, 0),
+            at(2_500, Fault::KillPrimary, 0),
+            at(2_500, Fault::KillPrimary, 0),
+            at(2_500, Fault::KillPrimary, 0),
+            at(2_500, Fault::KillPrimary, 0),
+            at(2_500, Fault::KillPrimary, 0),
+            at(2_500, Fault::KillPrimary, 0),
+            at(2_500, Fault::KillPrimary, 0),
+            at(2_500, Fault::KillPrimary, 0),
+            at(2_500, Fault::KillPrimary, 0),
+        ],
+        outage_seconds: 6,
+    },
+    Scenario {
         name: "store_and_primary_host_lost_together",
         controllers: 3,
         durability: DurabilityMode::Sync,

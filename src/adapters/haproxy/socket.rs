@@ -293,6 +293,7 @@ pub fn starting_sessions(listed: &str, backend: &str) -> usize {
 fn processes(answer: &str) -> Option<Processes> {
     let mut found = Processes::default();
     let mut is_old = false;
+    let mut old: Vec<(u64, i32)> = Vec::new();
     // Up to 2.4 a column more, the relative PID, comes before the reloads.
     let reloads = if answer.lines().next().is_some_and(|header| header.contains("<relative PID>")) { 3 } else { 2 };
     for line in answer.lines() {
@@ -310,10 +311,18 @@ fn processes(answer: &str) -> Option<Processes> {
                 found.reloads_failed =
                     columns.get(reloads + 2).and_then(|failed| failed.trim_end_matches(']').parse().ok()).unwrap_or(0);
             }
-            "worker" if is_old => found.old_workers.push(pid),
+            "worker" if is_old => {
+                old.push((columns.get(reloads).and_then(|reloads| reloads.parse().ok()).unwrap_or(u64::MAX), pid));
+            }
             "worker" => found.workers.push(pid),
             _ => {}
         }
+    }
+    // A master of 2.4 whose reload failed calls the worker that goes on an old one: it is the one that was reloaded least.
+    let newest = old.iter().map(|(reloads, _)| *reloads).min().filter(|_| found.workers.is_empty());
+    for (reloads, pid) in old {
+        let workers = if Some(reloads) == newest { &mut found.workers } else { &mut found.old_workers };
+        workers.push(pid);
     }
     (found.master > 0).then_some(found)
 }
@@ -394,6 +403,13 @@ mod tests {
         let expected =
             Processes { master: 1162, reloads: 5, reloads_failed: 0, workers: vec![1271], old_workers: vec![1233] };
         assert_eq!(processes(of_2_4), Some(expected));
+        let after_a_reload_that_failed = "#<PID>          <type>          <relative PID>  <reloads>       <uptime>        <version>\n\
+            1162            master          0               7               0d00h02m07s     2.4.30\n\
+            # workers\n# old workers\n1233            worker          [was: 1]        9               0d00h00m43s     2.4.30\n\
+            1271            worker          [was: 1]        2               0d00h00m09s     2.4.30\n";
+        let expected =
+            Processes { master: 1162, reloads: 7, reloads_failed: 0, workers: vec![1271], old_workers: vec![1233] };
+        assert_eq!(processes(after_a_reload_that_failed), Some(expected));
     }
 
     #[test]

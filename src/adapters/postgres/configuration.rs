@@ -37,6 +37,12 @@ const DEFAULTS: [(&str, &str); 5] = [
 const MINIMA: [(&str, u64); 3] =
     [("max_wal_senders", 10), ("max_replication_slots", 10), ("superuser_reserved_connections", 5)];
 
+/// The parameter that bounds what slots keep.
+const SLOTS_KEEP: &str = "max_slot_wal_keep_size";
+
+/// The slots of nodes that are away keep no more WAL than this part of the volume that it is on: a full one ends the primary.
+const SLOTS_PART_OF_VOLUME: u64 = 4;
+
 /// A standby that nobody is: commits that wait for it wait for ever.
 const NOBODY: &str = "stormglass-nobody";
 
@@ -124,13 +130,18 @@ pub(super) fn secure(setup: &Setup, data: &Path, managed: Option<&Managed>) -> R
     };
     write_private(setup).map_err(|error| at(&setup.settings.private_socket_directory, error))?;
     // The include file comes first: once postgresql.conf names it, it is there.
-    write_atomically(&include_file, &render(setup, &present, &kept), setup.owner)
+    write_atomically(&include_file, &render(setup, &present, &kept, volume_bytes(&data.join("pg_wal"))), setup.owner)
         .map_err(|error| at(&include_file, error))?;
     write_atomically(&main_file, &with_include(&main_text), setup.owner).map_err(|error| at(&main_file, error))?;
     if let Ok(auto_text) = fs::read_to_string(&auto_file) {
         write_atomically(&auto_file, &without_fixed(&auto_text), setup.owner).map_err(|error| at(&auto_file, error))?;
     }
     close_postmaster_options(setup, data).map_err(|error| at(&data.join("postmaster.opts"), error))
+}
+
+/// The size of the volume that `directory` is on, if it can be asked.
+fn volume_bytes(directory: &Path) -> Option<u64> {
+    rustix::fs::statvfs(directory).ok().map(|found| found.f_blocks * found.f_frsize)
 }
 
 /// The private directory with the password file in it. Lost with every reboot where it is below `/run`.
@@ -152,8 +163,18 @@ fn restart_after_crash(managed: &Managed) -> &'static str {
     if managed.synchronous_standby_names.is_empty() { "on" } else { "off" }
 }
 
-/// The include file. `present`: what the user's own files say.
-fn render(setup: &Setup, present: &BTreeMap<String, String>, managed: &Managed) -> String {
+/// `max_slot_wal_keep_size` in megabytes for a volume of so many bytes.
+fn slots_keep_megabytes(volume_bytes: u64) -> u64 {
+    ((volume_bytes / SLOTS_PART_OF_VOLUME) >> 20).max(1)
+}
+
+/// The include file. `present`: what the user's own files say; `wal_volume_bytes`: the size of the volume that WAL is on.
+fn render(
+    setup: &Setup,
+    present: &BTreeMap<String, String>,
+    managed: &Managed,
+    wal_volume_bytes: Option<u64>,
+) -> String {
     let settings = &setup.settings;
     let wish = |name: &str| settings.parameters.get(name).or_else(|| present.get(name));
     let mut text = String::from(
@@ -164,6 +185,9 @@ fn render(setup: &Setup, present: &BTreeMap<String, String>, managed: &Managed) 
         if !settings.parameters.contains_key(name) {
             text += &line(name, value);
         }
+    }
+    if let Some(bytes) = wal_volume_bytes.filter(|_| wish(SLOTS_KEEP).is_none()) {
+        text += &line(SLOTS_KEEP, &format!("{}MB", slots_keep_megabytes(bytes)));
     }
     for (name, value) in &settings.parameters {
         text += &line(name, value);

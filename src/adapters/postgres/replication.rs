@@ -215,11 +215,12 @@ pub(super) async fn tend_slots(session: &Session, peers: &BTreeSet<NodeName>) ->
     const ACTION: &str = "tend replication slots";
     let wanted: Vec<String> = peers.iter().map(|peer| literal(&peer.slot())).collect();
     let wanted = format!("array[{}]::text[]", wanted.join(","));
-    // On a standby nobody streams from these; left over from a time as primary they would fill the disk.
+    // On a standby nobody streams from these; left over from a time as primary they would fill the disk. One that is lost
+    // serves nobody any more, not even a node that was cloned since.
     let dropping = format!(
         "select count(pg_drop_replication_slot(slot_name)) from pg_replication_slots \
          where left(slot_name, {}) = '{SLOT_PREFIX}' and slot_type = 'physical' and not active \
-         and (pg_is_in_recovery() or not slot_name = any({wanted}))",
+         and (pg_is_in_recovery() or not slot_name = any({wanted}) or wal_status = 'lost')",
         SLOT_PREFIX.len()
     );
     session.query(ACTION, &dropping).await?;

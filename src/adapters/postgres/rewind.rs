@@ -3,6 +3,7 @@
 //! Never starts PostgreSQL for clients. Whether a rewind is due is decided by the last WAL record on disk, not by the last
 //! checkpoint: a primary that was killed and whose WAL the new primary has in full needs none.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -207,6 +208,13 @@ fn segment_timeline(name: &str) -> Option<Timeline> {
     if is_segment { u32::from_str_radix(&name[..8], 16).ok().map(Timeline) } else { None }
 }
 
+/// The timelines on which the local history goes on past `fork`. Each promotion leaves a segment of the same number on another
+/// one; those of before hold nothing that the primary lacks.
+fn timelines_past(local: &History, fork: Lsn) -> BTreeSet<Timeline> {
+    let ended_later = local.forks.iter().filter(|ended| ended.switched_at > fork).map(|ended| ended.timeline);
+    ended_later.chain([local.timeline]).collect()
+}
+
 /// Number of a segment in the whole log, from its name.
 fn segment_number(name: &str, segment_bytes: u64) -> Option<u64> {
     let high = u64::from_str_radix(name.get(8..16)?, 16).ok()?;
@@ -295,11 +303,12 @@ async fn keep_aside(
     change: &dyn DataChange,
 ) -> Result<(), PostgresError> {
     let (here, segment_bytes, timeline) = (setup.clone(), control.wal_segment_bytes, local.timeline);
+    let timelines = timelines_past(local, fork);
     let kept = blocking(ACTION, move || {
         let name = format!("{}-timeline-{timeline}-from-{}", here.settings.node, fork.to_string().replace('/', "-"));
         let target = here.settings.divergent_directory.join(name);
         let range = (fork.0 / segment_bytes, last.map_or(u64::MAX, |last| last.0 / segment_bytes + 1));
-        copy_segments(&here, &target, segment_bytes, range)
+        copy_segments(&here, &target, segment_bytes, range, &timelines)
             .map_err(|error| {
                 failed(
                     ACTION,
@@ -362,7 +371,13 @@ async fn transactions(setup: &Setup, kept: &Path, timeline: Timeline, fork: Lsn)
 }
 
 /// Whole or not at all. What an earlier attempt kept stays: half a rewind may have changed the data since.
-fn copy_segments(setup: &Setup, target: &Path, segment_bytes: u64, range: (u64, u64)) -> std::io::Result<usize> {
+fn copy_segments(
+    setup: &Setup,
+    target: &Path,
+    segment_bytes: u64,
+    range: (u64, u64),
+    timelines: &BTreeSet<Timeline>,
+) -> std::io::Result<usize> {
     if target.exists() {
         return Ok(fs::read_dir(target)?.count());
     }
@@ -382,7 +397,10 @@ fn copy_segments(setup: &Setup, target: &Path, segment_bytes: u64, range: (u64, 
         let path = entry?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         let is_wanted = match segment_timeline(name) {
-            Some(_) => segment_number(name, segment_bytes).is_some_and(|number| range.0 <= number && number <= range.1),
+            Some(timeline) => {
+                timelines.contains(&timeline)
+                    && segment_number(name, segment_bytes).is_some_and(|number| range.0 <= number && number <= range.1)
+            }
             None => name.ends_with(".history"),
         };
         if is_wanted {
@@ -469,6 +487,13 @@ mod tests {
             Divergence::From(Lsn(2000))
         );
         assert_eq!(divergence(&history(4, &[(1, 700)]), Some(Lsn(800)), &primary), Divergence::From(Lsn(700)));
+    }
+
+    #[test]
+    fn only_timelines_that_go_on_past_the_fork_are_kept() {
+        let local = history(4, &[(1, 700), (2, 800), (3, 900)]);
+        let past = |fork| timelines_past(&local, Lsn(fork)).into_iter().map(|timeline| timeline.0).collect::<Vec<_>>();
+        assert_eq!((past(900), past(850), past(100)), (vec![4], vec![3, 4], vec![1, 2, 3, 4]));
     }
 
     #[test]

@@ -30,6 +30,7 @@ use super::{clock, namespaces, place, volume};
 use crate::api::wire::ClusterStatus;
 use crate::domain::clock::Moment;
 use crate::domain::operation::Operation;
+use catalogue::Action;
 use inject::{Scene, inject};
 use report::CHAOS_SCHEMA_VERSION;
 
@@ -57,6 +58,9 @@ const FAULT_PATIENCE: Duration = Duration::from_secs(240);
 /// For building a lab and taking it down.
 const LAB_PATIENCE: Duration = Duration::from_secs(180);
 
+/// Above the longest round trip of `starvation`, twice 200 ms, as docs/configuration.md asks for.
+const SLOW_CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// What a lab of this run is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -64,6 +68,8 @@ enum Stage {
     Ordinary,
     /// Jumping clocks: a library stands between every process and the wall clock, and is out of the way elsewhere.
     Clocks,
+    /// A bad network for as long as the run lasts: the proxies are set up for its round trips.
+    Slow,
     /// Full disks: data lies in memory, where it would flatter every other fault.
     Volumes,
 }
@@ -129,7 +135,7 @@ impl Chaos<'_> {
                 chosen.push(fault);
             }
         }
-        for stage in [Stage::Ordinary, Stage::Clocks, Stage::Volumes] {
+        for stage in [Stage::Ordinary, Stage::Clocks, Stage::Slow, Stage::Volumes] {
             let mut faults: Vec<Fault> = chosen.iter().copied().filter(|fault| stage_of(fault) == stage).collect();
             // A cluster that one fault left broken is no place for the next one: that gets a new lab.
             while !faults.is_empty() {
@@ -205,6 +211,7 @@ impl Chaos<'_> {
             has_namespaces: self.has_namespaces,
             has_clocks: stage == Stage::Clocks,
             rto: self.arguments.rto,
+            connect_timeout: (stage == Stage::Slow).then_some(SLOW_CONNECT_TIMEOUT),
             ..Kind::default()
         };
         let mut lab = Lab::build(&directory, self.uid, kind, self.progress).await?;
@@ -278,11 +285,13 @@ impl Chaos<'_> {
             None => None,
         };
         let audit = rows.map(|rows| ledger::audit(&all, &rows));
+        let gap = |acknowledgements: &[Acknowledgement]| {
+            ledger::longest_gap(acknowledgements, at, whole_at, stopped_at).map(|gap| gap.as_secs_f64())
+        };
         let mut outcome = Outcome {
             fault: fault.name.to_owned(),
             lasted_seconds: healed.since(at).as_secs_f64(),
-            write_outage_seconds: ledger::longest_gap(&record.proxied, at, whole_at, stopped_at)
-                .map(|gap| gap.as_secs_f64()),
+            write_outage_seconds: gap(&record.proxied),
             whole_after_seconds: whole.is_ok().then(|| whole_at.since(healed).as_secs_f64()),
             acked_commits: all.len() as u64,
             lost_commits: audit.map(|audit| audit.lost),
@@ -292,6 +301,8 @@ impl Chaos<'_> {
             new_primary: after.as_ref().and_then(|status| status.primary.clone()),
             decisions: decisions(lab, at, after.as_ref()).await,
             load_commits_per_second: load(&record, began, at),
+            bypass_outage_seconds: gap(&record.bypassing),
+            client_errors: record.errors.clone(),
             ..Outcome::default()
         };
         failures.extend(check(fault, &outcome));
@@ -380,6 +391,7 @@ fn copy_logs(from: &Path, to: &Path, prefix: &str) -> anyhow::Result<()> {
 /// Which lab a fault happens in.
 fn stage_of(fault: &Fault) -> Stage {
     match fault.needs {
+        _ if fault.action == Action::Starve => Stage::Slow,
         Needs::Nothing | Needs::Links | Needs::Namespaces => Stage::Ordinary,
         Needs::Clocks => Stage::Clocks,
         Needs::Volumes => Stage::Volumes,

@@ -89,6 +89,12 @@ pub struct Outcome {
     pub decisions: Vec<String>,
     /// Commits a second before it.
     pub load_commits_per_second: f64,
+    /// The same as the write outage for the writers that bypass HAProxy: what differs is the proxies' part.
+    #[serde(default)]
+    pub bypass_outage_seconds: Option<f64>,
+    /// Errors that the writers behind HAProxy saw, by their first words.
+    #[serde(default)]
+    pub client_errors: BTreeMap<String, u64>,
     /// What did not hold.
     pub failures: Vec<String>,
 }

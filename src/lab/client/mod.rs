@@ -52,6 +52,9 @@ pub const SLOW: Duration = Duration::from_secs(1);
 /// Deadline of a connection attempt.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A primary that lets nobody in for so long is none.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Deadline of a statement. The client keeps it itself: a server that is stopped keeps none.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -94,6 +97,20 @@ impl Record {
     }
 }
 
+/// Nothing is measured yet: on a busy host the first connection may take a second try.
+async fn connect_patiently(primary: &Address) -> anyhow::Result<Session> {
+    let deadline = tokio::time::Instant::now() + SETUP_TIMEOUT;
+    loop {
+        match Session::open(primary, "lab-setup").await {
+            Ok(session) => return Ok(session),
+            Err(_) if tokio::time::Instant::now() < deadline => tokio::time::sleep(BACKOFF).await,
+            Err(error) => {
+                return Err(anyhow!("{error}")).with_context(|| format!("connect to the primary at {primary}"));
+            }
+        }
+    }
+}
+
 /// What is seen of a client while it runs.
 #[derive(Debug, Default)]
 struct Shared {
@@ -122,7 +139,7 @@ impl Client {
 
     /// The same, for writers with habits.
     pub async fn start_with(layout: &Layout, primary: &Address, run: &str, habits: Habits) -> anyhow::Result<Self> {
-        let setup = Session::open(primary, "lab-setup").await.map_err(|error| anyhow!("{error}"))?;
+        let setup = connect_patiently(primary).await?;
         setup
             .execute(&table_statement())
             .await

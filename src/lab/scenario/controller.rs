@@ -188,11 +188,25 @@ async fn order(lab: &Lab, peer: Option<String>, state: LinkState) -> anyhow::Res
         .map(|_| ())
 }
 
-fn controller_process(lab: &Lab) -> anyhow::Result<ProcessIdentity> {
+pub(super) fn controller_process(lab: &Lab) -> anyhow::Result<ProcessIdentity> {
     lab.manifest.process("controller").and_then(|entry| entry.identity).context("no controller was started")
 }
 
+/// SIGKILL, and its store with it: the next one begins with nothing.
+pub(super) async fn lose(lab: &mut Lab, former: ProcessIdentity) -> anyhow::Result<()> {
+    former.signal(Signal::KILL);
+    wait_until_gone(former).await?;
+    let store = lab.layout().controller_directory().join("store");
+    std::fs::remove_dir_all(&store).with_context(|| format!("remove {}", store.display()))?;
+    lab.start_controller()
+}
+
 async fn start_again(lab: &mut Lab, former: ProcessIdentity) -> anyhow::Result<()> {
+    wait_until_gone(former).await?;
+    lab.start_controller()
+}
+
+async fn wait_until_gone(former: ProcessIdentity) -> anyhow::Result<()> {
     let deadline = clock::now().plus(REPLACEMENT_TIMEOUT);
     while former.is_alive() {
         if clock::now() > deadline {
@@ -200,7 +214,7 @@ async fn start_again(lab: &mut Lab, former: ProcessIdentity) -> anyhow::Result<(
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    lab.start_controller()
+    Ok(())
 }
 
 #[cfg(test)]

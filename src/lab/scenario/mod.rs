@@ -210,7 +210,7 @@ fn chosen_faults(arguments: &RunArguments, random: &mut Random) -> Vec<Fault> {
         Scenario::PartitionController => vec![Fault::CutPrimaryFromController, Fault::CutController],
         Scenario::DiskFull => vec![Fault::FillDisk],
         Scenario::HostLost => vec![Fault::LoseHost],
-        Scenario::LoseSite => vec![Fault::LoseSite],
+        Scenario::LoseSite => vec![Fault::LoseSite { with_controller: arguments.with_controller }],
         // These have a course of their own.
         Scenario::DegradePrimary | Scenario::HealthyLoad => Vec::new(),
         Scenario::RejoinLadder => ladder::ALL.map(Fault::Ladder).to_vec(),
@@ -340,7 +340,7 @@ fn check(report: &Report, injected: &[Injected]) -> Vec<String> {
             must(was == is, format!("{}: the primary changed", one.fault.label()));
             must(after.epoch == one.before.epoch, format!("{}: the epoch changed", one.fault.label()));
         }
-        if matches!(one.fault, Fault::Switchover { .. } | Fault::SwitchSite | Fault::LoseSite) {
+        if matches!(one.fault, Fault::Switchover { .. } | Fault::SwitchSite | Fault::LoseSite { .. }) {
             must(was != is, "the primary did not move".to_owned());
         }
     }

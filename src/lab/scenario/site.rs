@@ -1,14 +1,14 @@
 //! A whole site: lost at once and back, or left by plan; and what clients see that follow the name.
 //!
-//! The controller, the name server and the client stand in neither site.
+//! The name server and the client stand in neither site, and the controller only if it is to outlive the lost one.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
-use super::Injected;
 use super::faults::{RECOVERY_TIMEOUT, THAW_AFTER};
 use super::recovery::{wait, wait_until_promoted};
+use super::{Injected, controller};
 use crate::api::wire::ClusterStatus;
 use crate::domain::clock::Moment;
 use crate::domain::ids::SiteName;
@@ -28,10 +28,11 @@ const KEPT_TIMEOUT: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Lines first, so that nobody hears anything end; then every process of the site. Once another site serves, and the name leads there
-/// for every client, the site is switched on again.
+/// for every client, the site is switched on again. `with_controller`: the controller is among what is lost, with all that it remembers.
 pub(super) async fn lose(
     lab: &mut Lab,
     site: &SiteName,
+    with_controller: bool,
     before: &ClusterStatus,
     client: &Client,
     at: &mut Moment,
@@ -49,7 +50,11 @@ pub(super) async fn lose(
     for (_, directory) in &hosts {
         process::kill_all_of(lab.manifest.uid, directory);
     }
-    let followed = follow(lab, site, before, client, *at).await;
+    let rescued = if with_controller { rescue(lab, site).await } else { Ok(()) };
+    let followed = match rescued {
+        Ok(()) => follow(lab, site, before, client, *at).await,
+        Err(error) => Err(error),
+    };
     for order in orders(LinkState::default()) {
         network::order(&layout, &order).await?;
     }
@@ -60,6 +65,29 @@ pub(super) async fn lose(
         lab.start_proxy(proxy)?;
     }
     followed
+}
+
+/// What the operations page tells an operator to do whose only controller is lost with its site: another one, with nothing in its
+/// store, and the oath that everything in that site is off.
+async fn rescue(lab: &mut Lab, site: &SiteName) -> anyhow::Result<()> {
+    let former = controller::controller_process(lab)?;
+    controller::lose(lab, former).await?;
+    let other = other_site(lab.layout(), site)?;
+    let deadline = clock::now().plus(RECOVERY_TIMEOUT);
+    // Refused until it has heard the survivors, and for as long as a promotion of the lost controller may be on its way.
+    while let Err(refusal) = lab.controller.failover_by_oath(other.as_str()).await {
+        ensure!(
+            clock::now() < deadline,
+            "the controller without a store does not take an operator's word: {refusal:#}"
+        );
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+fn other_site(layout: &Layout, site: &SiteName) -> anyhow::Result<SiteName> {
+    let node = layout.nodes.iter().find(|node| node.site != *site).context("the lab has two sites")?;
+    Ok(node.site.clone())
 }
 
 /// Another site has the primary, the name leads there, and every client has found it.
@@ -101,8 +129,7 @@ pub(super) async fn switch(
     before: &ClusterStatus,
     at: &mut Moment,
 ) -> anyhow::Result<()> {
-    let other =
-        lab.layout().nodes.iter().find(|node| node.site != *site).context("the lab has two sites")?.site.clone();
+    let other = other_site(lab.layout(), site)?;
     *at = clock::now();
     lab.controller.switchover_to(other.as_str()).await?;
     wait_until_promoted(lab, before.epoch, clock::now().plus(RECOVERY_TIMEOUT)).await?;

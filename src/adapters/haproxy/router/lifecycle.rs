@@ -9,6 +9,8 @@ use super::*;
 const START_LIMIT: Duration = Duration::from_secs(5);
 /// From `reload` until the new worker answers; measured 50 ms, 0.9 s on a busy machine.
 const RELOAD_LIMIT: Duration = Duration::from_secs(10);
+/// HAProxy 2.4 counts no reloads that failed: its master is executed anew, and for so long there is none but the former worker.
+const NO_NEW_WORKER_FOR: Duration = Duration::from_secs(1);
 /// How long a HAProxy that was told to end, or whose master was killed, may take to be gone.
 const DYING_LIMIT: Duration = Duration::from_secs(2);
 /// Between two looks at a process that starts or reloads. Not on the path of a failover.
@@ -162,6 +164,7 @@ impl HaproxyRouter {
         let before = self.master.processes(ACTION).await?;
         self.master.ask(ACTION, "reload").await?;
         let finished = async {
+            let mut only_former_since = None;
             loop {
                 // The master executes itself anew: for a moment it may not answer.
                 if let Ok(now) = self.master.processes(ACTION).await {
@@ -172,6 +175,11 @@ impl HaproxyRouter {
                         now.reloads > before.reloads && now.workers.iter().any(|pid| !before.workers.contains(pid));
                     if is_new && self.runtime.server(ACTION, BACKEND, SERVER).await.is_ok() {
                         return Ok(now.workers);
+                    }
+                    let only_former = now.reloads > before.reloads && now.workers == before.workers;
+                    only_former_since = only_former.then(|| only_former_since.unwrap_or_else(Instant::now));
+                    if only_former_since.is_some_and(|since| since.elapsed() >= NO_NEW_WORKER_FOR) {
+                        return Err(process::last_log(&self.settings).await);
                     }
                 }
                 sleep(LOOK_AGAIN).await;
