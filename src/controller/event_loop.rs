@@ -23,6 +23,7 @@ use crate::domain::epoch::Epoch;
 use crate::domain::ids::OperationId;
 use crate::domain::operation::{Operation, OperationKind, StepName, StepState};
 use crate::domain::plan::Plan;
+use crate::domain::readiness::RepositoryFacts;
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::view::View;
@@ -69,6 +70,8 @@ pub(super) enum Event {
     Sequence { asked: SequenceAsked, reply: oneshot::Sender<SequenceAnswer> },
     /// An operator pauses or resumes.
     Pause { until: Option<WallTime>, who: String, reply: oneshot::Sender<()> },
+    /// What was found of the backup repository.
+    Repository(Result<RepositoryFacts, String>),
     /// Something that happened beside the loop.
     Tell(Box<telemetry::Event>),
     /// The store did not take a write, for the first time since it took one.
@@ -323,6 +326,11 @@ impl Controller {
             }
             Event::Pause { until, who, reply } => {
                 self.state.wishes.push_back((Wish::Pause { until, who }, Some(reply)));
+            }
+            Event::Repository(found) => {
+                if let Some(facts) = &mut self.state.backups {
+                    facts.repository = Some(found);
+                }
             }
             Event::Tell(event) => self.tell(&event),
             Event::StoreFailed { problem } => self.note_store_failed(problem),
