@@ -21,7 +21,7 @@ setup: ## install what is missing on Debian or Ubuntu (asks for sudo if it must)
 	@scripts/setup
 
 build: setup ## build the release binary
-	cargo build --release --locked
+	cargo build --release --locked $(if $(FEATURES),--features $(FEATURES))
 
 demo: build ## build a real cluster, kill its primary under load, show what happened (KEEP=1 leaves it running)
 	@mkdir -p target/lab
