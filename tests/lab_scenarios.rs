@@ -2,6 +2,9 @@
 //!
 //! No assertion about time beyond the scenarios' own. One lab at a time: they would slow each other down.
 
+#[path = "lab_scenarios/api.rs"]
+mod api;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
