@@ -2,6 +2,8 @@
 
 #[path = "main/backup.rs"]
 mod backup;
+#[path = "main/clusters.rs"]
+mod clusters;
 #[path = "main/notifications.rs"]
 mod notifications;
 #[path = "main/tls.rs"]

@@ -167,6 +167,7 @@ fn failover(epoch_after: Option<Epoch>, journal: Vec<StepEvent>) -> Operation {
         journal,
         evidence: Vec::new(),
         risks: Default::default(),
+        loss: None,
     }
 }
 

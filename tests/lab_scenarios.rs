@@ -2,6 +2,9 @@
 //!
 //! No assertion about time beyond the scenarios' own. One lab at a time: they would slow each other down.
 
+#[path = "lab_scenarios/api.rs"]
+mod api;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -97,7 +100,14 @@ fn kill_primary() {
     assert_ne!(report["old_primary"], report["new_primary"]);
     assert!(report["epoch"].as_u64().is_some_and(|epoch| epoch >= 2));
     assert_phases(&report, &["detect", "decide", "fence", "promote", "redirect", "verify"]);
-    assert!(report["restore_sequence"].as_array().is_some_and(|steps| !steps.is_empty()), "{report:#}");
+    let steps = report["restore_sequence"].as_array().expect("a list");
+    let ended: Vec<(&str, &str)> =
+        steps.iter().filter_map(|step| Some((step["step"].as_str()?, step["outcome"].as_str()?))).collect();
+    // Nothing is configured to follow: redundancy is waited for, and proven, all the same.
+    for step in ["start_standby", "redundancy", "verify"] {
+        assert!(ended.contains(&(step, "succeeded")), "{step}: {ended:?}");
+    }
+    assert!(report["redundant_after_seconds"].as_f64().is_some_and(|seconds| seconds <= 15.0), "{report:#}");
 }
 
 #[test]

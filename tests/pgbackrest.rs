@@ -4,6 +4,8 @@
 
 #[expect(dead_code, reason = "nodes of other tests stream from each other")]
 mod support;
+#[path = "pgbackrest/troubles.rs"]
+mod troubles;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -227,108 +229,6 @@ async fn a_copy_takes_the_place_of_the_data_and_these_lie_aside() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_repository_is_said_and_nothing_is_touched() {
-    let place = Place::new();
-    let repository = place.directory("repository");
-    let host = Host::with_data(&place, "n1", &repository).await;
-    let error = host.plan(RecoveryTarget::Latest).await.expect_err("there is no backup").to_string();
-    assert!(error.contains("nothing can be restored") || error.contains("no backup"), "{error}");
-    let label = host.full_backup().await;
-    host.backup.mark().await.expect("archived");
-    assert_eq!(host.plan(RecoveryTarget::Latest).await.expect("all is well"), label);
-
-    let before = RecoveryTarget::Time { at: WallTime(1_000_000) };
-    let error = host.plan(before).await.expect_err("before the first backup").to_string();
-    assert!(error.contains("before the first backup"), "{error}");
-    let after = RecoveryTarget::Lsn { lsn: "9/0".parse().expect("valid") };
-    let error = host.plan(after).await.expect_err("after the end").to_string();
-    assert!(error.contains("after the end"), "{error}");
-    let copy = host.settings.drill_directory.join("copy");
-    let stranger = Some(SystemIdentifier(7));
-    let error = host.backup.plan(&RecoveryTarget::Latest, &copy, false, stranger).await.expect_err("a stranger's");
-    assert!(error.to_string().contains("another cluster's data"), "{error}");
-    let error = host.backup.plan(&RecoveryTarget::Latest, host.node.data(), false, None).await.expect_err("live data");
-    assert!(error.to_string().contains("lie in each other"), "{error}");
-    let foreign = place.directory("foreign");
-    fs::write(foreign.join("letter"), "dear").expect("written");
-    let error = host.backup.plan(&RecoveryTarget::Latest, &foreign, false, None).await.expect_err("not empty");
-    assert!(error.to_string().contains("not empty"), "{error}");
-    host.backup.restore(&label, &foreign, &|_| {}).await.expect_err("not empty");
-    host.backup.remove(&foreign).await.expect_err("not made here");
-    assert!(foreign.join("letter").exists());
-
-    let wrong = host.otherwise(|settings| settings.passphrase = Some(Password::new("another")));
-    for error in [
-        wrong.backup(BackupType::Full, false).await.expect_err("wrong passphrase"),
-        wrong.plan(&RecoveryTarget::Latest, &copy, false, None).await.expect_err("wrong passphrase"),
-    ] {
-        assert!(error.to_string().contains("another passphrase"), "{error}");
-    }
-    let nowhere = host.otherwise(|settings| {
-        settings.place = RepositoryPlace::Posix { path: repository.join("not-mounted/repository") };
-    });
-    let error = nowhere.plan(&RecoveryTarget::Latest, &copy, false, None).await.expect_err("not there");
-    assert!(error.to_string().contains("nothing can be restored"), "{error}");
-
-    // Damage: one byte of one file of the backup.
-    let victim = files_below(&repository.join("backup/main").join(&label).join("bundle")).remove(0);
-    let sound = fs::read(&victim).expect("readable");
-    let mut damaged = sound.clone();
-    let middle = damaged.len() / 2;
-    damaged[middle] ^= 0x55;
-    fs::write(&victim, &damaged).expect("written");
-    let error = host.backup.verify(&label).await.expect_err("damaged").to_string();
-    assert!(error.contains("damaged"), "{error}");
-    fs::write(&victim, &sound).expect("written");
-    host.backup.verify(&label).await.expect("whole again");
-
-    // Another manifest than the one that was read back, and well-formed: an older backup's under a newer one's name.
-    let recorded = host.backup.verify(&label).await.expect("whole").manifest_sha256;
-    let newer = host.full_backup().await;
-    let file = |label: &str| repository.join("backup/main").join(label).join("backup.manifest");
-    let sound = fs::read(file(&newer)).expect("readable");
-    let newer_recorded = host.backup.verify(&newer).await.expect("whole").manifest_sha256;
-    assert_ne!(recorded, newer_recorded);
-    host.backup.compare_manifest(&newer, &newer_recorded).await.expect("as it was read back");
-    fs::write(file(&newer), fs::read(file(&label)).expect("readable")).expect("written");
-    let error = host.backup.compare_manifest(&newer, &newer_recorded).await.expect_err("replaced").to_string();
-    for words in [newer.as_str(), recorded.as_str(), newer_recorded.as_str(), "stormglass backup --type full"] {
-        assert!(error.contains(words), "{words}: {error}");
-    }
-    fs::remove_file(file(&newer)).expect("removed");
-    let error = host.backup.compare_manifest(&newer, &newer_recorded).await.expect_err("gone").to_string();
-    assert!(error.contains("backup.manifest") || error.contains("missing"), "{error}");
-    fs::write(file(&newer), &sound).expect("written");
-
-    // PostgreSQL of another major version than the backup's.
-    let programs = place.directory("old-bin");
-    let old = host.otherwise(|settings| settings.bin_directory = Some(programs.clone()));
-    let program = programs.join("postgres");
-    fs::write(&program, "#!/bin/sh\necho 'postgres (PostgreSQL) 9.6.24'\n").expect("written");
-    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
-    let error = old.plan(&RecoveryTarget::Latest, &copy, false, None).await.expect_err("another version").to_string();
-    assert!(error.contains("the backup is of PostgreSQL") && error.contains("9.6.24"), "{error}");
-    assert!(error.contains("install PostgreSQL") && error.contains("bin_directory"), "{error}");
-
-    // A gap: one segment of WAL after the backup, with others after it.
-    for _ in 0..2 {
-        host.node.sql("insert into t values (1)").await;
-        host.backup.mark().await.expect("archived");
-    }
-    let mut segments: Vec<PathBuf> = files_below(&repository.join("archive/main"))
-        .into_iter()
-        .filter(|file| file.file_name().is_some_and(|name| name.len() > 60))
-        .collect();
-    segments.sort();
-    let missing = segments.remove(segments.len() - 2);
-    fs::remove_file(&missing).expect("removed");
-    let error = host.plan(RecoveryTarget::Latest).await.expect_err("a gap").to_string();
-    let name = missing.file_name().expect("a name").to_string_lossy()[..24].to_owned();
-    assert!(error.contains("gap") && error.contains(&name) && error.contains("--to-lsn"), "{error}");
-    assert_eq!(host.node.sql("select count(*) from t").await.as_deref(), Some("102"), "the live data are as they were");
-}
-
-#[tokio::test]
 async fn a_shutdown_waits_for_no_repository_and_the_next_primary_brings_its_wal() {
     let place = Place::new();
     let repository = place.directory("repository");
@@ -495,4 +395,23 @@ async fn a_former_primary_is_cloned_from_the_repository_by_what_differs() {
     third.node.start_standby(Some(&second.node)).await;
     third.node.caught_up(&second.node).await;
     assert_eq!(third.node.sql("select count(*) from t").await.as_deref(), Some("1055"));
+
+    // Promoted, it archives what is new, and not once more what it came with.
+    third.node.postgres.follow(None, PATIENCE).await.expect("frozen");
+    second.node.postgres.kill_family(PATIENCE).await.expect("gone");
+    third.node.postgres.promote(false, PATIENCE).await.expect("promoted");
+    third.node.sql("checkpoint").await;
+    let names = |directory: PathBuf| {
+        let files = files_below(&directory);
+        files.iter().filter_map(|file| file.file_name()?.to_str().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let archived = names(repository.join("archive/main"));
+    let again: Vec<String> = names(third.node.data().join("pg_wal/archive_status"))
+        .into_iter()
+        .filter_map(|name| name.strip_suffix(".ready").map(str::to_owned))
+        // Whole segments of the timelines before its own.
+        .filter(|name| name.len() == 24 && !name.starts_with("00000003"))
+        .filter(|name| archived.iter().any(|held| held.starts_with(name.as_str())))
+        .collect();
+    assert!(again.is_empty(), "{again:?}");
 }

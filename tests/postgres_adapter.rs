@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use stormglass::adapters::system::{boot_time, family};
 use stormglass::domain::epoch::RecordNumber;
+use stormglass::domain::loss::LostWal;
 use stormglass::domain::lsn::Timeline;
 use stormglass::ports::LocalPostgres;
 use stormglass::ports::postgres::{PostgresError, Presence, RewindOutcome, StartMode};
@@ -194,9 +195,17 @@ async fn a_former_primary_comes_back() {
     second.postgres.promote(false, PATIENCE).await.expect("promoted");
     first.postgres.kill_family(PATIENCE).await.expect("killed");
     second.sql("insert into t values (-1)").await;
+    let now = second.postgres.observe(PATIENCE).await.expect("answers").clock.answered_at.expect("a time");
     second.postgres.tend_slots(&names(&[&first]), PATIENCE).await.expect("slots");
-    let outcome = first.postgres.rewind(&second.upstream(), &Noted::default()).await.expect("rewound");
+    let noted = Noted::default();
+    let outcome = first.postgres.rewind(&second.upstream(), &noted).await.expect("rewound");
     assert_eq!(outcome, RewindOutcome::Rewound);
+    // One commit of a hundred rows, some seconds ago.
+    let lost = LostWal::find(&noted.kept()).expect("it is counted");
+    assert!(lost.bytes > 1_000 && lost.bytes < 1 << 20, "{lost}");
+    let age = now.since(lost.last_commit_at.expect("a time"));
+    assert!(age < PATIENCE, "{lost}, {age:?} ago");
+    assert!(noted.kept().contains("it held 1 commit,"), "{}", noted.kept());
     let kept: Vec<_> = std::fs::read_dir(&first.settings.divergent_directory).expect("made").flatten().collect();
     assert_eq!(kept.len(), 1, "{kept:?}");
     assert!(std::fs::read_dir(kept[0].path()).expect("made").count() >= 1);
@@ -413,4 +422,34 @@ async fn slots_follow_the_peers_and_the_role() {
     second.sql("select pg_create_physical_replication_slot('stormglass_n_1', true)").await;
     second.postgres.tend_slots(&names(&[&first]), PATIENCE).await.expect("tended");
     assert_eq!(slots(&second).await, "", "a slot on a standby holds back WAL for nobody");
+}
+
+#[tokio::test]
+async fn wal_that_the_primary_has_removed_is_told_from_wal_that_is_late() {
+    let place = Place::new();
+    let (first, second) = (place.node("n1"), place.node("n2"));
+    first.init_primary().await;
+    first.postgres.tend_slots(&names(&[&second]), PATIENCE).await.expect("slots");
+    second.join(&first).await;
+    second.caught_up(&first).await;
+    let position = second.postgres.observe(PATIENCE).await.expect("answers").flush_lsn;
+    let gone = async || second.postgres.wal_gone(&first.upstream(), position).await;
+    second.postgres.stop_fast(PATIENCE).await.expect("stops");
+    assert_eq!(gone().await, Ok(None), "nothing was written since");
+    first.sql("create table t as select generate_series(1, 1000) as n").await;
+    assert_eq!(gone().await, Ok(None), "it is all there");
+
+    first.postgres.tend_slots(&names(&[]), PATIENCE).await.expect("no slot");
+    for text in ["alter system set wal_keep_size = 0", "select pg_reload_conf()"] {
+        first.sql(text).await;
+    }
+    for _ in 0..3 {
+        first.sql("insert into t values (0)").await;
+        first.sql("select pg_switch_wal()").await;
+        first.sql("checkpoint").await;
+    }
+    let words = gone().await.expect("the primary answers").expect("it is gone");
+    assert!(words.contains("is no longer on n1") && words.contains(&position.to_string()), "{words}");
+    first.postgres.kill_family(PATIENCE).await.expect("killed");
+    assert!(gone().await.is_err(), "who is not asked says nothing");
 }

@@ -80,7 +80,7 @@ async fn a_bucket_holds_encrypted_backups_that_can_be_restored() {
         pem.display()
     );
     fs::write(&configuration, text).expect("written");
-    let _haproxy = start(Path::new("/usr/sbin/haproxy"), &["-f", &configuration.to_string_lossy()]);
+    let haproxy = start(Path::new("/usr/sbin/haproxy"), &["-f", &configuration.to_string_lossy()]);
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     let began = boot_time();
     while !client
@@ -151,5 +151,15 @@ async fn a_bucket_holds_encrypted_backups_that_can_be_restored() {
     let checks = backup.check(&copy, &mark).await.expect("good data").join("; ");
     assert!(checks.contains("1000 rows"), "{checks}");
     backup.remove(&copy).await.expect("removed");
+
+    // Nobody answers any more.
+    drop(haproxy);
+    let options = [("io-timeout".to_owned(), "2".to_owned())].into();
+    let hasty = BackupSettings { options, directory: place.directory("n1-hasty"), ..settings };
+    let hasty = PgBackRest::new(hasty, node.postgres.owner()).expect("configured");
+    let error = hasty.backup(BackupType::Incr, false).await.expect_err("out of reach").to_string();
+    assert!(error.contains("out of reach: see the network and the endpoint"), "{error}");
+    let error = hasty.plan(&RecoveryTarget::Latest, &copy, false, None).await.expect_err("out of reach").to_string();
+    assert!(error.contains("out of reach") || error.contains("nothing can be restored"), "{error}");
     node.postgres.stop_fast(PATIENCE).await.expect("stops");
 }

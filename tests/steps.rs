@@ -394,3 +394,28 @@ async fn a_stack_that_differs_from_what_is_there_is_found_and_left_as_it_is() {
     let nowhere = steps().drifts("/nonexistent", "terraform", patience).await.expect_err("no such directory");
     assert!(nowhere.contains("start terraform"), "{nowhere}");
 }
+
+/// Our playbook of the examples keeps the rules that its readers' own are held to.
+#[test]
+fn the_playbook_of_the_examples_passes_ansible_lint() {
+    let home = std::env::var_os("HOME").map(std::path::PathBuf::from).unwrap_or_default();
+    let own = home.join(".cache/stormglass/ansible-lint/bin");
+    let beside = std::env::var_os("PATH").unwrap_or_default();
+    let path =
+        std::env::join_paths(std::iter::once(own.clone()).chain(std::env::split_paths(&beside))).expect("a path");
+    let work = tempfile::tempdir().expect("directory");
+    let run = std::process::Command::new(if own.exists() { own.join("ansible-lint") } else { "ansible-lint".into() })
+        .args(["--offline", "--strict", "--profile", "production", "--nocolor", "-q"])
+        .arg(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/sequences/lifecycle.yml"))
+        // It looks for the programs of Ansible beside itself.
+        .env("PATH", path)
+        .env("ANSIBLE_HOME", work.path())
+        .current_dir(work.path())
+        .output();
+    let Ok(output) = run else {
+        eprintln!("skipped: ansible-lint is not installed here; scripts/setup installs it");
+        return;
+    };
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}");
+}

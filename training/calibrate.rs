@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use stormglass::domain::rate::poisson_upper_95;
-use stormglass::predict::Model;
-use stormglass::predict::calibration::RiskPoint;
+use stormglass::predict::calibration::{NetworkRole, RiskPoint};
 use stormglass::predict::document::{CalibratedOn, CalibrationFigures, FaultSeen};
+use stormglass::predict::{Model, ModelDocument, NetworkKind};
 
 use crate::commands::read_for;
 use crate::report::reliability::{self, Outcomes};
@@ -160,7 +160,7 @@ fn curve(outcomes: &[Outcomes]) -> Vec<RiskPoint> {
             points[index].risk = points[index - 1].risk;
         }
     }
-    points
+    reliability::claimed(points)
 }
 
 /// Every run judged by what was learnt on the others.
@@ -204,12 +204,45 @@ fn read_runs(model: &Model, arguments: &CalibrateArguments) -> anyhow::Result<Ve
     healthy.chain(faulty).collect()
 }
 
+/// A model in the role in which it does best on runs that were left out, with what it said of all.
+fn best_role(
+    mut document: ModelDocument,
+    weights: &[u8],
+    arguments: &CalibrateArguments,
+) -> anyhow::Result<(ModelDocument, Vec<Run>, CalibrationFigures)> {
+    let merge = (document.horizon_seconds / document.step_seconds).max(1) as usize;
+    let roles: &[NetworkRole] = match document.architecture.network {
+        NetworkKind::None => &[NetworkRole::Lowers],
+        NetworkKind::Lstm { .. } => &[NetworkRole::Lowers, NetworkRole::Decides],
+    };
+    let mut best: Option<(ModelDocument, Vec<Run>, CalibrationFigures)> = None;
+    for role in roles {
+        document.calibration.network_role = *role;
+        let model = Model::new(document.clone(), weights)?;
+        let runs = read_runs(&model, arguments)?;
+        let figures = figures(&runs, document.step_seconds, merge);
+        // What is no better changes nothing: the careful role comes first.
+        if best.as_ref().is_none_or(|(_, _, before)| event_f1(&figures) > event_f1(before)) {
+            best = Some((document.clone(), runs, figures));
+        }
+    }
+    best.context("no role was tried")
+}
+
+/// Of runs left out one at a time.
+fn event_f1(figures: &CalibrationFigures) -> f64 {
+    let caught = figures.faults.iter().map(|fault| fault.alarmed as u64).sum();
+    let runs: u64 = figures.faults.iter().map(|fault| fault.runs as u64).sum();
+    Verdict { caught, missed: runs - caught, false_alarms: figures.false_alarms }.event_f1()
+}
+
 /// Runs the command.
 pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<()> {
     let model = publish::read_model(&arguments.model)?;
-    let mut document = model.document().clone();
-    let merge = |model: &Model| (model.document().horizon_seconds / model.document().step_seconds).max(1) as usize;
-    let runs = read_runs(&model, arguments)?;
+    let weights = arguments.model.join(publish::WEIGHTS);
+    let weights = std::fs::read(&weights).with_context(|| format!("read {}", weights.display()))?;
+    let (mut document, runs, own) = best_role(model.document().clone(), &weights, arguments)?;
+    let merge = |document: &ModelDocument| (document.horizon_seconds / document.step_seconds).max(1) as usize;
     let twin = arguments.twin.as_deref().map(publish::read_model).transpose()?;
     let twin = twin.map(|twin| {
         ensure!(
@@ -217,18 +250,12 @@ pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<()> {
             "--twin: {} was trained on other samples",
             twin.document().name
         );
-        Ok(figures(&read_runs(&twin, arguments)?, twin.document().step_seconds, merge(&twin)))
+        Ok(figures(&read_runs(&twin, arguments)?, twin.document().step_seconds, merge(twin.document())))
     });
     let outcomes: Vec<Outcomes> = runs.iter().map(|run| run.outcomes.clone()).collect();
-    document.calibration.alarm_surprise = threshold(runs.iter(), merge(&model));
+    document.calibration.alarm_surprise = threshold(runs.iter(), merge(&document));
     document.calibration.risk_curve = curve(&outcomes);
-    document.calibrated_on = Some(CalibratedOn {
-        source: arguments.source.clone(),
-        own: figures(&runs, document.step_seconds, merge(&model)),
-        twin: twin.transpose()?,
-    });
-    let weights = arguments.model.join(publish::WEIGHTS);
-    let weights = std::fs::read(&weights).with_context(|| format!("read {}", weights.display()))?;
+    document.calibrated_on = Some(CalibratedOn { source: arguments.source.clone(), own, twin: twin.transpose()? });
     publish::write_model(&arguments.model, &document, &weights, &card::render(&document))?;
     publish::read_model(&arguments.model)?;
     Ok(())

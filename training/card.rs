@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use stormglass::predict::calibration::NetworkRole;
 use stormglass::predict::document::{CalibratedOn, CalibrationFigures, FaultSeen};
 use stormglass::predict::{ModelDocument, NetworkKind};
 
@@ -100,6 +101,15 @@ fn calibration(document: &ModelDocument, calibrated: &CalibratedOn, line: &mut i
         document.calibration.alarm_surprise
     ));
     line(format!("Threshold and curve were learnt on: {}.", calibrated.source));
+    if document.architecture.network != NetworkKind::None {
+        let role = match document.calibration.network_role {
+            NetworkRole::Lowers => "can lower the surprise, where it foresaw what came, and never raise it",
+            NetworkRole::Decides => "alone says how large the surprise is",
+        };
+        line(format!(
+            "The network {role}: of the two roles, the first unless the second did better on the runs below; so the figures favour it a little."
+        ));
+    }
     line("The risk is the share of rows with such a surprise in which a fault was growing *in these runs*: they hold far more faults than a".to_owned());
     line("life of a server, so that the order of risks carries over, and the number does not.".to_owned());
     line(String::new());

@@ -15,8 +15,12 @@ use stormglass::predict::{
 
 use crate::network::{Settings, Trainer};
 
-/// Fewer rows than this cannot be trained on.
+/// Fewer rows than this, all nodes together, cannot be trained on.
 pub const ROWS_MIN: usize = 200;
+/// Of one node there must be so many at least: twice what the running means take to settle.
+pub const ROWS_OF_A_NODE_MIN: usize = 140;
+/// Chunks of the training are so short that they can begin in many places of the longest node.
+const CHUNKS_OF_A_NODE_MIN: usize = 5;
 
 /// A name for a model that is made.
 #[derive(Debug, Clone)]
@@ -63,10 +67,12 @@ pub fn fit(
     let rows: usize = nodes.iter().map(Samples::rows).sum();
     let longest = nodes.iter().map(Samples::rows).max().unwrap_or(0);
     ensure!(
-        longest >= ROWS_MIN,
-        "{}: {longest} rows are too few to train on, at least {ROWS_MIN} of one node are needed",
+        rows >= ROWS_MIN && longest >= ROWS_OF_A_NODE_MIN,
+        "{}: {rows} rows are too few to train on: at least {ROWS_MIN} are needed, and {ROWS_OF_A_NODE_MIN} of one node, where the longest has {longest}",
         naming.source
     );
+    let settings =
+        &Settings { chunk_rows: settings.chunk_rows.min(longest / CHUNKS_OF_A_NODE_MIN), ..settings.clone() };
     let scales = Scales::of(nodes);
     ensure!(
         scales.pooled.iter().any(|scale| scale.spread > 0.0),

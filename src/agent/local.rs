@@ -34,6 +34,8 @@ pub(super) struct Local {
     pub control: Option<ControlData>,
     /// What is wrong with it.
     pub damage: Option<String>,
+    /// Why this run of the standby will never go on.
+    pub stranded: Option<String>,
     /// What SQL told last.
     pub live: Option<LiveReport>,
     /// The last acknowledged change of `synchronous_standby_names`.
@@ -204,6 +206,7 @@ impl Local {
 
     fn forget_run(&mut self) {
         self.live = None;
+        self.stranded = None;
         self.synchronous = None;
         self.answers = Answers::NotYet;
         self.connect = ProbeHistory::default();
@@ -265,7 +268,7 @@ impl Local {
         PostgresReport {
             state: self.state(),
             control: self.control.clone(),
-            damage: self.damage.clone(),
+            damage: self.damage.clone().or_else(|| self.stranded.clone()),
             live: self.live.clone().filter(|_| !self.closed),
             probes: Probes { connect: self.connect.report(now), write: self.write.report(now) },
             disk: self.disk,

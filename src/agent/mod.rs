@@ -21,6 +21,7 @@ mod rejoin;
 mod renewal;
 mod restart;
 pub mod start;
+mod stranded;
 mod tasks;
 #[cfg(test)]
 mod testing;
@@ -231,7 +232,8 @@ impl Agent {
             disk_loop,
             presence_loop,
             assignment_loop,
-            repository_loop
+            repository_loop,
+            stranded_loop
         );
         let agent = self.clone();
         tasks.spawn(async move { agent.keeper.write_behind().await });

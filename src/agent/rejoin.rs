@@ -16,6 +16,7 @@ use crate::domain::backup::WalSegment;
 use crate::domain::command::CommandOutput;
 use crate::domain::epoch::Epoch;
 use crate::domain::ids::{Address, NodeName, SystemIdentifier};
+use crate::domain::incident::IN_PLACE;
 use crate::domain::lsn::History;
 use crate::ports::BackupRepository;
 use crate::ports::postgres::{CopySource, DataChange, PostgresError, Presence, RewindOutcome, StartMode, Upstream};
@@ -73,7 +74,7 @@ impl Agent {
         self.keeper.change(|memory| memory.half_rejoined = false).await?;
         self.refresh_control().await;
         let note = match outcome {
-            RewindOutcome::NotNeeded => "in_place",
+            RewindOutcome::NotNeeded => IN_PLACE,
             RewindOutcome::Rewound => "rewound",
         };
         Ok(CommandOutput { lsn: None, note: Some(self.with_divergent(note)) })

@@ -8,7 +8,8 @@ use axum::body::{Body, Bytes};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use futures_util::StreamExt;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
 
 use super::wire::Problem;
 
@@ -20,6 +21,9 @@ const DRAIN_LENGTH_MAX: usize = 16 * BODY_LENGTH_MAX;
 
 /// How much of an error is told: it may repeat a word of the body, however long.
 const WORDS_LENGTH_MAX: usize = 400;
+
+/// Up to here numbers with a point have no gaps.
+const WHOLE_MAX: f64 = 9_007_199_254_740_991.0;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -71,6 +75,15 @@ pub fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T,
         let words: String = words.strip_suffix(&place).unwrap_or(&words).chars().take(WORDS_LENGTH_MAX).collect();
         Problem::bad_request(format!("the body is not understood: {words}{place}"))
     })
+}
+
+/// A whole number, however it is written: JSON has one kind of number, and some languages write all of them with a point.
+pub fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
+    let written_with_point = || number.as_f64().filter(|it| it.fract() == 0.0 && (0.0..=WHOLE_MAX).contains(it));
+    let whole =
+        number.as_u64().filter(|it| *it as f64 <= WHOLE_MAX).or_else(|| written_with_point().map(|it| it as u64));
+    whole.map(Some).ok_or_else(|| D::Error::custom(format!("expected a whole number, 0 or more, found {number}")))
 }
 
 fn declares_json(headers: &HeaderMap) -> bool {

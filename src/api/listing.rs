@@ -25,6 +25,9 @@ pub struct Listing<T> {
     pub next: Option<u64>,
 }
 
+/// Largest place: the largest whole number that every JSON reader keeps exactly.
+pub const PLACE_MAX: u64 = (1 << 53) - 1;
+
 /// What a caller asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
@@ -46,6 +49,9 @@ impl Wanted {
     pub fn of(uri: &Uri) -> Result<Self, Problem> {
         let Query(query) = Query::<ListQuery>::try_from_uri(uri)
             .map_err(|error| Problem::bad_request(format!("the query is not understood: {error}")))?;
+        if query.before.is_some_and(|place| place > PLACE_MAX) {
+            return Err(Problem::bad_request(format!("before must be from 0 to {PLACE_MAX}")));
+        }
         match query.limit.unwrap_or(LIST_LENGTH_DEFAULT) {
             limit @ 1..=LIST_LENGTH_MAX => Ok(Self { limit, before: query.before }),
             limit => Err(Problem::bad_request(format!("limit is {limit}; it must be from 1 to {LIST_LENGTH_MAX}"))),

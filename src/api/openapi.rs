@@ -14,6 +14,7 @@ use utoipa::openapi::{
     Ref, RefOr, Required, ResponseBuilder, Schema,
 };
 
+use super::listing::{LIST_LENGTH_MAX, PLACE_MAX};
 use super::problem::PROBLEM_JSON;
 use super::routes::{Access, Answer, Document, Method, QueryParameter, ROUTES, Route};
 use super::wire::Problem;
@@ -115,6 +116,8 @@ fn operation(route: &Route, schemas: &mut Schemas) -> Operation {
     }
     let content = match route.answer {
         Answer::Json(document) => ("application/json", Content::new(Some(reference(document, schemas)))),
+        // A schema would be that of the whole stream, which has no end; the route says what each event is.
+        Answer::Text(media_type @ "text/event-stream") => (media_type, ContentBuilder::new().build()),
         Answer::Text(media_type) => {
             (media_type, Content::new(Some(ObjectBuilder::new().schema_type(Type::String).build())))
         }
@@ -150,11 +153,14 @@ fn requirement(name: &str) -> SecurityRequirement {
 
 fn query(parameter: &QueryParameter) -> ParameterBuilder {
     let schema = if parameter.is_number {
-        ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1))
+        let (least, greatest) = match parameter.name {
+            "limit" => (1, LIST_LENGTH_MAX as u64),
+            _ => (0, PLACE_MAX),
+        };
+        ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(least)).maximum(Some(greatest))
     } else {
         ObjectBuilder::new().schema_type(Type::String)
     };
-    let schema = if parameter.name == "limit" { schema.maximum(Some(super::listing::LIST_LENGTH_MAX)) } else { schema };
     ParameterBuilder::new()
         .name(parameter.name)
         .parameter_in(ParameterIn::Query)

@@ -65,7 +65,7 @@ pub fn limited(
             on(filter, move |State(api): State<Api>, request: Request| async move { api.answer(route, request).await }),
         );
     }
-    let browser = SwaggerUi::new("/api/docs").config(Config::from("/api/v1/openapi.json"));
+    let browser = SwaggerUi::new("/api/docs").config(Config::from("/api/v1/openapi.json").validator_url("none"));
     router.merge(browser).method_not_allowed_fallback(wrong_method).fallback(unknown_route).with_state(state)
 }
 

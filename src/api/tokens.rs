@@ -24,8 +24,8 @@ pub struct TokenRequest {
     #[serde(default)]
     pub clusters: Vec<ClusterName>,
     /// For how long, in seconds; for ever if not given.
-    #[serde(default)]
-    #[schema(minimum = 1)]
+    #[serde(default, deserialize_with = "super::body::whole_number")]
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64)]
     pub expires_in_seconds: Option<u64>,
 }
 

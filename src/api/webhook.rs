@@ -95,6 +95,17 @@ impl AlertsReply {
         Self { schema_version: SCHEMA_VERSION, ..Self::default() }
     }
 
+    /// Counts another part of the same post.
+    pub fn add(&mut self, other: &Self) {
+        self.accepted += other.accepted;
+        self.repeated += other.repeated;
+        self.resolved += other.resolved;
+        self.ignored += other.ignored;
+        self.out_of_time += other.out_of_time;
+        self.other_cluster += other.other_cluster;
+        self.unmatched += other.unmatched;
+    }
+
     /// One line.
     pub fn sentence(&self) -> String {
         let Self { accepted, repeated, resolved, ignored, out_of_time, other_cluster, unmatched, .. } = self;

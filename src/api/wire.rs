@@ -293,6 +293,7 @@ pub struct SwitchoverRequest {
     /// Who shall take over; the best candidate if not given.
     pub to: Option<NodeName>,
     /// Only candidates of this site.
+    #[schema(pattern = "^[a-z0-9][a-z0-9_-]{0,62}$")]
     pub site: Option<String>,
     /// Only plan.
     pub dry_run: bool,
@@ -305,6 +306,7 @@ pub struct FailoverRequest {
     /// Who shall take over; the best candidate if not given.
     pub to: Option<NodeName>,
     /// Only candidates of this site.
+    #[schema(pattern = "^[a-z0-9][a-z0-9_-]{0,62}$")]
     pub site: Option<String>,
     /// Accept that commits are lost.
     pub accept_data_loss: bool,
@@ -341,6 +343,8 @@ pub struct SequenceRequest {
 #[serde(default, deny_unknown_fields)]
 pub struct PauseRequest {
     /// How long, in seconds; one hour if not given.
+    #[serde(deserialize_with = "super::body::whole_number")]
+    #[schema(minimum = 1, maximum = 2_592_000)]
     pub duration_seconds: Option<u64>,
 }
 
@@ -380,8 +384,10 @@ pub struct RestoreRequest {
     /// To this position.
     pub to_lsn: Option<Lsn>,
     /// Only nodes of this site.
+    #[schema(pattern = "^[a-z0-9][a-z0-9_-]{0,62}$")]
     pub site: Option<String>,
     /// Only a copy, in this directory of a node's host.
+    #[schema(pattern = r"^/[^\n]*$")]
     pub into: Option<String>,
     /// Only plan.
     pub dry_run: bool,

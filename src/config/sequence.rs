@@ -14,6 +14,12 @@ use crate::domain::sequence::{OnError, STEPS_MAX, Sequence, SequenceStep, StepAc
 
 /// Longest that a step may take.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Name of what follows a failover where nothing else is configured to.
+const DEFAULT_NAME: &str = "redundancy";
+/// A large node is cloned anew by then; later than this somebody should look.
+const DEFAULT_PATIENCE: Duration = Duration::from_secs(3600);
+/// One write through every proxy.
+const DEFAULT_VERIFY: Duration = Duration::from_secs(30);
 /// More attempts than this are a loop.
 const RETRIES_MAX: u32 = 100;
 
@@ -360,7 +366,29 @@ pub(super) fn sequences(sections: &[SequenceSection]) -> Result<Vec<Sequence>, V
         }
         all.push(Sequence { name: section.name.clone(), when, steps });
     }
+    let follows = all.iter().any(|sequence: &Sequence| sequence.when.contains(&Trigger::AfterFailover));
+    if !follows && !names.contains(DEFAULT_NAME) {
+        all.push(after_failover());
+    }
     Ok(all)
+}
+
+/// What follows a failover where nothing else is configured to: redundancy must be back in time, and a write must pass every proxy.
+/// Nodes come back, and the new primary's backup is taken, without it.
+fn after_failover() -> Sequence {
+    let step = |name: &str, action, timeout_seconds, retries| SequenceStep {
+        name: name.to_owned(),
+        action,
+        timeout_seconds,
+        retries,
+        on_error: OnError::Stop,
+        condition: None,
+    };
+    let steps = vec![
+        step("redundancy", StepAction::Redundancy, DEFAULT_PATIENCE.as_secs(), 0),
+        step("verify", StepAction::Verify, DEFAULT_VERIFY.as_secs(), 3),
+    ];
+    Sequence { name: DEFAULT_NAME.to_owned(), when: vec![Trigger::AfterFailover], steps }
 }
 
 fn is_name(text: &str) -> bool {
@@ -394,6 +422,24 @@ mod tests {
         assert_eq!(step.action.label(), "command");
         let found = read(&format!("{HEAD}kind = \"backup\"\n")).expect("a sequence");
         assert_eq!(found[0].steps[0].action, StepAction::Backup { backup_type: BackupType::Incr });
+    }
+
+    #[test]
+    fn redundancy_is_waited_for_after_a_failover_unless_something_else_is_configured_to_follow() {
+        let names = |text: &str| {
+            let found = if text.is_empty() { sequences(&[]).map_err(|_| String::new()) } else { read(text) };
+            let found = found.expect("sequences");
+            let follows = |sequence: &&Sequence| sequence.when.contains(&Trigger::AfterFailover);
+            found.iter().filter(follows).map(|sequence| sequence.name.clone()).collect::<Vec<_>>()
+        };
+        let own = format!("{HEAD}kind = \"verify\"\n");
+        assert_eq!(names(""), ["redundancy"]);
+        assert_eq!(names(&own), ["restore"]);
+        let by_name = own.replacen("when = \"after_failover\"\n", "", 1);
+        assert_eq!(names(&by_name), ["redundancy"], "what begins by name only follows no failover");
+        assert_eq!(names(&by_name.replacen("restore", "redundancy", 1)), [""; 0], "the name is taken");
+        let steps: Vec<_> = after_failover().steps.iter().map(|step| step.action.label()).collect();
+        assert_eq!(steps, ["redundancy", "verify"]);
     }
 
     #[test]

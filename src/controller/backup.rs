@@ -19,7 +19,7 @@ use crate::domain::clock::{Moment, WallTime};
 use crate::domain::epoch::Epoch;
 use crate::domain::ids::{ClusterName, NodeName, OperationId};
 use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepName, StepState};
-use crate::domain::readiness::BackupFacts;
+use crate::domain::readiness::{BackupFacts, RepositoryFacts};
 use crate::domain::view::View;
 use crate::ports::{Clock, ControlError, NodeControl, Store};
 use crate::telemetry::backup_metrics::DrillFigures;
@@ -123,6 +123,7 @@ pub(super) fn facts(operations: &[Operation]) -> BackupFacts {
         objective_seconds: None,
         last_drill: success(is_drill),
         last_drill_failure: failure(newest(is_drill)),
+        repository: None,
     }
 }
 
@@ -271,7 +272,7 @@ impl Keeper {
         }
     }
 
-    async fn glance(&self) -> Option<Box<Glance>> {
+    async fn glance(&self) -> Option<Arc<Glance>> {
         let (reply, answer) = oneshot::channel();
         self.events.send(Event::Look { reply }).await.ok()?;
         answer.await.ok()
@@ -364,6 +365,14 @@ impl Keeper {
         };
         let repository = seen.as_ref().ok().map(|(_, repository)| repository);
         self.metrics.backups.show_repository(&self.cluster, repository, problem.is_some());
+        let found = match (repository, &problem) {
+            (Some(repository), _) => {
+                Ok(RepositoryFacts { backups: repository.backups.len(), continuity: repository.continuity.clone() })
+            }
+            (None, problem) => Err(problem.clone().unwrap_or_default()),
+        };
+        // The loop may have ended.
+        let _ = self.events.send(Event::Repository(found)).await;
         let told = match (problem, self.violated_since) {
             (Some(problem), None) => {
                 self.violated_since = Some(now);

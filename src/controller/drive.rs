@@ -16,7 +16,7 @@ use crate::domain::ids::OperationId;
 use crate::domain::operation::{
     JOURNAL_FORMAT, Operation, OperationKind, OperationStatus, StepEvent, StepName, StepState,
 };
-use crate::domain::plan::{Intent, Plan};
+use crate::domain::plan::{Intent, Loss, Plan};
 use crate::domain::policy::Policy;
 use crate::domain::record::ClusterRecord;
 use crate::domain::view::View;
@@ -119,6 +119,7 @@ impl Controller {
             journal: Vec::new(),
             evidence: Vec::new(),
             risks: Default::default(),
+            loss: None,
         }
     }
 
@@ -135,10 +136,22 @@ impl Controller {
             let holder = self.state.record.as_ref().map(|record| &record.holder);
             operation.risks.before_per_mille = holder.and_then(|holder| self.state.risk_per_mille(holder));
         }
+        operation.loss = plan.loss.clone().or_else(|| self.loss_of(&operation.kind));
         keep_evidence(&mut operation, &self.view(), &self.state.policy, Occasion::Decided);
         self.note_began(&operation);
         self.state.operations.push(operation.clone());
         operation
+    }
+
+    /// What a failover to another node loses, as far as anybody knows, also where nobody had to accept it.
+    fn loss_of(&self, kind: &OperationKind) -> Option<Loss> {
+        let (view, record) = (self.view(), self.state.record.as_ref()?);
+        match kind {
+            OperationKind::Failover { from, to, .. } if from != to => {
+                decide::candidate::loss_of(&view, record, &self.state.policy, to)
+            }
+            _ => None,
+        }
     }
 
     /// Drops operations that only prepare when they are cancelled, or when the primary that they would move is lost.

@@ -23,6 +23,7 @@ use crate::domain::epoch::Epoch;
 use crate::domain::ids::OperationId;
 use crate::domain::operation::{Operation, OperationKind, StepName, StepState};
 use crate::domain::plan::Plan;
+use crate::domain::readiness::RepositoryFacts;
 use crate::domain::record::ClusterRecord;
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::view::View;
@@ -62,13 +63,15 @@ pub(super) enum Event {
     /// The scoring task says something.
     Predicted(Word),
     /// Somebody asks what is going on.
-    Look { reply: oneshot::Sender<Box<Glance>> },
+    Look { reply: oneshot::Sender<Arc<Glance>> },
     /// An operator asks for something.
     Ask { request: Request, origin: String, dry_run: bool, reply: oneshot::Sender<(Plan, Option<Operation>)> },
     /// Somebody asks for a sequence.
     Sequence { asked: SequenceAsked, reply: oneshot::Sender<SequenceAnswer> },
     /// An operator pauses or resumes.
     Pause { until: Option<WallTime>, who: String, reply: oneshot::Sender<()> },
+    /// What was found of the backup repository.
+    Repository(Result<RepositoryFacts, String>),
     /// Something that happened beside the loop.
     Tell(Box<telemetry::Event>),
     /// The store did not take a write, for the first time since it took one.
@@ -205,26 +208,67 @@ pub(super) async fn run(
     controller.note_started();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut looks = Vec::new();
+    let mut turned_at = now;
     loop {
-        // In a fixed order, so that the same events always give the same turns; none starves, every event is a turn too.
+        // In a fixed order, so that the same events always give the same turns; none starves.
+        let mut is_due = false;
         tokio::select! {
             biased;
             changed = shutdown.changed() => if changed.is_err() || *shutdown.borrow() { break },
             event = inbox.recv() => match event {
-                Some(event) => controller.handle(event),
+                Some(event) => is_due |= controller.take(event, &mut looks),
                 None => break,
             },
-            _ = tick.tick() => {}
+            _ = tick.tick() => is_due = true,
         }
         while let Ok(event) = inbox.try_recv() {
-            controller.handle(event);
+            is_due |= controller.take(event, &mut looks);
         }
-        controller.turn();
+        // Every event is a turn, but for those that only look: thousands a second may come, and must not put off what time alone does.
+        let now = controller.parts.clock.now();
+        if is_due || now >= turned_at.plus(TICK) {
+            controller.turn();
+            turned_at = now;
+        }
+        controller.show(&mut looks);
     }
     tracing::info!("controller loop ended");
 }
 
 impl Controller {
+    /// Takes one event in; who only looks waits for [`Self::show`]. True if something may have changed.
+    fn take(&mut self, event: Event, looks: &mut Vec<oneshot::Sender<Arc<Glance>>>) -> bool {
+        match event {
+            Event::Look { reply } => {
+                looks.push(reply);
+                false
+            }
+            event => {
+                self.handle(event);
+                true
+            }
+        }
+    }
+
+    /// Shows the state to all who looked: one copy for them together.
+    fn show(&mut self, looks: &mut Vec<oneshot::Sender<Arc<Glance>>>) {
+        if looks.is_empty() {
+            return;
+        }
+        let glance = self.glance();
+        for reply in looks.drain(..) {
+            // Whoever asked may have left.
+            let _ = reply.send(glance.clone());
+        }
+    }
+
+    fn glance(&mut self) -> Arc<Glance> {
+        let view = self.view();
+        let (operations, name) = (self.state.operations.clone(), self.state.name.clone());
+        Arc::new(Glance { view, operations, name, predictor: self.state.predictor.clone() })
+    }
+
     /// Takes one event in. Never waits.
     fn handle(&mut self, event: Event) {
         let now = self.parts.clock.now();
@@ -271,12 +315,7 @@ impl Controller {
             Event::NameSeen(sight) => self.name_seen(*sight),
             Event::Knocked(knock) => self.knocked(knock),
             Event::Predicted(word) => self.predicted(word),
-            Event::Look { reply } => {
-                let view = self.view();
-                let (operations, name) = (self.state.operations.clone(), self.state.name.clone());
-                let glance = Glance { view, operations, name, predictor: self.state.predictor.clone() };
-                let _ = reply.send(Box::new(glance));
-            }
+            Event::Look { reply } => drop(reply.send(self.glance())),
             Event::Ask { request, origin, dry_run, reply } => {
                 let answer = self.ask(&request, &origin, dry_run);
                 let _ = reply.send(answer);
@@ -287,6 +326,11 @@ impl Controller {
             }
             Event::Pause { until, who, reply } => {
                 self.state.wishes.push_back((Wish::Pause { until, who }, Some(reply)));
+            }
+            Event::Repository(found) => {
+                if let Some(facts) = &mut self.state.backups {
+                    facts.repository = Some(found);
+                }
             }
             Event::Tell(event) => self.tell(&event),
             Event::StoreFailed { problem } => self.note_store_failed(problem),

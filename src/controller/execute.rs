@@ -121,7 +121,7 @@ pub(super) async fn step(outside: &Outside, operation: &Operation, step: &Step) 
         }
         Effect::Train { run } => train(outside, operation, step, run).await,
         Effect::RunStep { run } => run_step(outside, step, run).await,
-        Effect::Await { what } => wait_until(outside, step, what).await,
+        Effect::Await { what } => wait_until(outside, operation, step, what).await,
         Effect::Begin { what, origin } => errand::run(outside, step, *what, origin).await,
     }
 }
@@ -181,8 +181,8 @@ async fn train(outside: &Outside, operation: &Operation, step: &Step, run: &Trai
     })
 }
 
-/// Looks again and again.
-async fn wait_until(outside: &Outside, step: &Step, what: &Awaited) -> Done {
+/// Looks again and again, until it is so, the time is over, the primary moved on, or an operator cancels.
+async fn wait_until(outside: &Outside, operation: &Operation, step: &Step, what: &Awaited) -> Done {
     let deadline = outside.clock.now().plus(step.timeout);
     loop {
         let (reply, answer) = oneshot::channel();
@@ -190,7 +190,13 @@ async fn wait_until(outside: &Outside, step: &Step, what: &Awaited) -> Done {
         let (Ok(()), Ok(glance)) = (asked, answer.await) else {
             return Done::plain(StepState::Unknown { error: "this controller's term ended".to_owned() });
         };
+        let is_cancelled = glance.operations.iter().any(|other| other.id == operation.id && other.cancel_requested);
+        if let Some(moved) = glance.view.record.as_ref().filter(|record| record.epoch != step.epoch) {
+            let error = format!("the primary moved on to epoch {} meanwhile", moved.epoch);
+            return Done::plain(StepState::Failed { error });
+        }
         match is_met(what, &glance.view) {
+            Err(missing) if is_cancelled => return Done::plain(StepState::Failed { error: missing }),
             Ok(words) => return Done::plain(succeeded(Some(words))),
             Err(missing) if outside.clock.now() >= deadline => {
                 let seconds = step.timeout.as_secs();

@@ -149,7 +149,7 @@ impl ControllerHandle {
     }
 
     /// The state as it is now.
-    pub(super) async fn glance(&self) -> Result<Box<Glance>, Problem> {
+    pub(super) async fn glance(&self) -> Result<Arc<Glance>, Problem> {
         self.ask(|reply| Event::Look { reply }).await
     }
 
@@ -196,7 +196,7 @@ impl ControllerHandle {
         Ok(silences.min().unwrap_or_default())
     }
 
-    async fn look(&self, cluster: &str) -> Result<Box<Glance>, Problem> {
+    async fn look(&self, cluster: &str) -> Result<Arc<Glance>, Problem> {
         self.check(cluster)?;
         self.ask(|reply| Event::Look { reply }).await
     }
@@ -343,7 +343,7 @@ impl ControllerHandler for ControllerHandle {
     async fn models(&self) -> Result<ModelList, Problem> {
         let prediction = self.prediction()?;
         let glance = self.look(self.cluster.as_str()).await?;
-        let predictor = glance.predictor.unwrap_or_default();
+        let predictor = glance.predictor.clone().unwrap_or_default();
         let scores = predictor.model;
         let names = prediction.models.names().await.map_err(internal)?;
         let promoted = prediction.models.promoted().await.map_err(internal)?;
@@ -429,8 +429,8 @@ impl ControllerHandler for ControllerHandle {
     async fn operation(&self, id: &str) -> Result<Operation, Problem> {
         // The one in memory is ahead of the stored one by the step under way.
         let glance = self.look(self.cluster.as_str()).await?;
-        if let Some(running) = glance.operations.into_iter().find(|operation| operation.id.0 == id) {
-            return Ok(running);
+        if let Some(running) = glance.operations.iter().find(|operation| operation.id.0 == id) {
+            return Ok(running.clone());
         }
         let found = stored(self.store.load_operation(&OperationId(id.to_owned())).await)?;
         found.ok_or_else(|| Problem::not_found(format!("no operation {id:?}: see stormglass operation list")))
@@ -700,6 +700,11 @@ impl ControllerHandle {
             return Err(Problem::not_found(words));
         };
         Ok(training.request())
+    }
+
+    /// True if something is predicted here.
+    pub(super) fn predicts(&self) -> bool {
+        self.prediction.is_some()
     }
 
     fn prediction(&self) -> Result<&Prediction, Problem> {

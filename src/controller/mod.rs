@@ -5,6 +5,7 @@
 
 mod alerts;
 mod backup;
+mod clusters;
 mod drive;
 mod event_loop;
 mod execute;
@@ -42,6 +43,7 @@ use crate::domain::traffic::TrafficDefinition;
 use crate::ports::{Clock, NodeControl, PrimaryProbe, ProxyControl, StoreError, Term};
 use crate::telemetry::metrics::ControllerMetrics;
 
+pub use clusters::Clusters;
 pub use handler::ControllerHandle;
 pub use name::KeptName;
 pub use notifications::{KeptChannel, Notifications};

@@ -94,7 +94,7 @@ impl Keeper {
         }
     }
 
-    async fn glance(&self) -> Option<Box<Glance>> {
+    async fn glance(&self) -> Option<Arc<Glance>> {
         let (reply, answer) = oneshot::channel();
         self.events.send(Event::Look { reply }).await.ok()?;
         answer.await.ok()

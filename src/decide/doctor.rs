@@ -52,6 +52,7 @@ const CHECKS: &[Examination] = &[
     slots,
     archiver,
     doctor_outside::backups,
+    doctor_outside::repository,
     doctor_outside::drills,
     proxies,
     doctor_traffic::backends,

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::doctor::{Patient, of};
+use crate::domain::backup::Continuity;
 use crate::domain::certificate::{CertificateFacts, Protection};
 use crate::domain::clock::WallTime;
 use crate::domain::readiness::{Check, Verdict};
@@ -42,6 +43,31 @@ pub(super) fn backups(patient: &Patient<'_>) -> Vec<Check> {
         }
         _ => of(NAME, Verdict::Ok, format!("the last one is of {last}")),
     }]
+}
+
+/// Whether the repository answers, and whether its WAL can be followed from the newest backup.
+pub(super) fn repository(patient: &Patient<'_>) -> Vec<Check> {
+    const NAME: &str = "repository";
+    const WAL: &str = "archived_wal";
+    let Some(facts) = &patient.circumstances.backup else {
+        return vec![of(NAME, Verdict::NotApplicable, "no backup is configured")];
+    };
+    let next = patient.command("backups");
+    let found = match &facts.repository {
+        None => return vec![of(NAME, Verdict::NotApplicable, "it was not looked at yet")],
+        Some(Err(problem)) => return vec![of(NAME, Verdict::Failing, problem.clone()).then(next)],
+        Some(Ok(found)) => found,
+    };
+    if found.backups == 0 {
+        return vec![of(NAME, Verdict::Failing, "it answers, and holds no backup").then(patient.command("backup"))];
+    }
+    let wal = match &found.continuity {
+        Continuity::Whole => of(WAL, Verdict::Ok, "it goes on without a gap from the newest backup"),
+        Continuity::Unknown => of(WAL, Verdict::Warning, "nobody could tell in time whether it has a gap").then(next),
+        // A new backup begins behind the gap.
+        Continuity::Broken { problem } => of(WAL, Verdict::Failing, problem.clone()).then(patient.command("backup")),
+    };
+    vec![of(NAME, Verdict::Ok, format!("it answers, and holds {} backups", found.backups)), wal]
 }
 
 pub(super) fn drills(patient: &Patient<'_>) -> Vec<Check> {
@@ -220,4 +246,38 @@ pub(super) fn channels(patient: &Patient<'_>) -> Vec<Check> {
         }
     };
     patient.circumstances.channels.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::tests::{policy, record, view};
+    use crate::domain::readiness::{BackupFacts, Circumstances, RepositoryFacts};
+
+    fn found(repository: Option<Result<RepositoryFacts, String>>) -> Vec<(String, Verdict)> {
+        let (view, policy) = (view(&record()), policy());
+        let backup = Some(BackupFacts { repository, ..BackupFacts::default() });
+        let circumstances = Circumstances { backup, ..Circumstances::default() };
+        let patient =
+            Patient { cluster: "main", view: &view, policy: &policy, operations: &[], circumstances: &circumstances };
+        repository_of(&patient)
+    }
+
+    fn repository_of(patient: &Patient<'_>) -> Vec<(String, Verdict)> {
+        repository(patient).into_iter().map(|check| (check.check, check.verdict)).collect()
+    }
+
+    #[test]
+    fn a_repository_that_does_not_answer_and_a_gap_in_its_wal_are_failing() {
+        let one = |name: &str, verdict| vec![(name.to_owned(), verdict)];
+        let holds = |backups, continuity| Some(Ok(RepositoryFacts { backups, continuity }));
+        let with_wal = |verdict| [one("repository", Verdict::Ok), one("archived_wal", verdict)].concat();
+        let broken = Continuity::Broken { problem: "segment 5 is missing".to_owned() };
+        assert_eq!(found(None), one("repository", Verdict::NotApplicable));
+        assert_eq!(found(Some(Err("out of reach".to_owned()))), one("repository", Verdict::Failing));
+        assert_eq!(found(holds(0, Continuity::Unknown)), one("repository", Verdict::Failing));
+        assert_eq!(found(holds(2, Continuity::Whole)), with_wal(Verdict::Ok));
+        assert_eq!(found(holds(2, Continuity::Unknown)), with_wal(Verdict::Warning));
+        assert_eq!(found(holds(2, broken)), with_wal(Verdict::Failing));
+    }
 }

@@ -52,6 +52,9 @@ pub fn need(view: &View, record: &ClusterRecord, node: &NodeName) -> Option<(boo
         PostgresState::Running => {
             let live = report.postgres.live.as_ref()?;
             let primary = view.report(&record.holder)?.postgres.live.as_ref().filter(|primary| !primary.in_recovery)?;
+            if let Some(damage) = report.postgres.damage.as_ref().filter(|_| live.in_recovery) {
+                return Some((true, because(damage.clone())));
+            }
             let (timeline, position) = (live.history.timeline, live.flush_lsn);
             let diverged = live.in_recovery && !primary.history.contains(timeline, position);
             diverged.then(|| {
@@ -96,4 +99,29 @@ pub fn guard(
     failed.map(|operation| {
         Reason::about(node, ReasonCode::RetryLater, format!("operation {} failed a moment ago", operation.id))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::decide::tests::{edit, node, policy, record, view};
+
+    #[test]
+    fn a_standby_that_can_never_go_on_is_cloned_once_the_ledger_no_longer_names_it() {
+        let named = record();
+        let dropped = ClusterRecord { eligible: BTreeSet::new(), synchronous: BTreeSet::new(), ..record() };
+        let mut view = view(&dropped);
+        assert_eq!(next(&view, &dropped, &policy(), &[]), Err(Vec::new()), "nobody needs anything");
+        edit(&mut view, "n2", |report| report.postgres.damage = Some("its WAL is gone".to_owned()));
+        let (kind, why) = next(&view, &dropped, &policy(), &[]).expect("it is brought back");
+        assert_eq!(kind, OperationKind::Rejoin { node: node("n2"), reclone: true });
+        assert_eq!((why.code, why.detail.as_str()), (ReasonCode::NeedsRejoin, "its WAL is gone"));
+        let refused = next(&view, &named, &policy(), &[]).expect_err("the ledger names it");
+        assert_eq!(refused[0].code, ReasonCode::HoldsEveryConfirmedCommit);
+        // Without a primary that answers there is nobody to copy from, and nobody whose word it is.
+        edit(&mut view, "n1", |report| report.postgres.live = None);
+        assert_eq!(next(&view, &dropped, &policy(), &[]), Err(Vec::new()));
+    }
 }

@@ -96,8 +96,10 @@ pub(super) fn restore(
     into: Option<String>,
 ) -> Answer {
     repository_is_free(operations)?;
+    // A sequence that waits for redundancy would wait in vain, and stops by itself once the epoch is another one.
+    let is_in_the_way = |it: &&Operation| !it.status.is_final() && !matches!(it.kind, OperationKind::Sequence { .. });
     if into.is_none()
-        && let Some(running) = operations.iter().find(|it| !it.status.is_final())
+        && let Some(running) = operations.iter().find(is_in_the_way)
     {
         let words = format!("{} {}: watch or cancel it first", running.kind.label(), running.id);
         return Err(vec![Reason::new(ReasonCode::OperationUnderWay, words)]);
@@ -130,4 +132,76 @@ pub(super) fn restore(
     let operation =
         OperationKind::Restore { from: record.holder.clone(), node, target, into, manifests: Default::default() };
     Ok((Intent::Start { operation }, Vec::new()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::tests::{edit, node, operation, policy, record, view};
+
+    fn kind_of(answer: Answer) -> Result<OperationKind, ReasonCode> {
+        match answer {
+            Ok((Intent::Start { operation }, _)) => Ok(operation),
+            Ok(other) => panic!("nothing else may come of it: {other:?}"),
+            Err(reasons) => Err(reasons[0].code),
+        }
+    }
+
+    fn backup_of(name: &str) -> OperationKind {
+        OperationKind::Backup { node: node(name), backup_type: BackupType::Incr }
+    }
+
+    #[test]
+    fn one_thing_at_a_time_uses_the_repository_and_only_a_ready_cluster_does() {
+        let (record, policy) = (record(), policy());
+        let ask = |view: &View, operations: &[Operation]| {
+            kind_of(backup(view, &record, &policy, operations, BackupType::Incr, true))
+        };
+        let ready = view(&record);
+        assert_eq!(ask(&ready, &[]), Ok(backup_of("n3")), "of the standby that nobody waits for");
+        let moving = OperationKind::Switchover { from: node("n1"), to: node("n2") };
+        let drill = OperationKind::Drill { node: node("n3"), manifests: Default::default() };
+        for kind in [backup_of("n2"), drill.clone(), moving] {
+            let refused = ask(&ready, &[operation(kind.clone())]);
+            assert_eq!(refused, Err(ReasonCode::OperationUnderWay), "{kind:?}");
+        }
+        // What comes back, and a sequence that asks for the backup itself, are not in its way.
+        let rejoin = OperationKind::Rejoin { node: node("n2"), reclone: false };
+        assert_eq!(ask(&ready, &[operation(rejoin)]), Ok(backup_of("n3")));
+        assert_eq!(kind_of(super::drill(&ready, &record, &policy, &[])), Ok(drill));
+        let mut down = ready.clone();
+        edit(&mut down, "n1", |report| {
+            report.postgres.state = PostgresState::Stopped;
+            report.postgres.live = None;
+        });
+        assert_eq!(ask(&down, &[]), Err(ReasonCode::PrimaryNotHealthy));
+        let new = ClusterRecord { holder_confirmed: false, ..record.clone() };
+        let refused = kind_of(backup(&ready, &new, &policy, &[], BackupType::Full, false));
+        assert_eq!(refused, Err(ReasonCode::PrimaryNotHealthy), "its WAL may still be of nobody");
+    }
+
+    #[test]
+    fn a_restore_waits_for_no_sequence_and_goes_where_it_is_asked_to() {
+        let record = record();
+        let ready = view(&record);
+        let sequence = OperationKind::Sequence {
+            name: "redundancy".to_owned(),
+            cause: None,
+            primary: node("n1"),
+            steps: Vec::new(),
+            variables: Default::default(),
+        };
+        let ask = |operations: &[Operation], site: Option<&str>| {
+            let site = site.map(|site| SiteName::new(site).expect("valid"));
+            match kind_of(restore(&ready, &record, operations, RecoveryTarget::Latest, site.as_ref(), None)) {
+                Ok(OperationKind::Restore { node, .. }) => Ok(node),
+                Ok(other) => panic!("{other:?}"),
+                Err(code) => Err(code),
+            }
+        };
+        assert_eq!(ask(&[], None), Ok(node("n1")));
+        assert_eq!(ask(&[operation(sequence)], Some("a")), Ok(node("n1")));
+        assert_eq!(ask(&[operation(backup_of("n3"))], None), Err(ReasonCode::OperationUnderWay));
+        assert_eq!(ask(&[], Some("b")), Err(ReasonCode::NoCandidate), "nobody stands there");
+    }
 }

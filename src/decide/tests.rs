@@ -371,6 +371,7 @@ pub(super) fn operation(kind: OperationKind) -> Operation {
         journal: Vec::new(),
         evidence: Vec::new(),
         risks: Default::default(),
+        loss: None,
     }
 }
 

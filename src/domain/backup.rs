@@ -129,6 +129,25 @@ pub struct Repository {
     pub newest_wal_at: Option<WallTime>,
     /// Why nothing can be restored from it; `None` if something can.
     pub problem: Option<String>,
+    /// Whether the WAL goes on without a gap from the newest backup.
+    #[serde(default)]
+    pub continuity: Continuity,
+}
+
+/// Whether WAL can be followed from the newest backup to the newest segment.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "continuity", rename_all = "snake_case")]
+pub enum Continuity {
+    /// Not looked at, or not answered in time.
+    #[default]
+    Unknown,
+    /// It can.
+    Whole,
+    /// It cannot.
+    Broken {
+        /// Where it ends, and what to do.
+        problem: String,
+    },
 }
 
 impl Repository {

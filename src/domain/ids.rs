@@ -11,6 +11,9 @@ use utoipa::ToSchema;
 /// Longest name accepted. PostgreSQL cuts identifiers (slot names, `application_name`) at 63 bytes.
 pub const NAME_LENGTH_MAX: usize = 63;
 
+/// How much of a text that is no name is told.
+const QUOTED_MAX: usize = 80;
+
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {value:?} is not a valid name: use 1 to 63 of a-z, 0-9, '-' and '_', and start with a letter or digit")]
@@ -26,7 +29,7 @@ fn check_name(what: &'static str, value: &str) -> Result<(), InvalidName> {
         && value
             .chars()
             .all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-' || letter == '_');
-    if good { Ok(()) } else { Err(InvalidName { what, value: value.to_owned() }) }
+    if good { Ok(()) } else { Err(InvalidName { what, value: value.chars().take(QUOTED_MAX).collect() }) }
 }
 
 macro_rules! name {

@@ -9,8 +9,12 @@ use utoipa::ToSchema;
 
 use super::clock::{Moment, WallTime};
 use super::evidence::Observation;
+use super::loss::LostWal;
 use super::operation::{Operation, OperationKind, OperationStatus, StepEvent, StepName, StepState};
 use super::plan::ReasonCode;
+
+/// What an agent says of a former primary whose WAL the new one has in full.
+pub const IN_PLACE: &str = "in_place";
 
 /// Version of the document.
 pub const INCIDENT_SCHEMA: u32 = 1;
@@ -52,8 +56,15 @@ pub struct IncidentReport {
     pub left_behind: Option<String>,
     /// Time without writes as the controller saw it: from the first sign of trouble until every proxy led to the new primary.
     pub rto_seconds: Option<f64>,
-    /// WAL that is not in the new history, in bytes; 0: nothing that was confirmed. `null`: not known (yet).
+    /// WAL that is not in the new history, in bytes; 0: nothing that was confirmed. Counted once the old primary came back, before that what
+    /// was known when it was decided. `null`: not known (yet).
     pub lost_bytes: Option<u64>,
+    /// When the last commit was made that the new primary was known to have, on the old primary's clock.
+    #[serde(default)]
+    pub last_commit_kept: Option<WallTime>,
+    /// When the last commit was made that it does not have, once the old primary came back with it.
+    #[serde(default)]
+    pub last_commit_lost: Option<WallTime>,
     /// What that number rests on.
     pub loss: String,
     /// From the first sign of trouble until the old primary was a standby again.
@@ -172,7 +183,7 @@ impl IncidentReport {
             _ => (None, None),
         };
         let followed = followed(operation, all);
-        let (lost_bytes, loss) = loss(operation, &followed);
+        let Lost { bytes: lost_bytes, words: loss, last_commit_kept, last_commit_lost } = lost(operation, &followed);
         let back = followed.iter().find(|other| {
             matches!(&other.kind, OperationKind::Rejoin { node, .. } if Some(node) == old)
                 && other.status == OperationStatus::Succeeded
@@ -197,6 +208,8 @@ impl IncidentReport {
             left_behind: operation.left_behind(),
             rto_seconds: outage(operation).map(seconds),
             lost_bytes,
+            last_commit_kept,
+            last_commit_lost,
             loss,
             redundancy_seconds: redundancy.map(seconds),
             risk_before: operation.risks.before_per_mille.map(|risk| f64::from(risk) / 1000.0),
@@ -279,38 +292,63 @@ fn outage(operation: &Operation) -> Option<Duration> {
     Some(until.saturating_sub(from))
 }
 
-fn loss(operation: &Operation, followed: &[&Operation]) -> (Option<u64>, String) {
+/// What an operation cost.
+struct Lost {
+    bytes: Option<u64>,
+    words: String,
+    last_commit_kept: Option<WallTime>,
+    last_commit_lost: Option<WallTime>,
+}
+
+fn lost(operation: &Operation, followed: &[&Operation]) -> Lost {
+    let nothing = |words: String| Lost { bytes: Some(0), words, last_commit_kept: None, last_commit_lost: None };
     let (from, to, accepted) = match &operation.kind {
         OperationKind::Failover { from, to, accept_data_loss, .. } => (from, to, *accept_data_loss),
         OperationKind::Switchover { .. } => {
-            return (Some(0), "a switchover waits until the new primary has everything".to_owned());
+            return nothing("a switchover waits until the new primary has everything".to_owned());
         }
-        _ => return (Some(0), "no primary was moved".to_owned()),
+        _ => return nothing("no primary was moved".to_owned()),
     };
     if !operation.succeeded(StepName::Promote) {
-        return (Some(0), "nobody was promoted".to_owned());
+        return nothing("nobody was promoted".to_owned());
     }
     if from == to {
-        return (Some(0), "the primary went on with its own data".to_owned());
+        return nothing("the primary went on with its own data".to_owned());
     }
-    let divergent = followed.iter().find_map(|other| match &other.kind {
+    let came_back = followed.iter().find_map(|other| match &other.kind {
         OperationKind::Rejoin { node, .. } if node == from => {
-            [StepName::Rewind, StepName::Reclone].into_iter().find_map(|step| other.output(step)?.note.clone())
+            [StepName::Rewind, StepName::Reclone].into_iter().find_map(|step| other.output(step)?.note.as_deref())
         }
         _ => None,
     });
-    let kept = divergent.filter(|note| note.contains("divergent"));
-    let kept = kept.map_or_else(String::new, |note| format!("; {from} came back: {note}"));
+    let counted = came_back.and_then(|note| match note {
+        IN_PLACE => Some(LostWal { bytes: 0, last_commit_at: None }),
+        note => LostWal::find(note),
+    });
+    let kept = came_back.filter(|note| note.contains("divergent") || *note == IN_PLACE);
+    let kept = kept.map_or_else(String::new, |note| match note {
+        IN_PLACE => format!("; {from} came back: {to} has all that it wrote"),
+        note => format!("; {from} came back: {note}"),
+    });
     let is_complete = operation.reasons.iter().any(|reason| {
         reason.code == ReasonCode::HoldsEveryConfirmedCommit && reason.node.as_ref().is_none_or(|node| node == to)
     });
     if is_complete && !accepted {
-        return (Some(0), format!("{to} held every confirmed commit when it was chosen{kept}"));
+        return nothing(format!("{to} held every confirmed commit when it was chosen{kept}"));
     }
     let said = operation.reasons.iter().find(|reason| reason.code == ReasonCode::WouldLoseCommits);
-    let said = said
-        .map_or_else(|| format!("nothing says that {to} held every confirmed commit"), |reason| reason.detail.clone());
-    (None, format!("{said}{kept}"))
+    let said = match (&operation.loss, said) {
+        (Some(loss), _) => loss.to_string(),
+        (None, Some(reason)) => reason.detail.clone(),
+        (None, None) => format!("nothing says that {to} held every confirmed commit"),
+    };
+    let foreseen = operation.loss.as_ref().and_then(|loss| loss.missing_bytes);
+    Lost {
+        bytes: counted.map(|counted| counted.bytes).or(foreseen),
+        words: format!("{said}{kept}"),
+        last_commit_kept: operation.loss.as_ref().and_then(|loss| loss.last_commit_at),
+        last_commit_lost: counted.and_then(|counted| counted.last_commit_at),
+    }
 }
 
 fn phases(operation: &Operation) -> Vec<Phase> {

@@ -34,6 +34,8 @@ impl IncidentReport {
             ("data lost (RPO)", format!("{lost}: {}", self.loss)),
             ("until redundant again", spent(self.redundancy_seconds)),
         ];
+        rows.extend(self.last_commit_kept.map(|at| ("last commit kept", at.to_string())));
+        rows.extend(self.last_commit_lost.map(|at| ("last commit lost", at.to_string())));
         let risk = |risk: Option<f64>| risk.map(|risk| format!("{:.0} %", risk * 100.0));
         rows.extend(risk(self.risk_before).map(|risk| ("risk before", risk)));
         rows.extend(risk(self.risk_after).map(|risk| ("risk after", risk)));

@@ -16,6 +16,7 @@ pub mod ids;
 pub mod incident;
 mod incident_text;
 pub mod lease;
+pub mod loss;
 pub mod lsn;
 pub mod name;
 pub mod notification;

@@ -12,7 +12,8 @@ use super::command::CommandOutput;
 use super::epoch::Epoch;
 use super::evidence::Observation;
 use super::ids::{ClusterName, NodeName, OperationId};
-use super::plan::Reason;
+use super::plan::{Loss, Reason};
+use super::risk::PrimaryRisks;
 use super::sequence::SequenceStep;
 use super::sequence_step::SequenceIndex;
 
@@ -384,17 +385,9 @@ pub struct Operation {
     /// What the model said of the primary, before and after. For people: nothing rests on it.
     #[serde(default)]
     pub risks: PrimaryRisks,
-}
-
-/// The primary's risk around an operation that moved it, in thousandths; `None` while nobody could say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-pub struct PrimaryRisks {
-    /// Of the primary at the decision.
+    /// What a promotion loses, as far as it was known at the decision. For people: nothing rests on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub before_per_mille: Option<u16>,
-    /// Of its successor, as soon as the model said anything of it as the primary.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub after_per_mille: Option<u16>,
+    pub loss: Option<Loss>,
 }
 
 impl Operation {

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::backup::Continuity;
 pub use super::certificate::{CertificateFacts, Protection};
 use super::clock::WallTime;
 
@@ -130,6 +131,17 @@ pub struct BackupFacts {
     pub last_drill: Option<WallTime>,
     /// What the last drill that failed said, if none succeeded since.
     pub last_drill_failure: Option<String>,
+    /// What was found when the repository was last looked at, or why it could not be; `None`: not looked at yet.
+    pub repository: Option<Result<RepositoryFacts, String>>,
+}
+
+/// What is known of the repository.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RepositoryFacts {
+    /// How many backups it holds.
+    pub backups: usize,
+    /// Whether the WAL goes on from the newest of them.
+    pub continuity: Continuity,
 }
 
 /// What is known of the names that clients resolve.

@@ -161,7 +161,8 @@ pub struct PostgresReport {
     pub state: PostgresState,
     /// Read from `pg_control` with `pg_controldata`; refreshed whenever PostgreSQL stops.
     pub control: Option<ControlData>,
-    /// Why `pg_control` cannot be what PostgreSQL left: nothing but a new copy helps.
+    /// Why nothing but a new copy helps: `pg_control` cannot be what PostgreSQL left, or the primary no longer has the WAL with which the
+    /// standby would go on.
     #[serde(default)]
     pub damage: Option<String>,
     /// Asked over SQL, while it runs and answers.

@@ -166,6 +166,17 @@ impl Default for Outlook {
     }
 }
 
+/// The primary's risk around an operation that moved it, in thousandths; `None` while nobody could say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct PrimaryRisks {
+    /// Of the primary at the decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_per_mille: Option<u16>,
+    /// Of its successor, as soon as the model said anything of it as the primary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_per_mille: Option<u16>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

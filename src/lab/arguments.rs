@@ -163,6 +163,9 @@ pub struct RunArguments {
     /// controller-crash: together with the primary, then in the middle of a failover
     #[arg(long)]
     pub during_failover: bool,
+    /// kill-primary: once alone, and once while the controller, on a core of its own, answers so many status requests a second
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub status_rate: Option<u32>,
     /// hang-primary: which processes stop; degrade-primary: what grows; all of them one after the other if not given
     #[arg(long, value_enum)]
     pub fault: Option<NamedFault>,
@@ -258,6 +261,11 @@ pub enum Part {
 }
 
 impl RunArguments {
+    /// How many runs there will be: with `--status-rate` each is made twice.
+    pub fn measured(&self) -> u32 {
+        if self.status_rate.is_some() { self.runs * 2 } else { self.runs }
+    }
+
     /// Whether clients resolve the name at each connection.
     pub fn is_by_name(&self) -> bool {
         self.scenario == Scenario::LoseSite || self.to_site
@@ -441,6 +449,7 @@ impl LabCommand {
             (run.held, Scenario::Switchover, "--held"),
             (run.to_site, Scenario::Switchover, "--to-site"),
             (run.during_failover, Scenario::ControllerCrash, "--during-failover"),
+            (run.status_rate.is_some(), Scenario::KillPrimary, "--status-rate"),
             (run.grows_for.is_some(), Scenario::DegradePrimary, "--grows-for"),
         ];
         if run.duration.is_some() && !matches!(run.scenario, Scenario::HealthyLoad | Scenario::DegradePrimary) {

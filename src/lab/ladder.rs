@@ -1,5 +1,5 @@
 //! The restore sequence of the scenario `rejoin-ladder`: wait for the old host, else provision a replacement with Terraform, then
-//! redundancy, a write through the clients' path, and a look at the data.
+//! redundancy, a backup, a write through the clients' path, and a look at the data.
 //!
 //! Only configuration and files; what is broken is in `scenario`.
 
@@ -74,6 +74,7 @@ pub fn sequence(layout: &Layout) -> SequenceSection {
             wait,
             provision,
             step("redundancy", StepKind::Redundancy, seconds(90)),
+            step("backup", StepKind::Backup, seconds(90)),
             step("verify", StepKind::Verify, seconds(20)),
             look,
         ],

@@ -15,6 +15,7 @@ pub mod down;
 pub mod ladder;
 pub mod layout;
 pub mod ledger;
+pub mod load;
 pub mod manifest;
 pub mod namespaces;
 pub mod naming;
@@ -258,7 +259,7 @@ async fn run(arguments: &RunArguments, uid: u32, output: OutputFormat) -> anyhow
     let longer = arguments.duration.into_iter().chain(arguments.grows_for).reduce(|left, right| left + right);
     let rescue = match longer {
         Some(longer) => rescue::Rescue::arm_for(&directory, uid, longer + HEALTHY_PATIENCE),
-        None => rescue::Rescue::arm(&directory, uid, arguments.runs),
+        None => rescue::Rescue::arm(&directory, uid, arguments.measured()),
     };
     let result = tokio::select! {
         // As in `up`.
@@ -309,11 +310,16 @@ async fn run_in(
         if arguments.runs > 1 {
             progress.line(&format!("run {} of {}", number + 1, arguments.runs));
         }
-        let report = scenario::run(&mut lab, arguments, seed + u64::from(number), progress).await?;
-        let succeeded = report.succeeded;
-        reports.push(report);
+        let seed = seed + u64::from(number);
+        // What is compared with one another is measured in turns: so both meet the same machine.
+        for rate in arguments.status_rate.map_or(vec![None], |rate| vec![None, Some(rate)]) {
+            let load = rate.map(|rate| load::StatusLoad::begin(&lab, rate)).transpose()?;
+            let mut report = scenario::run(&mut lab, arguments, seed, progress).await?;
+            report.status_load = load.map(load::StatusLoad::end).transpose()?;
+            reports.push(report);
+        }
         // A cluster that is not well is no place for the next run.
-        if !succeeded {
+        if reports.iter().any(|report| !report.succeeded) {
             break;
         }
     }
@@ -327,11 +333,11 @@ async fn run_in(
 /// Prints and stores what was found. True if all is well.
 fn finish(arguments: &RunArguments, mut reports: Vec<Report>, output: OutputFormat) -> anyhow::Result<bool> {
     let store = |document| store(arguments.report.as_deref(), document);
-    if arguments.runs > 1 {
+    if arguments.measured() > 1 {
         let series = Series::of(arguments.scenario.label(), reports);
         store(serde_json::to_string_pretty(&series)? + "\n")?;
         print(output, &series, || series.table())?;
-        return Ok(series.succeeded && series.runs.len() == arguments.runs as usize);
+        return Ok(series.succeeded && series.runs.len() == arguments.measured() as usize);
     }
     let report = reports.pop().context("the scenario left no report")?;
     store(serde_json::to_string_pretty(&report)? + "\n")?;

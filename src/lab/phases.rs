@@ -170,6 +170,7 @@ mod tests {
             message: None,
             evidence: Vec::new(),
             risks: Default::default(),
+            loss: None,
             journal: journal
                 .iter()
                 .map(|(step, state, at)| StepEvent {

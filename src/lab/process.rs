@@ -57,6 +57,13 @@ impl ProcessIdentity {
         fs::read_dir(format!("/proc/{}/task", self.pid)).is_ok_and(|threads| threads.count() > 1)
     }
 
+    /// How much processor time it has used, in seconds; `None` if it is gone.
+    pub fn processor_seconds(self) -> Option<f64> {
+        let stat = parse_stat(&fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?)?;
+        let is_it = stat.started_ticks == self.started_ticks;
+        is_it.then(|| stat.used_ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    }
+
     /// Sends `signal` to exactly this process. False if it is gone, or if the pid belongs to another one by now.
     pub fn signal(self, signal: Signal) -> bool {
         let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else {
@@ -167,6 +174,7 @@ struct Stat {
     state: char,
     parent: u32,
     started_ticks: u64,
+    used_ticks: u64,
 }
 
 /// The name is in parentheses and may itself hold spaces and parentheses: fields are counted from the last one.
@@ -178,7 +186,9 @@ fn parse_stat(text: &str) -> Option<Stat> {
         name,
         state: fields.first()?.chars().next()?,
         parent: fields.get(1)?.parse().ok()?,
-        // Field 22 of the line; the first one after the name is field 3.
+        // Fields 14 and 15 of the line; the first one after the name is field 3.
+        used_ticks: fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?,
+        // Field 22.
         started_ticks: fields.get(19)?.parse().ok()?,
     })
 }

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use super::client::held::HeldTally;
+use super::load::StatusLoadReport;
 use super::phases::{Phases, StepTime};
 use crate::domain::clock::WallTime;
 use crate::domain::ids::NodeName;
@@ -82,6 +83,9 @@ pub struct Report {
     pub pool_errors: Option<u64>,
     /// `switchover --held`: all that those clients saw.
     pub held: Option<HeldTally>,
+    /// `--status-rate`: what the status requests saw; `null` of the runs without them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_load: Option<StatusLoadReport>,
     /// At the end, the site that serves the application at each proxy; `null` from one that does not answer.
     pub application_served_from: BTreeMap<String, Option<String>>,
 }
@@ -230,7 +234,14 @@ impl Series {
                 summary.insert(name.to_owned(), spread);
             }
         };
-        add("write_outage", runs.iter().filter_map(|run| run.write_outage_seconds).collect());
+        let (loaded, quiet): (Vec<&Report>, Vec<&Report>) = runs.iter().partition(|run| run.status_load.is_some());
+        let outages = |runs: &[&Report]| runs.iter().filter_map(|run| run.write_outage_seconds).collect::<Vec<f64>>();
+        add("write_outage", outages(&quiet));
+        let loads = || loaded.iter().filter_map(|run| run.status_load.as_ref());
+        add("write_outage_under_load", outages(&loaded));
+        add("status_p50", loads().map(|load| load.p50_seconds).collect());
+        add("status_p99", loads().map(|load| load.p99_seconds).collect());
+        add("status_max", loads().map(|load| load.max_seconds).collect());
         add("longest_statement", runs.iter().filter_map(|run| run.longest_statement_seconds).collect());
         for (place, (name, _)) in named(&Phases::default()).into_iter().enumerate() {
             add(name, runs.iter().filter_map(|run| named(&run.phases)[place].1).collect());
@@ -248,13 +259,14 @@ impl Series {
     pub fn table(&self) -> String {
         let good = self.runs.iter().filter(|run| run.succeeded).count();
         let mut text = format!("{}: {good} of {} runs succeeded\n", self.scenario, self.runs.len());
-        let _ = writeln!(text, "{:<18}{:>10}{:>10}{:>10}", "seconds", "min", "median", "max");
+        let _ = writeln!(text, "{:<24}{:>10}{:>10}{:>10}", "seconds", "min", "median", "max");
         let names =
-            ["write_outage", "longest_statement"].into_iter().chain(named(&Phases::default()).map(|(name, _)| name));
+            ["write_outage", "write_outage_under_load", "status_p50", "status_p99", "status_max", "longest_statement"];
+        let names = names.into_iter().chain(named(&Phases::default()).map(|(name, _)| name));
         for name in names {
             if let Some(spread) = self.summary.get(name) {
                 let shown = name.replace('_', " ");
-                let _ = writeln!(text, "{shown:<18}{:>10.3}{:>10.3}{:>10.3}", spread.min, spread.median, spread.max);
+                let _ = writeln!(text, "{shown:<24}{:>10.3}{:>10.3}{:>10.3}", spread.min, spread.median, spread.max);
             }
         }
         let sum = |pick: fn(&Report) -> u64| self.runs.iter().map(pick).sum::<u64>();
@@ -268,6 +280,7 @@ impl Series {
             sum(|run| run.refused_connections),
             yes(self.runs.iter().any(|run| run.two_writers)),
         );
+        text.push_str(&StatusLoadReport::words(self.runs.iter().filter_map(|run| run.status_load.as_ref())));
         for run in self.runs.iter().filter(|run| !run.succeeded) {
             let _ = writeln!(text, "seed {}: {}", run.seed, run.failures.join("; "));
         }

@@ -24,6 +24,9 @@ use super::{clock, configuration, database, log_tail, naming, place, programs, v
 use crate::api::wire::{ClusterStatus, Health};
 use crate::domain::policy::{DurabilityMode, PredictionMode, SyncScope};
 
+/// The program that trains models.
+const TRAINER: &str = "stormglass-train";
+
 /// A lab that is not ready by then will not be.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -384,8 +387,15 @@ impl Lab {
 /// The lab runs its own copy of this program: a rebuild in the meantime must not mix two versions.
 fn install(target: &Path) -> anyhow::Result<()> {
     let own = own_program()?;
-    if fs::hard_link(&own, target).is_err() {
-        fs::copy(&own, target).with_context(|| format!("copy {} to {}", own.display(), target.display()))?;
+    copy(&own, target)?;
+    // The controller looks for the trainer beside itself. Without it there is all but retraining.
+    let trainer = own.with_file_name(TRAINER);
+    if trainer.is_file() { copy(&trainer, &target.with_file_name(TRAINER)) } else { Ok(()) }
+}
+
+fn copy(own: &Path, target: &Path) -> anyhow::Result<()> {
+    if fs::hard_link(own, target).is_err() {
+        fs::copy(own, target).with_context(|| format!("copy {} to {}", own.display(), target.display()))?;
     }
     Ok(())
 }

@@ -32,7 +32,7 @@ use stormglass::config::store::{StoreKind, StoreSection};
 use stormglass::config::{ControllerConfig, SecretReference, load_controller};
 use stormglass::controller::leading::{self, Candidacy};
 use stormglass::controller::{
-    self, ConfiguredNode, ControllerParts, KeptName, Prediction, Sequences, Stacks, Training, WaysIn,
+    self, ConfiguredNode, ControllerHandle, ControllerParts, KeptName, Prediction, Sequences, Stacks, Training, WaysIn,
 };
 use stormglass::domain::certificate::{CertificateFacts, Protection};
 use stormglass::domain::ids::ProxyName;
@@ -42,7 +42,7 @@ use stormglass::domain::sequence::{Sequence, Trigger};
 use stormglass::ports::{Clock, Leader, Leadership as _, NameService, Sole, Term};
 use stormglass::telemetry::metrics::ControllerMetrics;
 
-use super::{block_on, notifications, secret, stop_signal, transport};
+use super::{block_on, clusters, notifications, secret, stop_signal, transport};
 
 /// A leadership that is not given back in this time ends by itself.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -51,7 +51,8 @@ const OBSERVATION: Duration = Duration::from_secs(10);
 
 /// Runs the controller until it is told to stop.
 pub fn run(path: &Path) -> anyhow::Result<()> {
-    let config = load_controller(path)?;
+    let mut configs = clusters::load(path)?;
+    let config = configs.remove(0);
     let policy = config.policy()?;
     let tls = transport::load(config.tls.as_ref())?;
     let protection = transport::protection(tls.as_ref(), config.controller.listen);
@@ -76,16 +77,21 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
             .collect::<anyhow::Result<Vec<_>>>()?;
         let authentication = Authentication::new(agent_token.as_deref(), tokens)?;
         let control = control(&config, OwnCredentials::new(agent_token, tls.as_ref()))?;
+        let others = clusters::parts(&configs, &control, &protection)?;
         let parts = parts(&config, policy.clone(), control, protection)?;
         let (stop, stopped) = watch::channel(false);
         let (handler, candidacy) = match config.store.kind {
-            StoreKind::Embedded => (alone(&config, parts, stopped).await?, None),
+            StoreKind::Embedded if configs.is_empty() => {
+                (Arc::new(alone(&config, parts, None, stopped).await?) as Arc<dyn ControllerHandler>, None)
+            }
+            StoreKind::Embedded => (clusters::start(&config, parts, others, stopped).await?, None),
             StoreKind::Etcd => {
                 let (handler, task) = one_of_several(&config, &policy, parts, stopped)?;
                 (handler, Some(task))
             }
         };
-        tracing::info!(listen = %config.controller.listen, cluster = %config.cluster.name, "controller ready");
+        let clusters = 1 + configs.len();
+        tracing::info!(listen = %config.controller.listen, cluster = %config.cluster.name, clusters, "controller ready");
         let routes = router::limited(handler, Arc::new(authentication), config.authentication.requests_per_second);
         let terminated = stop_signal()?;
         let served = server::serve(Door::new(listener, tls.as_ref().map(Tls::server)), routes, async move {
@@ -104,9 +110,9 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Makes the parts of a controller for a term.
-type Parts = Box<dyn Fn(Arc<dyn Term>) -> ControllerParts + Send + Sync>;
+pub(super) type Parts = Box<dyn Fn(Arc<dyn Term>) -> ControllerParts + Send + Sync>;
 
-fn parts(
+pub(super) fn parts(
     config: &ControllerConfig,
     policy: Policy,
     control: HttpControl,
@@ -278,7 +284,7 @@ fn kept_name(dns: &DnsSection, clock: Arc<dyn Clock>) -> anyhow::Result<KeptName
     Ok(KeptName { service, rule: dns.rule() })
 }
 
-fn metrics() -> Arc<ControllerMetrics> {
+pub(super) fn metrics() -> Arc<ControllerMetrics> {
     Arc::new(ControllerMetrics::new(env!("CARGO_PKG_VERSION")))
 }
 
@@ -289,18 +295,22 @@ fn control(config: &ControllerConfig, credentials: OwnCredentials) -> anyhow::Re
     Ok(HttpControl::new(nodes, proxies, credentials)?)
 }
 
-/// The only controller leads for ever.
-async fn alone(
+/// The only controller leads for ever. `below`: the directory of its store, if not the controller's own; with the counters of all.
+pub(super) async fn alone(
     config: &ControllerConfig,
     parts: Parts,
+    below: Option<(&Path, Arc<ControllerMetrics>)>,
     stopped: watch::Receiver<bool>,
-) -> anyhow::Result<Arc<dyn ControllerHandler>> {
-    let directory = &config.controller.data_directory;
+) -> anyhow::Result<ControllerHandle> {
+    let (directory, metrics) = match below {
+        Some((directory, metrics)) => (directory, metrics),
+        None => (config.controller.data_directory.as_path(), metrics()),
+    };
     std::fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
     let store = Arc::new(SqliteStore::open(&directory.join("stormglass.db"))?);
-    let parts = parts(Arc::new(Sole::new(store)));
+    let parts = ControllerParts { metrics, ..parts(Arc::new(Sole::new(store))) };
     parts.metrics.set_leading(true);
-    Ok(Arc::new(controller::start(parts, stopped).await?))
+    Ok(controller::start(parts, stopped).await?)
 }
 
 fn one_of_several(

@@ -74,6 +74,10 @@ pub(super) fn next(operation: &Operation, steps: &[SequenceStep], view: &View) -
                     passed_over.push(format!("{} failed and was passed over: {}", step.name, first_line(error)));
                     continue;
                 }
+                OnError::Stop if operation.cancel_requested => {
+                    let message = format!("cancelled at step {}: {}", step.name, first_line(error));
+                    return end(OperationStatus::Cancelled, message);
+                }
                 OnError::Stop => {
                     let message = format!("step {} failed: {}", step.name, first_line(error));
                     return end(OperationStatus::Failed, message);
@@ -207,6 +211,7 @@ mod tests {
             journal: Vec::new(),
             evidence: Vec::new(),
             risks: Default::default(),
+            loss: None,
         }
     }
 

@@ -211,6 +211,13 @@ pub trait LocalPostgres: Send + Sync {
     /// Standby: slots of ours that would hold back WAL are dropped.
     async fn tend_slots(&self, peers: &BTreeSet<NodeName>, timeout: Duration) -> Result<(), PostgresError>;
 
+    /// Whether `upstream` has removed the WAL with which a standby at `position` would go on: why, in words; `None` if it is there, or not
+    /// written yet.
+    async fn wal_gone(&self, upstream: &Upstream, position: Lsn) -> Result<Option<String>, PostgresError> {
+        let _nothing_is_removed = (upstream, position);
+        Ok(None)
+    }
+
     /// Brings a stopped data directory onto the upstream's history; divergent WAL is kept aside first.
     /// Afterwards configuration is secured again. `change` is told before the data is touched, and not if it is not.
     async fn rewind(&self, upstream: &Upstream, change: &dyn DataChange) -> Result<RewindOutcome, PostgresError>;

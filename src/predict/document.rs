@@ -11,7 +11,7 @@ use super::model::ModelError;
 use super::scaler::FeatureScale;
 
 /// The layout of `model.json` that this program reads and writes.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Which way a feature moves when things go wrong; a move the other way never counts as trouble.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

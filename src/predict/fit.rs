@@ -2,13 +2,13 @@
 //!
 //! Pure and deterministic: the same samples and the same network give the same bytes. What never enters: gradients, randomness, files.
 
-use super::calibration::{COMPONENTS, Calibration};
+use super::calibration::Calibration;
 use super::document::{Architecture, FeatureDescription, ModelDocument, SCHEMA_VERSION, TrainingSpan};
-use super::forecaster::{Forecaster, Network};
+use super::forecaster::{Forecaster, ForecasterState, Network};
 use super::model::{ModelError, sha256, weights_bytes};
-use super::residuals::{Covariance, root_mean_square};
 use super::samples::Samples;
 use super::scaler::FeatureScale;
+use super::scores::{COMPONENTS, Covariances};
 
 /// What is known of a model before it is fitted.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,31 +78,21 @@ pub fn finish(
 ) -> Result<(ModelDocument, Vec<u8>), ModelError> {
     let directions = outline.features.iter().map(|feature| feature.direction).collect();
     let forecaster = Forecaster::new(&outline.architecture, directions, network.clone());
-    let mut residual_covariance = Covariance::new(forecaster.residual_count());
-    let mut level_covariance = Covariance::new(outline.features.len());
-    each_row(&forecaster, nodes, scales, |_, residuals, values| {
-        residual_covariance.add(residuals);
-        level_covariance.add(values);
-    });
-    let residuals = residual_covariance.whitening();
-    let levels = level_covariance.whitening();
+    let mut covariances = Covariances::new(&forecaster, outline.features.len());
+    each_row(&forecaster, nodes, scales, |_, state| covariances.add(state));
+    let whitenings = covariances.whitenings();
 
     let mut calibration = Calibration::shipped([0.0; COMPONENTS]);
     let mut histories = calibration.levels(f32::MAX);
     let mut centred = Vec::new();
-    let horizons = outline.architecture.horizons.len();
-    each_row(&forecaster, nodes, scales, |varying, row, values| {
-        let scores = [
-            root_mean_square(row, horizons * varying),
-            residuals.distance(row, &mut centred),
-            levels.distance(values, &mut centred),
-        ];
-        histories.iter_mut().zip(scores).for_each(|(history, score)| history.add(score.max(1e-3).ln()));
+    each_row(&forecaster, nodes, scales, |varying, state| {
+        let scores = whitenings.scores(state, varying, &mut centred);
+        histories.iter_mut().zip(scores).for_each(|(history, score)| history.add(score));
     });
     for (reference, history) in calibration.references.iter_mut().zip(&mut histories) {
         *reference = history.reference().unwrap_or(0.0);
     }
-    let weights = weights_bytes(network.as_ref(), &residuals, &levels)?;
+    let weights = weights_bytes(network.as_ref(), &whitenings)?;
     let document = ModelDocument {
         schema_version: SCHEMA_VERSION,
         name: outline.name,
@@ -122,8 +112,13 @@ pub fn finish(
     Ok((document, weights))
 }
 
-/// Calls `visit` with (features that vary, residuals, values) of every settled row.
-fn each_row(forecaster: &Forecaster, nodes: &[Samples], scales: &Scales, mut visit: impl FnMut(usize, &[f32], &[f32])) {
+/// Calls `visit` with how many features vary, and what is known after every settled row.
+fn each_row(
+    forecaster: &Forecaster,
+    nodes: &[Samples],
+    scales: &Scales,
+    mut visit: impl FnMut(usize, &ForecasterState),
+) {
     let (mut row, mut scaled) = (Vec::new(), Vec::new());
     for (node, scales) in nodes.iter().zip(&scales.own) {
         let varying = scales.iter().filter(|scale| scale.spread > 0.0).count();
@@ -136,7 +131,7 @@ fn each_row(forecaster: &Forecaster, nodes: &[Samples], scales: &Scales, mut vis
             }
             forecaster.advance(&mut state, &scaled);
             if state.rows() > forecaster.settling_rows() {
-                visit(varying, state.residuals(), state.values());
+                visit(varying, &state);
             }
         }
     }

@@ -36,7 +36,10 @@ pub struct ForecasterState {
     baseline: Vec<f32>,
     /// For each horizon as many rows of forecasts as it is long; the one that is due comes next.
     forecasts: Vec<Vec<f32>>,
+    /// The same of the running mean alone; empty without a network.
+    plain_forecasts: Vec<Vec<f32>>,
     residuals: Vec<f32>,
+    plain_residuals: Vec<f32>,
     input: Vec<f32>,
     lstm: Option<LstmState>,
 }
@@ -60,6 +63,12 @@ impl Forecaster {
         self.horizons.len() * self.features
     }
 
+    /// Whether it is more than the linear twin.
+    #[must_use]
+    pub fn has_network(&self) -> bool {
+        self.network.is_some()
+    }
+
     /// Rows after which every horizon's forecast has been made from a settled running mean.
     #[must_use]
     pub fn settling_rows(&self) -> u64 {
@@ -69,12 +78,17 @@ impl Forecaster {
     /// The state before the first row.
     #[must_use]
     pub fn start(&self) -> ForecasterState {
+        let rings = || self.horizons.iter().map(|horizon| vec![0.0; horizon * self.features]).collect();
+        let (plain_forecasts, plain_residuals) =
+            if self.has_network() { (rings(), vec![0.0; self.residual_count()]) } else { Default::default() };
         ForecasterState {
             rows: 0,
             values: vec![0.0; self.features],
             baseline: vec![0.0; self.features],
-            forecasts: self.horizons.iter().map(|horizon| vec![0.0; horizon * self.features]).collect(),
+            forecasts: rings(),
+            plain_forecasts,
             residuals: vec![0.0; self.residual_count()],
+            plain_residuals,
             input: vec![0.0; 2 * self.features],
             lstm: self.network.as_ref().map(|network| LstmState::new(&network.lstm)),
         }
@@ -92,16 +106,9 @@ impl Forecaster {
             }
             *value = scaled.unwrap_or(*baseline);
         }
-        for (index, &horizon) in self.horizons.iter().enumerate() {
-            let slot = (state.rows % horizon as u64) as usize * self.features;
-            let due = &state.forecasts[index][slot..][..self.features];
-            let residuals = &mut state.residuals[index * self.features..][..self.features];
-            let is_made = state.rows >= horizon as u64;
-            for (feature, residual) in residuals.iter_mut().enumerate() {
-                let off = if is_made && scaled[feature].is_some() { state.values[feature] - due[feature] } else { 0.0 };
-                *residual = self.directions[feature].bad_part(off);
-            }
-        }
+        let (rows, values) = (state.rows, &state.values);
+        self.compare(rows, scaled, values, &state.forecasts, &mut state.residuals);
+        self.compare(rows, scaled, values, &state.plain_forecasts, &mut state.plain_residuals);
         // A plain mean until there are enough rows for the exponential one.
         let rate = self.rate.max(1.0 / (state.rows + 1) as f32);
         for (baseline, value) in state.baseline.iter_mut().zip(&state.values) {
@@ -109,6 +116,27 @@ impl Forecaster {
         }
         self.forecast(state);
         state.rows += 1;
+    }
+
+    /// Forms the residuals of forecasts that are due.
+    fn compare(
+        &self,
+        rows: u64,
+        scaled: &[Option<f32>],
+        values: &[f32],
+        forecasts: &[Vec<f32>],
+        residuals: &mut [f32],
+    ) {
+        let all = self.horizons.iter().zip(forecasts).zip(residuals.chunks_exact_mut(self.features));
+        for ((&horizon, forecasts), residuals) in all {
+            let slot = (rows % horizon as u64) as usize * self.features;
+            let due = &forecasts[slot..][..self.features];
+            let is_made = rows >= horizon as u64;
+            for (feature, residual) in residuals.iter_mut().enumerate() {
+                let off = if is_made && scaled[feature].is_some() { values[feature] - due[feature] } else { 0.0 };
+                *residual = self.directions[feature].bad_part(off);
+            }
+        }
     }
 
     fn forecast(&self, state: &mut ForecasterState) {
@@ -131,6 +159,7 @@ impl Forecaster {
             let forecast = &mut state.forecasts[index][slot..][..self.features];
             forecast.copy_from_slice(&state.baseline);
             if let Some((network, hidden)) = hidden {
+                state.plain_forecasts[index][slot..][..self.features].copy_from_slice(&state.baseline);
                 let units = hidden.len();
                 for (feature, forecast) in forecast.iter_mut().enumerate() {
                     let output = index * self.features + feature;
@@ -153,6 +182,12 @@ impl ForecasterState {
     #[must_use]
     pub fn residuals(&self) -> &[f32] {
         &self.residuals
+    }
+
+    /// What the residuals of the last row would be without the network.
+    #[must_use]
+    pub fn plain_residuals(&self) -> &[f32] {
+        if self.lstm.is_some() { &self.plain_residuals } else { &self.residuals }
     }
 
     /// Scaled values of the last row, those that were missing replaced by their running mean.
@@ -236,6 +271,7 @@ mod tests {
             with.advance(&mut left, &value);
             without.advance(&mut right, &value);
             assert_eq!(left.residuals(), right.residuals());
+            assert_eq!(left.plain_residuals(), right.residuals());
         }
     }
 }

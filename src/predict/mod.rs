@@ -1,8 +1,8 @@
 //! From samples to risk: pure arithmetic on numbers that others collected.
 //!
 //! What lives here, in the order in which a sample passes: [`samples`] a node's matrix, [`scaler`], [`forecaster`] (with [`lstm`]),
-//! [`residuals`], [`levels`], [`calibration`], [`drift`], and [`scorer`], which holds them together; [`document`] and [`model`] say what
-//! a model is, [`weights`] are named tensors from and to bytes, [`fit`] is training without its gradients, [`exhaustion`] needs no model.
+//! [`residuals`], [`scores`], [`levels`], [`calibration`], [`drift`], and [`scorer`], which holds them together; [`document`] and [`model`] say what
+//! a model is, `shipped_curve` what a new one takes surprise to mean, [`weights`] are named tensors from and to bytes, [`fit`] is training without its gradients, [`exhaustion`] needs no model.
 //! What never enters: a clock, files, the network, `async`, randomness (a seed's numbers are passed in), and decisions.
 
 pub mod calibration;
@@ -18,6 +18,8 @@ pub mod residuals;
 pub mod samples;
 pub mod scaler;
 pub mod scorer;
+pub mod scores;
+mod shipped_curve;
 #[cfg(test)]
 mod tests;
 pub mod weights;

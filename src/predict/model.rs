@@ -8,6 +8,7 @@ use super::document::{Architecture, ModelDocument, NetworkKind, SCHEMA_VERSION};
 use super::forecaster::{Forecaster, Network};
 use super::lstm::{Lstm, LstmError, LstmShape};
 use super::residuals::Whitening;
+use super::scores::Whitenings;
 use super::weights::{self, NamedTensor, Tensors, WeightsError};
 
 /// Largest number of features, units and rows that a document may ask for: a damaged one must not ask for all memory.
@@ -59,8 +60,7 @@ pub enum ModelError {
 pub struct Model {
     document: ModelDocument,
     forecaster: Forecaster,
-    residuals: Whitening,
-    levels: Whitening,
+    whitenings: Whitenings,
 }
 
 /// SHA-256 as hexadecimal digits.
@@ -84,9 +84,13 @@ impl Model {
         let network = network(&document, &tensors)?;
         let directions = document.features.iter().map(|feature| feature.direction).collect();
         let forecaster = Forecaster::new(&document.architecture, directions, network);
-        let residuals = whitening(&tensors, "residuals", forecaster.residual_count())?;
-        let levels = whitening(&tensors, "levels", document.features.len())?;
-        Ok(Self { document, forecaster, residuals, levels })
+        let count = forecaster.residual_count();
+        let whitenings = Whitenings {
+            residuals: whitening(&tensors, "residuals", count)?,
+            plain: forecaster.has_network().then(|| whitening(&tensors, "plain_residuals", count)).transpose()?,
+            levels: whitening(&tensors, "levels", document.features.len())?,
+        };
+        Ok(Self { document, forecaster, whitenings })
     }
 
     /// What `model.json` says.
@@ -101,16 +105,10 @@ impl Model {
         &self.forecaster
     }
 
-    /// How residuals usually stray together.
+    /// How residuals and values usually stray together.
     #[must_use]
-    pub fn residual_whitening(&self) -> &Whitening {
-        &self.residuals
-    }
-
-    /// How values usually stray together.
-    #[must_use]
-    pub fn level_whitening(&self) -> &Whitening {
-        &self.levels
+    pub fn whitenings(&self) -> &Whitenings {
+        &self.whitenings
     }
 }
 
@@ -118,11 +116,7 @@ impl Model {
 ///
 /// # Errors
 /// [`ModelError::Weights`] if a tensor's values do not fill its shape.
-pub fn weights_bytes(
-    network: Option<&Network>,
-    residuals: &Whitening,
-    levels: &Whitening,
-) -> Result<Vec<u8>, ModelError> {
+pub fn weights_bytes(network: Option<&Network>, whitenings: &Whitenings) -> Result<Vec<u8>, ModelError> {
     let mut tensors = Tensors::new();
     if let Some(network) = network {
         network.lstm.add_tensors(&mut tensors, "lstm.");
@@ -132,7 +126,12 @@ pub fn weights_bytes(
         tensors.insert("head.weight".to_owned(), weight);
         tensors.insert("head.bias".to_owned(), NamedTensor { shape: vec![outputs], values: network.head_bias.clone() });
     }
-    for (name, whitening) in [("residuals", residuals), ("levels", levels)] {
+    let all = [
+        ("residuals", Some(&whitenings.residuals)),
+        ("plain_residuals", whitenings.plain.as_ref()),
+        ("levels", Some(&whitenings.levels)),
+    ];
+    for (name, whitening) in all.into_iter().filter_map(|(name, whitening)| Some((name, whitening?))) {
         let (mean, matrix) = whitening.parts();
         let size = whitening.size();
         tensors.insert(format!("{name}.mean"), NamedTensor { shape: vec![size], values: mean.to_vec() });

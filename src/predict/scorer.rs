@@ -3,7 +3,6 @@
 //! A new sample costs one step of the network. What never enters: what is no number, other nodes, time (rows come on the model's step;
 //! whoever collects them says when one is missing by passing `None`s).
 
-use super::calibration::COMPONENTS;
 use super::drift::Drift;
 use super::forecaster::ForecasterState;
 use super::levels::LevelHistory;
@@ -11,15 +10,13 @@ use super::model::Model;
 use super::residuals::root_mean_square;
 use super::samples::Samples;
 use super::scaler::FeatureScale;
+use super::scores::{COMPONENTS, ranking};
 
 /// Weight of the newest row in the score for ranking: about five rows.
 const SMOOTHING: f32 = 0.2;
 
 /// Weight of the newest row in the surprise: a single wild row counts for a little less than two in a row.
 const SURPRISE_SMOOTHING: f32 = 0.7;
-
-/// A score below this is this: the logarithm of zero is no number.
-const SCORE_MIN: f32 = 1e-3;
 
 /// So many features are named as reasons at most.
 const CONTRIBUTIONS_MAX: usize = 5;
@@ -175,20 +172,13 @@ impl NodeScorer {
     }
 
     fn assess(&mut self, model: &Model) -> Assessment {
-        let residuals = self.state.residuals();
-        let horizons = model.document().architecture.horizons.len();
-        let scores = [
-            root_mean_square(residuals, horizons * self.varying),
-            model.residual_whitening().distance(residuals, &mut self.centred),
-            model.level_whitening().distance(self.state.values(), &mut self.centred),
-        ];
-        let logarithms = scores.map(|score| score.max(SCORE_MIN).ln());
+        let scores = model.whitenings().scores(&self.state, self.varying, &mut self.centred);
         let calibration = &model.document().calibration;
-        let instant = calibration.surprise(&logarithms, &mut self.levels);
+        let instant = calibration.surprise(&scores, &mut self.levels);
         self.surprise += SURPRISE_SMOOTHING * (instant - self.surprise);
         let surprise = self.surprise;
-        self.levels.iter_mut().zip(logarithms).for_each(|(level, logarithm)| level.add(logarithm));
-        let instant = (logarithms.iter().sum::<f32>() / COMPONENTS as f32).exp();
+        self.levels.iter_mut().zip(scores).for_each(|(level, score)| level.add(score));
+        let instant = ranking(&scores);
         let smoothed = self.smoothed.map_or(instant, |before| before + SMOOTHING * (instant - before));
         self.smoothed = Some(smoothed);
         if let Some(drift) = self.drift(model).filter(|drift| drift.is_too_far()) {

@@ -172,7 +172,7 @@ fn a_damaged_or_foreign_model_is_refused_with_its_reason() {
     foreign.scaler.pop();
     assert!(refused(foreign, &weights).contains("2 scales for 3 features"));
 
-    let text = document.to_json().replace("\"schema_version\": 1", "\"schema_version\": 7");
+    let text = document.to_json().replace("\"schema_version\": 2", "\"schema_version\": 7");
     assert_eq!(ModelDocument::from_json(&text), Err(ModelError::Schema { found: 7 }));
     let text = document.to_json().replace("\"step_seconds\"", "\"step_secs\"");
     let said = ModelDocument::from_json(&text).expect_err("an unknown key").to_string();

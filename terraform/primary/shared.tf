@@ -37,7 +37,7 @@ module "dns" {
 
 module "identity" {
   source              = "../modules/identity"
-  name                = var.cluster
+  name                = var.settings.cluster
   repository_arn      = module.repository.arn
   zone_arn            = module.dns.zone_arn
   kms_key             = module.site.kms_key

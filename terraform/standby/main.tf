@@ -20,7 +20,7 @@ provider "aws" {
   region = var.region
   # The pipeline's identity comes from OpenID Connect; there is no key in any file.
   default_tags {
-    tags = { Cluster = var.cluster, Site = "standby", ManagedBy = "terraform" }
+    tags = { Cluster = var.settings.cluster, Site = "standby", ManagedBy = "terraform" }
   }
 }
 
@@ -31,19 +31,12 @@ locals {
 
 module "site" {
   source             = "../modules/site"
-  cluster            = var.cluster
   site               = "standby"
   cidr               = local.cidr
   peer_cidr          = local.peer
-  zones              = var.zones
-  hosts              = var.hosts
-  image              = var.image
-  instance_types     = var.instance_types
-  data_gigabytes     = var.data_gigabytes
-  package            = var.package
   database_profile   = var.database_profile
   controller_profile = var.controller_profile
-  configuration      = var.configuration
+  settings           = var.settings
 }
 
 output "vpc" { value = module.site.vpc }

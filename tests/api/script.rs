@@ -88,6 +88,7 @@ pub fn operation(id: &str, status: OperationStatus) -> Operation {
         journal: Vec::new(),
         evidence: Vec::new(),
         risks: Default::default(),
+        loss: None,
     }
 }
 

@@ -297,6 +297,7 @@ pub fn failover(status: OperationStatus) -> Operation {
             event(StepName::Redirect, StepState::Failed { error: "proxy-east: no answer".to_owned() }, 200),
         ],
         risks: Default::default(),
+        loss: None,
         evidence: vec![
             said(Occasion::Decided, Witness::Agent, "db1", "db1", "reported 0.004 s ago: PostgreSQL is stopped", 4),
             said(Occasion::Decided, Witness::WalReceiver, "db2", "db1", "no WAL receiver runs", 4),

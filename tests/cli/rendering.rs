@@ -1,9 +1,12 @@
 //! Documents to text: what people and pipes get, letter by letter.
 
 use stormglass::cli::render::{Look, doctor, explain, lists, operation, plan, status};
+use stormglass::domain::clock::WallTime;
+use stormglass::domain::command::CommandOutput;
 use stormglass::domain::incident::IncidentReport;
-use stormglass::domain::operation::{Operation, OperationKind, OperationStatus};
-use stormglass::domain::plan::{Reason, ReasonCode};
+use stormglass::domain::lsn::Lsn;
+use stormglass::domain::operation::{Operation, OperationKind, OperationStatus, StepName, StepState};
+use stormglass::domain::plan::{Loss, Reason, ReasonCode};
 use stormglass::domain::readiness::{Check, Readiness, Verdict};
 
 use super::documents;
@@ -365,6 +368,60 @@ fn a_loss_that_nobody_measured_is_not_called_none() {
     let to = documents::node("db2");
     accepted.reasons.push(Reason::about(&to, ReasonCode::WouldLoseCommits, "1048576 bytes of WAL"));
     assert_eq!(IncidentReport::of(&accepted, &[]).loss, "1048576 bytes of WAL");
+}
+
+#[test]
+fn an_accepted_loss_is_told_as_foreseen_and_counted_once_the_old_primary_is_back() {
+    let time = |text: &str| WallTime::try_from(text.to_owned()).expect("a time");
+    let kept = time("2026-11-21T03:12:07.25Z");
+    let mut failover = documents::failover(OperationStatus::Succeeded);
+    let OperationKind::Failover { accept_data_loss, .. } = &mut failover.kind else { panic!("a failover") };
+    *accept_data_loss = true;
+    failover.loss = Some(Loss {
+        node: documents::node("db2"),
+        missing_bytes: Some(1_048_576),
+        flush_lsn: Lsn(0x100_0000),
+        last_commit_at: Some(kept),
+        primary: documents::node("db1"),
+        primary_flush_lsn: Some(Lsn(0x110_0000)),
+        primary_seen_at: None,
+        holds_every_confirmed_commit: false,
+    });
+    let report = IncidentReport::of(&failover, std::slice::from_ref(&failover));
+    assert_eq!((report.lost_bytes, report.last_commit_kept), (Some(1_048_576), Some(kept)));
+    assert_eq!(report.last_commit_lost, None, "nobody knows yet");
+    let text = report.to_markdown();
+    assert!(
+        text.contains("| data lost (RPO) | 1048576 bytes: 1048576 bytes of WAL, and what the primary wrote"),
+        "{text}"
+    );
+    assert!(text.contains("| last commit kept | 2026-11-21T03:12:07.25Z |"), "{text}");
+
+    let came_back = |note: &str| {
+        let mut rejoin = Operation {
+            kind: OperationKind::Rejoin { node: documents::node("db1"), reclone: false },
+            epoch_before: stormglass::domain::epoch::Epoch(9),
+            epoch_after: None,
+            loss: None,
+            ..failover.clone()
+        };
+        rejoin.id.0 = "019a-7d".to_owned();
+        let mut event = rejoin.journal[0].clone();
+        let output = CommandOutput { lsn: None, note: Some(note.to_owned()) };
+        (event.step, event.state) = (StepName::Rewind, StepState::Succeeded { output });
+        rejoin.journal = vec![event];
+        IncidentReport::of(&failover, &[failover.clone(), rejoin])
+    };
+    let lost = time("2026-11-21T03:12:08.5Z");
+    let words = "rewound; divergent WAL from 0/1000000 is kept in /aside; it held 2 commits; \
+                 lost: 1049600 bytes of WAL, last commit of 2026-11-21T03:12:08.5Z";
+    let report = came_back(words);
+    assert_eq!((report.lost_bytes, report.last_commit_lost), (Some(1_049_600), Some(lost)));
+    assert_eq!(report.last_commit_kept, Some(kept));
+    assert!(report.loss.contains("db1 came back: rewound"), "{}", report.loss);
+    assert_eq!(came_back("in_place").lost_bytes, Some(0), "it had written nothing that db2 lacks");
+    let recloned = came_back("recloned from db2");
+    assert_eq!(recloned.lost_bytes, Some(1_048_576), "its data were gone: as foreseen");
 }
 
 #[test]

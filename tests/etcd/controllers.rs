@@ -39,6 +39,16 @@ impl Controller {
         Some((status, answer.json().await.ok()?))
     }
 
+    /// What Alertmanager sends to each controller of its receiver, in the words that were recorded of it.
+    async fn alert(&self) -> (u16, Value) {
+        let starts = chrono::Utc::now().format("%Y-%m-%dT%H:00:00Z").to_string();
+        let post = include_str!("../../fuzz/seeds/webhook/firing.json").replace("2026-11-20T09:51:49.439Z", &starts);
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().expect("client");
+        let request = client.post(format!("{}/webhooks/alertmanager", self.url)).bearer_auth("operator-secret");
+        let answer = request.header("content-type", "application/json").body(post).send().await.expect("it runs");
+        (answer.status().as_u16(), answer.json().await.expect("JSON"))
+    }
+
     async fn leads(&self) -> bool {
         self.get("/ready").await.is_some_and(|(status, _)| status == 200)
     }
@@ -54,7 +64,7 @@ impl Drop for Controller {
 /// Writes a configuration; without `etcd`, that of a single controller.
 fn configuration(home: &Path, name: &str, listen: &str, etcd: Option<&Etcd>) -> PathBuf {
     let at = home.display();
-    for secret in ["agent", "viewer"] {
+    for secret in ["agent", "viewer", "operator"] {
         std::fs::write(home.join(secret), format!("{secret}-secret")).expect("write");
     }
     let store = etcd.map_or(String::new(), |etcd| {
@@ -65,6 +75,8 @@ fn configuration(home: &Path, name: &str, listen: &str, etcd: Option<&Etcd>) -> 
          [cluster]\nname = \"main\"\n[failover]\nrto = \"2s\"\n\
          [authentication]\nagent_token = \"file:{at}/agent\"\n\
          [[authentication.token]]\nname = \"viewer\"\nrole = \"viewer\"\nsecret = \"file:{at}/viewer\"\n\
+         [[authentication.token]]\nname = \"alertmanager\"\nrole = \"operator\"\nsecret = \"file:{at}/operator\"\n\
+         [[webhook.route]]\nmatch = {{ alertname = \"*\" }}\naction = \"notify\"\n\
          [[node]]\nname = \"db1\"\nsite = \"a\"\nagent = \"http://127.0.0.1:9\"\n"
     );
     let path = home.join(format!("{name}.toml"));
@@ -201,6 +213,14 @@ async fn one_of_three_leads_and_is_replaced() {
     let (code, text) = status(urls[others[0]]);
     assert_eq!(code, Some(5), "a follower alone is no controller in charge: {text}");
 
+    // Alertmanager sends to all of them: the one that leads takes the alert, the others say 503, which is sent again.
+    for place in &others {
+        let (status, problem) = controllers[*place].alert().await;
+        assert_eq!((status, &problem["title"]), (503, &Value::from("not the leader")), "{problem}");
+    }
+    let (status, reply) = controllers[first].alert().await;
+    assert_eq!((status, &reply["accepted"]), (202, &Value::from(1)), "{reply}");
+
     // Stopped: replaced. Thawed: it follows, and has written nothing.
     controllers[first].signal(Signal::STOP);
     let second = the_leader(&controllers, &others).await;
@@ -208,6 +228,10 @@ async fn one_of_three_leads_and_is_replaced() {
     controllers[first].signal(Signal::CONT);
     follows(&controllers, first, second).await;
     assert_eq!(etcd.ctl(&["get", "--prefix", "/stormglass/record/"]), record);
+
+    // The alert is known to whoever leads next.
+    let (status, reply) = controllers[second].alert().await;
+    assert_eq!((status, &reply["accepted"], &reply["repeated"]), (202, &Value::from(0), &Value::from(1)), "{reply}");
 
     // Killed: replaced.
     controllers[second].signal(Signal::KILL);

@@ -1,6 +1,11 @@
 //! Saturation alone is not death: the probes pass, and what strains the server is in the report.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
 use stormglass::adapters::control::TcpPrimaryProbe;
+use stormglass::ports::postgres::Presence;
 use stormglass::ports::{LocalPostgres, PrimaryProbe};
 use tokio_postgres::{Client, NoTls};
 
@@ -44,6 +49,47 @@ async fn exhausted_connections_leave_the_probes_the_reserved_ones() {
     }
     let connections = node.postgres.observe(PATIENCE).await.expect("over the held one").connections.expect("known");
     assert!(connections.used >= connections.allowed, "{connections:?}");
+}
+
+/// Sets a soft limit of a process of PostgreSQL's user, as that user: root may not everywhere. Returns what it was.
+fn limit(node: &Node, pid: i32, resource: &str, soft: &str) -> String {
+    let owner = std::fs::metadata(node.data()).expect("there");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new("prlimit");
+        command.uid(owner.uid()).gid(owner.gid()).args(["--pid", &pid.to_string()]).args(arguments);
+        let ran = command.output().expect("util-linux is installed");
+        assert!(ran.status.success(), "prlimit {arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8_lossy(&ran.stdout).trim().to_owned()
+    };
+    let before = run(&[&format!("--{resource}"), "--noheadings", "--raw", "--output", "SOFT"]);
+    run(&[&format!("--{resource}={soft}:")]);
+    before
+}
+
+/// What the kernel does to a host with too many processes: nobody is started for a new connection, the others go on.
+#[tokio::test]
+async fn a_server_that_cannot_fork_passes_the_probes_and_one_that_cannot_accept_does_not() {
+    let place = Place::new();
+    let node = place.node("n1");
+    node.init_primary().await;
+    node.postgres.probe_write(PATIENCE).await.expect("before");
+    let Presence::Running { postmaster } = node.postgres.presence().await else { panic!("it runs") };
+
+    let processes = limit(&node, postmaster, "nproc", "0");
+    connect(&node, "postgres").await.expect_err("nobody is started for it");
+    for _ in 0..3 {
+        node.postgres.probe_connect(PATIENCE).await.expect("it says itself that it cannot fork");
+        node.postgres.probe_write(PATIENCE).await.expect("over the held one");
+    }
+    limit(&node, postmaster, "nproc", &processes);
+    drop(connect(&node, "postgres").await.expect("as before"));
+
+    // Without a descriptor for it the postmaster takes no connection at all: nobody can tell it from one that hangs.
+    let descriptors = limit(&node, postmaster, "nofile", "0");
+    let short = std::time::Duration::from_millis(500);
+    node.postgres.probe_connect(short).await.expect_err("nobody answers");
+    limit(&node, postmaster, "nofile", &descriptors);
+    node.until("it answers again", async |node| node.postgres.probe_connect(PATIENCE).await.is_ok()).await;
 }
 
 #[tokio::test]

@@ -180,6 +180,7 @@ pub fn operation(from: u8, to: u8, before: u8, after: Option<u8>, journal: Vec<S
         journal,
         evidence: Vec::new(),
         risks: Default::default(),
+        loss: None,
     }
 }
 

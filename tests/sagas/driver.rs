@@ -69,6 +69,7 @@ impl World {
             journal: Vec::new(),
             evidence: Vec::new(),
             risks: Default::default(),
+            loss: None,
         };
         let id = operation.id.clone();
         self.save(&operation);

@@ -340,6 +340,7 @@ impl Cluster {
             journal: Vec::new(),
             evidence: Vec::new(),
             risks: Default::default(),
+            loss: None,
         });
         Ok(())
     }

@@ -39,12 +39,18 @@ pub struct Node {
 
 /// Notes that a data directory was about to change.
 #[derive(Default)]
-pub struct Noted(std::sync::atomic::AtomicBool);
+pub struct Noted(std::sync::atomic::AtomicBool, std::sync::Mutex<Vec<String>>);
 
 impl Noted {
     #[allow(dead_code, reason = "each test binary uses its part")]
     pub fn began(&self) -> bool {
         self.0.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    #[allow(dead_code, reason = "each test binary uses its part")]
+    /// What was said of WAL that was kept aside.
+    pub fn kept(&self) -> String {
+        self.1.lock().expect("no test panics while it holds it").join("; ")
     }
 }
 
@@ -53,6 +59,10 @@ impl DataChange for Noted {
     async fn begins(&self) -> Result<(), PostgresError> {
         self.0.store(true, std::sync::atomic::Ordering::SeqCst);
         Ok(())
+    }
+
+    fn kept(&self, words: &str) {
+        self.1.lock().expect("no test panics while it holds it").push(words.to_owned());
     }
 }
 

@@ -10,7 +10,7 @@ use candle_nn::rnn::{LSTMConfig, LSTMState, RNN as _, lstm};
 use candle_nn::{AdamW, Linear, Module as _, Optimizer as _, ParamsAdamW, VarBuilder};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use stormglass::predict::document::TrainingSpan;
 use stormglass::predict::fit::{Outline, Scales, finish};
 use stormglass::predict::forecaster::Network;
@@ -196,7 +196,7 @@ impl CandleLstm {
 }
 
 /// What many nodes cost.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Nodes {
     pub nodes: usize,
     pub features: usize,
@@ -207,13 +207,15 @@ pub struct Nodes {
     pub core_ratio: f64,
     /// Of one sample of one node.
     pub sample_seconds: f64,
-    /// What the scorers of all nodes take.
+    /// By which the process grew when the scorers were made: pages that were free before are not in it.
     pub scorers_bytes: u64,
-    /// Of the whole process, with what the cases hold.
+    /// Of the whole process, in which nothing else was measured: the program, the model and the scorers.
     pub resident_bytes: u64,
 }
 
 /// 1,000 nodes with 40 features, a sample each every 15 s: all that a sample costs, from its values to the risk and its reasons.
+///
+/// Memory is that of this process: it says what the scorers take only where nothing else was measured before.
 pub fn nodes(layers: usize) -> anyhow::Result<Nodes> {
     let (nodes, features, every_seconds) = (1000, 40, 15.0);
     let model = random_model(features, layers)?;

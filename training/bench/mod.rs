@@ -8,9 +8,10 @@ mod cases;
 mod torch;
 
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use serde::Serialize;
 
 /// Arguments of `stormglass-train bench-lstm`.
@@ -28,6 +29,9 @@ pub struct BenchArguments {
     /// Write the figures there as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Measure nothing but many nodes with a model of so many layers, in this process, and print that as JSON
+    #[arg(long, value_name = "LAYERS", hide = true)]
+    nodes_only: Option<usize>,
 }
 
 /// One case, in seconds, least of all repetitions.
@@ -56,6 +60,10 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
     if candle_core::utils::get_num_threads() != 1 {
         bail!("one thread each: run it with RAYON_NUM_THREADS=1 (make bench does)");
     }
+    if let Some(layers) = arguments.nodes_only {
+        println!("{}", serde_json::to_string(&cases::nodes(layers)?).context("figures as JSON")?);
+        return Ok(());
+    }
     let budget = Duration::try_from_secs_f64(arguments.budget).context("--budget is a number of seconds")?;
     let mut cases = cases::all()?;
     let reference = torch::Reference::find(&arguments.python)?;
@@ -80,7 +88,7 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
             }
         }
     }
-    let nodes = vec![cases::nodes(1)?, cases::nodes(2)?];
+    let nodes = vec![nodes_alone(1)?, nodes_alone(2)?];
     let report = Report {
         machine: machine(),
         instruction_set: stormglass::predict::lstm::instruction_set(),
@@ -94,6 +102,18 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
         std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())
+}
+
+/// Many nodes in a process of their own: in this one the cases left pages behind, in which scorers would seem to take no memory.
+fn nodes_alone(layers: usize) -> anyhow::Result<cases::Nodes> {
+    let program = std::env::current_exe().context("find this program")?;
+    let output = Command::new(program)
+        .args(["bench-lstm", "--nodes-only", &layers.to_string()])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("start this program again for the nodes")?;
+    ensure!(output.status.success(), "the nodes were not measured: {}", output.status);
+    serde_json::from_slice(&output.stdout).context("understand the figures of the nodes")
 }
 
 /// Repetitions of one call that are measured at once are so many that they take this long: reading the clock must not count.
@@ -144,7 +164,7 @@ fn print(report: &Report) {
     for nodes in &report.nodes {
         println!(
             "{} nodes × {} features, {} × {} units, a sample scored each every {} s: {:.3} % of one core, {} a sample; \
-             {:.1} MB for all scorers, {:.1} MB resident with the cases above",
+             {:.1} MB for all scorers, {:.1} MB resident with program and model",
             nodes.nodes,
             nodes.features,
             nodes.layers,

@@ -32,6 +32,9 @@ pub struct ReportArguments {
     /// Steps of the optimiser at most
     #[arg(long)]
     pub steps: Option<u32>,
+    /// Also write the curve from surprise to risk as source text: `src/predict/shipped_curve.rs` is what a new model begins with
+    #[arg(long, value_name = "FILE")]
+    pub curve: Option<PathBuf>,
 }
 
 /// How one method did on one series.
@@ -66,7 +69,7 @@ pub struct DataSet {
 pub struct Calibrated {
     /// Groups of rows.
     pub reliability: Vec<Reliability>,
-    /// The curve of all machines together.
+    /// The curve of all machines together, as far as it is claimed.
     pub curve: Vec<stormglass::predict::calibration::RiskPoint>,
     /// Mean squared error of the risk, and that of always saying the mean.
     pub brier: (f64, f64),
@@ -98,6 +101,9 @@ pub fn run(arguments: &ReportArguments) -> anyhow::Result<()> {
         let metrics = series::nab(&folder)?;
         let (nab, _) = judge("NAB, one metric each, one row in five minutes", &metrics, arguments, |_, _| Ok(()))?;
         sets.push(nab);
+    }
+    if let Some(file) = &arguments.curve {
+        crate::publish::write_whole(file, reliability::source_text(&calibrated.curve).as_bytes())?;
     }
     let text = text::render(&sets, &calibrated, &arguments.seeds);
     crate::publish::write_whole(&arguments.out, text.as_bytes())
@@ -154,7 +160,7 @@ fn calibrate(machines: &[Outcomes]) -> Calibrated {
     let predictions = reliability::leave_one_out(machines);
     Calibrated {
         reliability: reliability::reliability(&predictions),
-        curve: reliability::curve(machines.iter()),
+        curve: reliability::claimed(reliability::curve(machines.iter())),
         brier: reliability::brier(&predictions),
     }
 }

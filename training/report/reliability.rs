@@ -3,7 +3,8 @@
 //! Isotonic regression (Ayer et al., "An empirical distribution function for sampling with incomplete information", 1955) on the share of
 //! rows with trouble now or within the horizon. What never enters: rows of the machine that is judged.
 
-use stormglass::predict::calibration::{COMPONENTS, Calibration, RiskPoint};
+use stormglass::predict::calibration::{Calibration, RiskPoint};
+use stormglass::predict::scores::COMPONENTS;
 
 /// Surprises are grouped in steps of this.
 const STEP: f32 = 0.25;
@@ -71,6 +72,35 @@ pub fn curve<'machines>(machines: impl Iterator<Item = &'machines Outcomes>) -> 
     points
 }
 
+/// What of a curve is claimed: where every row was in trouble there were too few of them for certainty, and the risk of the point before it
+/// stays. Points of an end that is level are left out.
+pub fn claimed(mut points: Vec<RiskPoint>) -> Vec<RiskPoint> {
+    for index in 1..points.len() {
+        if points[index].risk >= 1.0 {
+            points[index].risk = points[index - 1].risk;
+        }
+    }
+    while let [.., before, last] = points[..]
+        && before.risk >= last.risk
+    {
+        points.pop();
+    }
+    points
+}
+
+/// A curve as the source text of the shipped one.
+pub fn source_text(points: &[RiskPoint]) -> String {
+    let rows: String =
+        points.iter().map(|point| format!("    ({:.3}, {:.3}),\n", point.surprise, point.risk)).collect();
+    format!(
+        "//! From surprise to risk, as `stormglass-train report --curve` wrote it; it writes it again.\n\
+         //!\n\
+         //! What never enters: a figure typed by hand.\n\n\
+         /// The curve of all development machines, as far as it is claimed.\n\
+         pub(super) const SHIPPED_CURVE: &[(f32, f32)] = &[\n{rows}];\n"
+    )
+}
+
 /// The risk of every row by the curve of the other machines, and whether there was trouble.
 pub fn leave_one_out(machines: &[Outcomes]) -> Vec<(f64, bool)> {
     let mut predictions = Vec::new();
@@ -133,6 +163,25 @@ mod tests {
     fn trouble_is_seen_coming_and_while_it_lasts() {
         let labels = [false, false, false, true, true, false];
         assert_eq!(trouble_within(&labels, 2), [false, true, true, true, true, false]);
+    }
+
+    #[test]
+    fn the_shipped_curve_is_that_of_the_report() {
+        let rows: String = Calibration::shipped([0.0; COMPONENTS])
+            .risk_curve
+            .iter()
+            .map(|point| format!("| {:.3} | {:.3} |\n", point.surprise, point.risk))
+            .collect();
+        let report = include_str!("../REPORT.md");
+        assert!(report.contains(&format!("| surprise | shipped risk |\n|---:|---:|\n{rows}\n")), "write both again");
+    }
+
+    #[test]
+    fn certainty_is_not_claimed() {
+        let points = [(0.0, 0.1), (1.0, 0.8), (2.0, 0.8), (3.0, 1.0), (4.0, 1.0)]
+            .map(|(surprise, risk)| RiskPoint { surprise, risk });
+        assert_eq!(claimed(points.to_vec()), points[..2]);
+        assert!(source_text(&points[..2]).contains("&[\n    (0.000, 0.100),\n    (1.000, 0.800),\n];"));
     }
 
     #[test]

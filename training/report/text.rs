@@ -135,7 +135,9 @@ fn verdict(text: &mut String, set: &DataSet, seeds: usize) {
     for (what, twin, (mean, low, high)) in
         [("VUS-PR", vus(twin), over(&vus)), ("Event F1 of the own alarms", f1(twin), over(&f1))]
     {
-        let word = if low > twin {
+        let word = if (low - twin).abs().max((high - twin).abs()) < 1e-9 {
+            "the network makes no difference"
+        } else if low > twin {
             "the network is better with every seed"
         } else if high < twin {
             "**the network does not earn its place**: it is worse with every seed"
@@ -154,7 +156,8 @@ fn risk(text: &mut String, calibrated: &Calibrated) {
         text,
         "## Risk\n\n\
          Risk is the share of rows with such a surprise in which there was an incident, or one began within 15 minutes.\n\
-         For each SMD machine the curve was learnt on the other seven, and judged on it; `shipped` is the curve of all eight.\n\
+         For each SMD machine the curve was learnt on the other seven, and judged on it; `shipped` is the curve of all eight, \
+         which `--curve src/predict/shipped_curve.rs` writes: where every row was in trouble there were too few to claim it, and the risk of the point before stays.\n\
          Mean squared error (Brier) {:.4}; always saying the mean share would be {:.4}.\n\n\
          ![predicted (right) against observed (up) risk, 0 to 1; the blue line is what it should be](figures/reliability.png)\n\n\
          | predicted | observed | rows |\n|---:|---:|---:|",

@@ -77,6 +77,16 @@ impl HttpControl {
         Ok(Self { client, credentials, nodes: base_urls(nodes)?, proxies: base_urls(proxies)? })
     }
 
+    /// Reaches the agents of another cluster, with the same client and credentials.
+    pub fn beside(
+        &self,
+        nodes: BTreeMap<NodeName, String>,
+        proxies: BTreeMap<ProxyName, String>,
+    ) -> Result<Self, ControlSetupError> {
+        let (client, credentials) = (self.client.clone(), self.credentials.clone());
+        Ok(Self { client, credentials, nodes: base_urls(nodes)?, proxies: base_urls(proxies)? })
+    }
+
     /// Posts `message` to `path` of the agent of `name` and reads the answer.
     async fn post<M: Serialize + Sync>(
         &self,

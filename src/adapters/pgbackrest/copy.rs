@@ -64,6 +64,9 @@ pub(super) async fn restore(
     if !is_begun && fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(BackupError::new(ACTION, format!("{} is not empty, and is left alone", directory.display())));
     }
+    if is_begun {
+        clear_unless_known(backup, directory).map_err(failed)?;
+    }
     backup.make_directory(directory).map_err(failed)?;
     backup.write_private(&mark_of(directory), label).map_err(failed)?;
     let tablespaces = tablespaces_of(directory);
@@ -73,12 +76,35 @@ pub(super) async fn restore(
     run_restore(command, ACTION, directory, progress).await
 }
 
+/// pgBackRest goes on only where one of two files tells it that a directory is PostgreSQL's. A copy that was killed before either was
+/// there holds nothing worth keeping, and would be in the way for ever.
+fn clear_unless_known(backup: &PgBackRest, directory: &Path) -> std::io::Result<()> {
+    let is_known = ["PG_VERSION", "backup.manifest"].iter().any(|name| directory.join(name).exists());
+    if is_known || !directory.exists() {
+        return Ok(());
+    }
+    // Whoever still writes there has not got so far yet, and holds this lock: the next attempt finds it further, or gone.
+    let lock = fs::OpenOptions::new().write(true).open(lock_file(backup));
+    match lock.map(|lock| rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map(|()| lock))
+    {
+        Ok(Ok(_held)) => fs::remove_dir_all(directory),
+        Ok(Err(_busy)) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => fs::remove_dir_all(directory),
+        Err(error) => Err(error),
+    }
+}
+
+/// Held while pgBackRest restores.
+fn lock_file(backup: &PgBackRest) -> PathBuf {
+    backup.settings.directory.join("copy.lock")
+}
+
 /// `pgbackrest restore` of a backup, that uses what is there. One that was orphaned by a crash of the agent must have ended before the
 /// next one writes to the same files.
 pub(super) fn restore_command(backup: &PgBackRest, label: &str) -> tokio::process::Command {
     let inner = backup.pgbackrest(&backup.settings.file(), "restore");
     let mut command = backup.program(Path::new("/usr/bin/flock"));
-    command.arg("--nonblock").arg(backup.settings.directory.join("copy.lock"));
+    command.arg("--nonblock").arg(lock_file(backup));
     command.arg(inner.as_std().get_program()).args(inner.as_std().get_args());
     command.args(["--type=none", "--delta"]).arg(format!("--set={label}"));
     command

@@ -156,8 +156,8 @@ pub(super) fn parse(text: &[u8]) -> Result<Info, String> {
             backups: stanza.backup.iter().filter(of_current).filter_map(|backup| set(backup, major)).collect(),
             first_segment: range.and_then(|range| segment(&range.min)),
             last_segment: range.and_then(|range| segment(&range.max)),
-            newest_wal_at: None,
             problem,
+            ..Repository::default()
         },
     })
 }

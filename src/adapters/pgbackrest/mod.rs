@@ -21,7 +21,9 @@ use sha2::{Digest as _, Sha256};
 pub use settings::{BackupSettings, CheckSettings, LedgerTable, PeerSettings, RepositoryPlace, stop_file};
 
 use crate::adapters::postgres::FileOwner;
-use crate::domain::backup::{BackupType, DrillMark, RecoveryTarget, Repository, RestorePlan, WalSegment, is_label};
+use crate::domain::backup::{
+    BackupType, Continuity, DrillMark, RecoveryTarget, Repository, RestorePlan, WalSegment, is_label,
+};
 use crate::domain::ids::SystemIdentifier;
 use crate::domain::lsn::{History, Lsn};
 use crate::ports::backup::{BackupError, BackupRepository, Progress, Verified};
@@ -33,6 +35,8 @@ use run::output;
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(180);
 /// Proving that WAL arrives: pgBackRest's `archive-timeout` and what it needs around it.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(300);
+/// Whoever asks for the list waits no longer for what is only shown beside it.
+const CONTINUITY_TIMEOUT: Duration = Duration::from_secs(3);
 /// A backup, or reading one back, of a large database.
 const BACKUP_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
@@ -108,6 +112,21 @@ impl PgBackRest {
         output(get, action, QUESTION_TIMEOUT).await
     }
 
+    /// Whether the WAL goes on from the newest backup to the end.
+    async fn continuity(&self, action: &'static str, info: &Info) -> Continuity {
+        let Ok(set) = info.repository.choose(&RecoveryTarget::Latest) else { return Continuity::Unknown };
+        match self.archive(action, info).await {
+            Ok(archive) => match archive.reach(set, &RecoveryTarget::Latest) {
+                Ok(_) => Continuity::Whole,
+                Err(problem) => Continuity::Broken { problem },
+            },
+            Err(error) => {
+                tracing::debug!(%error, "nobody knows whether the WAL has a gap");
+                Continuity::Unknown
+            }
+        }
+    }
+
     /// Every segment in the repository, and the histories.
     async fn archive(&self, action: &'static str, info: &Info) -> Result<crate::domain::backup::Archive, BackupError> {
         let Some(id) = &info.archive_id else {
@@ -178,8 +197,12 @@ impl BackupRepository for PgBackRest {
     }
 
     async fn list(&self) -> Result<Repository, BackupError> {
-        let (info, newest_wal_at) = tokio::join!(self.info("list the backups", None), checks::newest_wal_at(self));
-        Ok(Repository { newest_wal_at, ..info?.repository })
+        const ACTION: &str = "list the backups";
+        let (info, newest_wal_at) = tokio::join!(self.info(ACTION, None), checks::newest_wal_at(self));
+        let info = info?;
+        // A large archive in a slow bucket is not waited for: who asks wants to see the backups.
+        let looked = tokio::time::timeout(CONTINUITY_TIMEOUT, self.continuity(ACTION, &info)).await;
+        Ok(Repository { newest_wal_at, continuity: looked.unwrap_or_default(), ..info.repository })
     }
 
     async fn backup(&self, backup_type: BackupType, from_standby: bool) -> Result<(String, String), BackupError> {

@@ -13,7 +13,9 @@ use crate::ports::backup::BackupError;
 const COMPLAINT_LENGTH_MAX: usize = 600;
 
 /// What pgBackRest's complaints contain, and what to do. The first that fits is said.
-const HINTS: [(&str, &str); 14] = [
+const HINTS: [(&str, &str); 15] = [
+    // Whatever else it complains of, it did not see the repository.
+    ("unable to connect", "the repository, or a host of it, is out of reach: see the network and the endpoint"),
     (
         "key/value found outside of section",
         "the repository is encrypted with another passphrase: correct cipher_passphrase",
@@ -21,6 +23,7 @@ const HINTS: [(&str, &str); 14] = [
     ("CryptoError", "the repository is encrypted with another passphrase, or damaged: correct cipher_passphrase"),
     ("cipher header invalid", "the repository is not encrypted, or damaged: correct cipher_passphrase"),
     ("zlib threw error", "a file in the repository is damaged: take another backup, or restore from another one"),
+    ("lz4 error", "a file in the repository is damaged: take another backup, or restore from another one"),
     ("LZ4", "a file in the repository is damaged: take another backup, or restore from another one"),
     ("error restoring", "a file in the repository is damaged: take another backup, or restore from another one"),
     (
@@ -32,7 +35,6 @@ const HINTS: [(&str, &str); 14] = [
         "the repository is not there, or was never used: see repository and whether it is mounted",
     ),
     ("Permission denied", "give PostgreSQL's user access to the repository"),
-    ("unable to connect", "the repository, or a host of it, is out of reach: see the network and the endpoint"),
     ("unable to find hostname", "the certificate names another host than the endpoint"),
     ("certificate", "the server's certificate is not trusted: see ca_file"),
     ("unable to acquire lock", "another run of pgBackRest is under way: wait for it"),
@@ -117,6 +119,8 @@ mod tests {
         assert!(!said.contains("N6") && !said.contains("HINT"), "{said}");
         let said = complaint("ERROR: [055]: unable to load info file\n HINT: has a stanza-create been performed?");
         assert!(said.contains("whether it is mounted"), "{said}");
+        let refused = "ERROR: [049]: HostConnectError: unable to connect to 'localhost:1'\n HINT: has a stanza-create been performed?";
+        assert!(complaint(refused).contains("out of reach"), "{}", complaint(refused));
         assert_eq!(complaint("strange"), "strange");
     }
 }

@@ -61,14 +61,20 @@ pub(super) async fn bring(
     }
     run_restore(restore_command(backup, &set.label), ACTION, data, progress).await?;
     let wal = data.join("pg_wal");
+    let archived = wal.join("archive_status");
+    backup.make_directory(&archived).map_err(at)?;
     for fork in &history.forks {
-        get(backup, &format!("{:08X}.history", timeline_after(history, fork.timeline).0), &wal).await?;
+        let name = format!("{:08X}.history", timeline_after(history, fork.timeline).0);
+        get(backup, &name, &wal).await?;
+        mark_archived(backup, &archived, &name).map_err(at)?;
     }
     for (count, segment) in segments.iter().enumerate() {
         if count % TELL_SEGMENTS == 0 {
             progress(format!("bringing WAL, segment {} of {}", count + 1, segments.len()));
         }
-        get(backup, &segment.to_string(), &wal).await?;
+        let name = segment.to_string();
+        get(backup, &name, &wal).await?;
+        mark_archived(backup, &archived, &name).map_err(at)?;
     }
     let last = segments.last().copied().unwrap_or(set.last_segment);
     let next = segment_of(history, last.number(archive.segment_bytes) + 1, archive.segment_bytes);
@@ -84,6 +90,18 @@ async fn get(backup: &PgBackRest, name: &str, wal: &std::path::Path) -> Result<(
     let mut command = backup.pgbackrest(&backup.settings.file(), "archive-get");
     command.arg(name).arg(&target);
     output(command, ACTION, QUESTION_TIMEOUT).await.map(drop)
+}
+
+/// Says that `name` is in the repository, from which it came: once promoted, PostgreSQL would archive every segment once more before its
+/// own, and whoever waits for new WAL to arrive would wait for all of them.
+fn mark_archived(backup: &PgBackRest, archived: &std::path::Path, name: &str) -> std::io::Result<()> {
+    match fs::remove_file(archived.join(format!("{name}.ready"))) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let done = archived.join(format!("{name}.done"));
+    fs::write(&done, "")?;
+    backup.hand_over(&done)
 }
 
 /// The timeline that took over from `timeline`.

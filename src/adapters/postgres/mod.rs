@@ -7,6 +7,7 @@ mod adopt;
 mod archiving;
 mod configuration;
 mod control_data;
+mod divergent;
 mod errors;
 mod files;
 mod lane;
@@ -195,6 +196,15 @@ impl LocalPostgres for Postgres {
                     tracing::warn!(%error, "PostgreSQL has no connection left, not even for the superuser");
                     Ok(())
                 }
+                // The same of processes and memory: those that it has go on, and the writes of the other probe with them.
+                Err(error) if error.code() == Some(&SqlState::OUT_OF_MEMORY) => {
+                    tracing::warn!(%error, "PostgreSQL has no memory left for a new connection");
+                    Ok(())
+                }
+                Err(error) if error.code().is_none() && session::cannot_fork(&self.setup).await => {
+                    tracing::warn!(%error, "PostgreSQL cannot start a process for a new connection");
+                    Ok(())
+                }
                 Err(error) => Err(from_client(ACTION, &error)),
             }
         })
@@ -280,6 +290,10 @@ impl LocalPostgres for Postgres {
             Ok(())
         })
         .await
+    }
+
+    async fn wal_gone(&self, upstream: &Upstream, position: Lsn) -> Result<Option<String>, PostgresError> {
+        upstream::wal_gone(&self.setup, upstream, position).await
     }
 
     async fn rewind(&self, upstream: &Upstream, change: &dyn DataChange) -> Result<RewindOutcome, PostgresError> {

@@ -120,6 +120,9 @@ pub(super) async fn start(setup: &Arc<Setup>, mode: &StartMode) -> Result<i32, P
         files::remove(&here.data.join("postmaster.opts")).map_err(at)?;
         remove_stale_socket_locks(&here).map_err(at)?;
         archiving::resume(&here).map_err(at)?;
+        if is_standby {
+            archiving::leave_to_others(&here).map_err(at)?;
+        }
         if is_closed {
             admission::close(&here)?
         } else {

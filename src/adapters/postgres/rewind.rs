@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +14,9 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::configuration::{Managed, conninfo, secure, set_signal_files, write_private};
 use super::control_data::{self, Control};
+use super::divergent::keep_aside;
 use super::errors::{blocking, failed, within};
-use super::files::{hand_over, make_private_directory, remove, sync_parent};
+use super::files::remove;
 use super::observe::parse_history;
 use super::settings::Setup;
 use super::upstream::{self, APPLICATION_NAME, Identity};
@@ -32,11 +32,11 @@ const REWIND_TIMEOUT: Duration = Duration::from_secs(4 * 60 * 60);
 /// A record's header and a part of what follows; the record that begins a timeline is longer.
 const FIRST_RECORD_BYTES: usize = 48;
 
-/// So many commits of divergent WAL are listed one by one.
-const TRANSACTIONS_LISTED: usize = 10_000;
+/// Records begin at multiples of this.
+const RECORD_ALIGNMENT: u64 = 8;
 
 /// Reading the WAL since the last checkpoint. Beyond it the end counts as unknown, and pg_rewind decides.
-const WAL_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const WAL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// See [`crate::ports::LocalPostgres::rewind`].
 pub(super) async fn rewind(
@@ -55,7 +55,7 @@ pub(super) async fn rewind(
 
     let (here, known) = (setup.clone(), control.clone());
     let local = blocking(ACTION, move || local_history(&here, &known)).await?;
-    let last = last_record(setup, &control, &local).await;
+    let (last, end) = last_record(setup, &control, &local).await.unzip();
     match compare(setup, upstream, &control, &local, last, &primary.history).await {
         Divergence::None => {
             prepare_standby(setup, upstream).await?;
@@ -69,7 +69,7 @@ pub(super) async fn rewind(
             ),
         )),
         Divergence::From(fork) => {
-            keep_aside(setup, &control, &local, fork, last, change).await?;
+            keep_aside(setup, &control, &local, fork, end, change).await?;
             upstream::wait_for_checkpoint(setup, upstream, primary.history.timeline).await?;
             change.begins().await?;
             let outcome = run_pg_rewind(setup, upstream).await?;
@@ -103,13 +103,13 @@ pub(super) async fn keep_divergent(
             return Ok(());
         }
     };
-    let last = last_record(setup, control, &local).await;
+    let (last, end) = last_record(setup, control, &local).await.unzip();
     let fork = match compare(setup, upstream, control, &local, last, &primary.history).await {
         Divergence::None => return Ok(()),
         Divergence::From(fork) => fork,
         Divergence::SameNumber => local.forks.last().map_or(Lsn(0), |fork| fork.switched_at),
     };
-    keep_aside(setup, control, &local, fork, last, change).await
+    keep_aside(setup, control, &local, fork, end, change).await
 }
 
 /// [`divergence`], and what the numbers alone do not tell: two promotions from one point that took the same number.
@@ -203,20 +203,20 @@ fn local_history(setup: &Setup, control: &Control) -> Result<History, PostgresEr
 }
 
 /// Timeline in the name of a WAL segment; `None` for other files.
-fn segment_timeline(name: &str) -> Option<Timeline> {
+pub(super) fn segment_timeline(name: &str) -> Option<Timeline> {
     let is_segment = name.len() == 24 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_segment { u32::from_str_radix(&name[..8], 16).ok().map(Timeline) } else { None }
 }
 
 /// The timelines on which the local history goes on past `fork`. Each promotion leaves a segment of the same number on another
 /// one; those of before hold nothing that the primary lacks.
-fn timelines_past(local: &History, fork: Lsn) -> BTreeSet<Timeline> {
+pub(super) fn timelines_past(local: &History, fork: Lsn) -> BTreeSet<Timeline> {
     let ended_later = local.forks.iter().filter(|ended| ended.switched_at > fork).map(|ended| ended.timeline);
     ended_later.chain([local.timeline]).collect()
 }
 
 /// Number of a segment in the whole log, from its name.
-fn segment_number(name: &str, segment_bytes: u64) -> Option<u64> {
+pub(super) fn segment_number(name: &str, segment_bytes: u64) -> Option<u64> {
     let high = u64::from_str_radix(name.get(8..16)?, 16).ok()?;
     let low = u64::from_str_radix(name.get(16..24)?, 16).ok()?;
     Some(high * ((1 << 32) / segment_bytes) + low)
@@ -227,8 +227,8 @@ fn clean_end(control: &Control) -> Option<Lsn> {
     control.data.is_shut_down().then_some(control.data.checkpoint)
 }
 
-/// Where the last valid record on disk begins; `None` if it cannot be found.
-async fn last_record(setup: &Setup, control: &Control, local: &History) -> Option<Lsn> {
+/// Where the last valid record on disk begins, and where it ends; `None` if it cannot be found.
+async fn last_record(setup: &Setup, control: &Control, local: &History) -> Option<(Lsn, Lsn)> {
     let start = if control.data.timeline == local.timeline {
         control.redo
     } else {
@@ -242,7 +242,7 @@ async fn last_record(setup: &Setup, control: &Control, local: &History) -> Optio
     let read = async {
         let mut last = None;
         while let Some(line) = lines.next_line().await.map_err(|error| failed(ACTION, error))? {
-            last = record_position(&line).or(last);
+            last = record_extent(&line).or(last);
         }
         // It always ends with an error: behind the last record there is none.
         let _ = child.wait().await;
@@ -251,9 +251,13 @@ async fn last_record(setup: &Setup, control: &Control, local: &History) -> Optio
     within(WAL_TIMEOUT, ACTION, read).await.ok().flatten()
 }
 
-/// `… lsn: 0/3000028, prev …`
-fn record_position(line: &str) -> Option<Lsn> {
-    line.split_once(" lsn: ")?.1.split(',').next()?.parse().ok()
+/// `… len (rec/tot):    114/   114, tx: …, lsn: 0/3000028, prev …`
+fn record_extent(line: &str) -> Option<(Lsn, Lsn)> {
+    let begins: Lsn = line.split_once(" lsn: ")?.1.split(',').next()?.parse().ok()?;
+    let total = line.split_once("len (rec/tot):")?.1.split(',').next()?.split_once('/')?.1;
+    let total: u64 = total.trim().parse().ok()?;
+    // Headers of pages that it crosses are not counted.
+    Some((begins, Lsn(begins.0 + total.next_multiple_of(RECORD_ALIGNMENT))))
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -291,133 +295,6 @@ fn last_in_common(local: &History, primary: &History) -> Lsn {
         None => primary.forks.get(local.forks.len()).map_or(Lsn(0), |fork| fork.switched_at),
     };
     if parting == Lsn(u64::MAX) { local.forks.last().map_or(Lsn(0), |fork| fork.switched_at) } else { parting }
-}
-
-/// Copies the WAL that pg_rewind throws away to `<divergent_directory>/<node>-timeline-<n>-from-<lsn>`.
-async fn keep_aside(
-    setup: &Arc<Setup>,
-    control: &Control,
-    local: &History,
-    fork: Lsn,
-    last: Option<Lsn>,
-    change: &dyn DataChange,
-) -> Result<(), PostgresError> {
-    let (here, segment_bytes, timeline) = (setup.clone(), control.wal_segment_bytes, local.timeline);
-    let timelines = timelines_past(local, fork);
-    let kept = blocking(ACTION, move || {
-        let name = format!("{}-timeline-{timeline}-from-{}", here.settings.node, fork.to_string().replace('/', "-"));
-        let target = here.settings.divergent_directory.join(name);
-        let range = (fork.0 / segment_bytes, last.map_or(u64::MAX, |last| last.0 / segment_bytes + 1));
-        copy_segments(&here, &target, segment_bytes, range, &timelines)
-            .map_err(|error| {
-                failed(
-                    ACTION,
-                    format!(
-                        "keep divergent WAL in {}: {error}; nothing was changed; free space there or change divergent_directory",
-                        target.display()
-                    ),
-                )
-            })
-            .map(|count| (target, count))
-    });
-    let (target, count): (PathBuf, usize) = kept.await?;
-    tracing::warn!(directory = %target.display(), segments = count, from = %fork, "divergent WAL kept aside");
-    let held = transactions(setup, &target, timeline, fork).await;
-    let held = held.unwrap_or_else(|| "pg_waldump cannot tell which transactions it held".to_owned());
-    change.kept(&format!("divergent WAL from {fork} is kept in {}; {held}", target.display()));
-    Ok(())
-}
-
-/// Which transactions the WAL that was kept committed, by pg_waldump, in words; all of them are listed in a file beside it.
-async fn transactions(setup: &Setup, kept: &Path, timeline: Timeline, fork: Lsn) -> Option<String> {
-    let mut command = programs::command(setup, ACTION, "pg_waldump").ok()?;
-    command.arg("-p").arg(kept).arg("-t").arg(timeline.to_string()).arg("-s").arg(fork.to_string());
-    command.args(["-r", "Transaction"]).stdout(Stdio::piped()).stderr(Stdio::null()).env("LC_ALL", "C");
-    let mut child = command.spawn().ok()?;
-    let mut lines = BufReader::new(child.stdout.take()?).lines();
-    let read = async {
-        let mut commits = Vec::new();
-        let mut count = 0_u64;
-        while let Some(line) = lines.next_line().await.map_err(|error| failed(ACTION, error))? {
-            if line.contains("desc: COMMIT") {
-                count += 1;
-                if commits.len() < TRANSACTIONS_LISTED {
-                    commits.push(line);
-                }
-            }
-        }
-        // It always ends with an error: behind the last record there is none.
-        let _ = child.wait().await;
-        Ok((count, commits))
-    };
-    let (count, commits) = within(WAL_TIMEOUT, ACTION, read).await.ok()?;
-    let number = |line: &String| Some(line.split_once("tx:")?.1.split(',').next()?.trim().to_owned());
-    let (first, last) = (commits.first().and_then(number), commits.last().and_then(number));
-    let list = kept.join("transactions.txt");
-    let (text, owner_of) = (commits.join("\n") + "\n", setup.owner);
-    let written = blocking(ACTION, move || {
-        let write = || fs::write(&list, text).and_then(|()| hand_over(&list, owner_of));
-        write().map_err(|error| failed(ACTION, format!("{}: {error}", list.display())))
-    });
-    if let Err(error) = written.await {
-        tracing::warn!(%error, "the transactions of divergent WAL are not listed");
-    }
-    Some(match (count, first, last) {
-        (0, ..) => "it held no commit".to_owned(),
-        (1, Some(only), _) => format!("it held 1 commit, of transaction {only}"),
-        (count, Some(first), Some(last)) => format!("it held {count} commits, of transactions {first} to {last}"),
-        (count, ..) => format!("it held {count} commits"),
-    })
-}
-
-/// Whole or not at all. What an earlier attempt kept stays: half a rewind may have changed the data since.
-fn copy_segments(
-    setup: &Setup,
-    target: &Path,
-    segment_bytes: u64,
-    range: (u64, u64),
-    timelines: &BTreeSet<Timeline>,
-) -> std::io::Result<usize> {
-    if target.exists() {
-        return Ok(fs::read_dir(target)?.count());
-    }
-    let mut partial = target.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    match fs::remove_dir_all(&partial) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    if let Some(above) = partial.parent() {
-        make_private_directory(above, setup.owner)?;
-    }
-    make_private_directory(&partial, setup.owner)?;
-    let mut count = 0;
-    for entry in fs::read_dir(setup.data.join("pg_wal"))? {
-        let path = entry?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        let is_wanted = match segment_timeline(name) {
-            Some(timeline) => {
-                timelines.contains(&timeline)
-                    && segment_number(name, segment_bytes).is_some_and(|number| range.0 <= number && number <= range.1)
-            }
-            None => name.ends_with(".history"),
-        };
-        if is_wanted {
-            copy_durably(&path, &partial.join(name), setup)?;
-            count += 1;
-        }
-    }
-    fs::File::open(&partial)?.sync_all()?;
-    fs::rename(&partial, target)?;
-    sync_parent(target)?;
-    Ok(count)
-}
-
-fn copy_durably(from: &Path, to: &PathBuf, setup: &Setup) -> std::io::Result<()> {
-    fs::copy(from, to)?;
-    hand_over(to, setup.owner)?;
-    fs::File::open(to)?.sync_all()
 }
 
 async fn run_pg_rewind(setup: &Arc<Setup>, upstream: &Upstream) -> Result<RewindOutcome, PostgresError> {
@@ -504,6 +381,6 @@ mod tests {
         assert_eq!(segment_number("000000020000000100000003", 16 << 20), Some(256 + 3));
         let line =
             "rmgr: XLOG        len (rec/tot):    114/   114, tx:          0, lsn: 0/03000028, prev 0/02000110, desc: …";
-        assert_eq!(record_position(line), Some(Lsn(0x300_0028)));
+        assert_eq!(record_extent(line), Some((Lsn(0x300_0028), Lsn(0x300_0028 + 120))));
     }
 }

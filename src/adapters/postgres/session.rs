@@ -3,6 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
@@ -12,6 +14,9 @@ use crate::ports::postgres::PostgresError;
 
 /// Time for saying goodbye. Longer than a healthy server needs; a hung one is left without.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// A server that cannot fork says so at once, before it is asked anything.
+const FORK_FAILURE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Settings of the role or the database must not change what the agent's questions mean, nor cut them short.
 /// Waiting for a standby is no failure of this server, hence `synchronous_commit = local`.
@@ -82,6 +87,15 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.driver.abort();
     }
+}
+
+/// True if the postmaster answers and has no process left for whoever knocks: it then says so without being asked, in words
+/// of a protocol that nobody speaks any more.
+pub(super) async fn cannot_fork(setup: &Setup) -> bool {
+    let settings = &setup.settings;
+    let socket = settings.private_socket_directory.join(format!(".s.PGSQL.{}", settings.address.port));
+    let first_byte = async { UnixStream::connect(socket).await?.read_u8().await };
+    matches!(tokio::time::timeout(FORK_FAILURE_TIMEOUT, first_byte).await, Ok(Ok(b'E')))
 }
 
 /// A connection that is kept between questions. One that failed or timed out is not put back.

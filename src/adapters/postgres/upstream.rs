@@ -1,15 +1,18 @@
 //! Asks a primary on another host for its identity and history, with the replication role and by way of libpq, as streaming,
 //! pg_rewind and pg_basebackup do: what works here works there.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::configuration::conninfo;
+use super::control_data;
 use super::errors::{failed, within};
 use super::observe::parse_history;
 use super::programs;
 use super::settings::Setup;
+use crate::domain::backup::WalSegment;
 use crate::domain::ids::SystemIdentifier;
-use crate::domain::lsn::{History, Timeline};
+use crate::domain::lsn::{History, Lsn, Timeline};
 use crate::ports::postgres::{PostgresError, Upstream};
 
 const ACTION: &str = "ask the primary";
@@ -94,6 +97,36 @@ pub(super) async fn wal_bytes(
     Ok(ask(setup, upstream, "dbname=postgres", &question, TIMEOUT).await?.trim().to_owned())
 }
 
+/// See [`crate::ports::LocalPostgres::wal_gone`]. Needs the right that pg_rewind needs.
+pub(super) async fn wal_gone(
+    setup: &Arc<Setup>,
+    upstream: &Upstream,
+    position: Lsn,
+) -> Result<Option<String>, PostgresError> {
+    let control = control_data::read(setup).await?.ok_or_else(|| failed(ACTION, "there is no data"))?;
+    let primary = identify(setup, upstream).await?;
+    let segments = segments_at(&primary.history, position, control.wal_segment_bytes);
+    let names: Vec<String> = segments.iter().map(|segment| format!("'pg_wal/{segment}'")).collect();
+    // What is not written yet is not gone.
+    let question = format!(
+        "select pg_catalog.pg_current_wal_flush_lsn() > '{position}' and not exists (select from \
+         pg_catalog.unnest(array[{}]) as name where (pg_catalog.pg_stat_file(name, true)).size is not null)",
+        names.join(", ")
+    );
+    let is_gone = ask(setup, upstream, "dbname=postgres", &question, TIMEOUT).await?.trim() == "t";
+    Ok(is_gone.then(|| {
+        format!("the WAL with which it would go on ({}, for {position}) is no longer on {}", segments[0], upstream.node)
+    }))
+}
+
+/// Files that may hold what follows `position`: a timeline begins in the segment in which its ancestor was left.
+fn segments_at(history: &History, position: Lsn, segment_bytes: u64) -> Vec<WalSegment> {
+    let number = position.0 / segment_bytes;
+    let ancestors = history.forks.iter().filter(|fork| position <= fork.switched_at).map(|fork| fork.timeline);
+    let timelines = ancestors.chain([history.timeline]);
+    timelines.map(|timeline| WalSegment::of(timeline.0, number, segment_bytes)).collect()
+}
+
 async fn ask(
     setup: &Setup,
     upstream: &Upstream,
@@ -106,4 +139,23 @@ async fn ask(
     command.arg("-d").arg(format!("{} {target}", conninfo(setup, upstream, APPLICATION_NAME)));
     command.arg("-c").arg(question);
     Ok(programs::run(command, ACTION, timeout).await?.stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::lsn::Fork;
+
+    #[test]
+    fn what_follows_a_position_may_lie_on_the_timelines_after_it() {
+        const SIZE: u64 = 16 << 20;
+        let fork = Fork { timeline: Timeline(1), switched_at: Lsn(5 * SIZE + 8) };
+        let history = History { timeline: Timeline(3), forks: vec![fork] };
+        let names = |position| {
+            let found = segments_at(&history, Lsn(position), SIZE);
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(names(5 * SIZE), ["000000010000000000000005", "000000030000000000000005"]);
+        assert_eq!(names(6 * SIZE), ["000000030000000000000006"], "the ancestor was left before");
+    }
 }

@@ -57,8 +57,8 @@ async fn look(outside: &Outside, what: Errand, origin: &str) -> Option<Result<Op
     let (reply, answer) = oneshot::channel();
     outside.events.send(Event::Look { reply }).await.ok()?;
     let glance = answer.await.ok()?;
-    if let Some(begun) = glance.operations.into_iter().find(|operation| operation.origin == origin) {
-        return Some(Ok(begun));
+    if let Some(begun) = glance.operations.iter().find(|operation| operation.origin == origin) {
+        return Some(Ok(begun.clone()));
     }
     let request = match what {
         Errand::Backup(backup_type) => Request::Backup { backup_type, from_standby: outside.backups_from_standby },

@@ -222,7 +222,8 @@ impl Chaos<'_> {
             done += 1;
             let (mut outcome, acknowledgements) = self.one(&mut lab, fault, done).await?;
             outcome.random = are_random;
-            if !outcome.failures.is_empty() {
+            // How long writes stood still while everything starved is a question for the logs, also where all held.
+            if !outcome.failures.is_empty() || fault.action == Action::Starve {
                 self.keep_evidence(&lab, fault.name).await;
             }
             let is_broken = outcome.whole_after_seconds.is_none();
