@@ -386,7 +386,7 @@ pub struct Operation {
     #[serde(default)]
     pub risks: PrimaryRisks,
     /// What a promotion loses, as far as it was known at the decision. For people: nothing rests on it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub loss: Option<Loss>,
 }
 

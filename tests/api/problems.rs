@@ -51,7 +51,7 @@ async fn bad_bodies_are_refused_with_what_and_where() {
         (SWITCHOVER, "{} {}", "trailing characters"),
         ("/api/v1/clusters/main/fence", "", "missing field `node`"),
         ("/api/v1/clusters/main/resume", "{\"now\": true}", "unknown field `now`"),
-        ("/api/v1/clusters/main/pause", "{\"duration_seconds\": -1}", "invalid value"),
+        ("/api/v1/clusters/main/pause", "{\"duration_seconds\": -1}", "expected a whole number, 0 or more"),
     ] {
         let refused = problem(post(path, body).await.expect("an answer"), 400).await;
         assert!(refused.detail.contains(says), "{body:?}: {}", refused.detail);

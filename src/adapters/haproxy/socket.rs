@@ -300,6 +300,8 @@ fn processes(answer: &str) -> Option<Processes> {
         if line.starts_with("# ") {
             is_old = line.starts_with("# old");
         }
+        // `[was: 1]` is one column.
+        let line = line.replace("[was: ", "[was:");
         let columns: Vec<&str> = line.split_whitespace().collect();
         let (Some(Ok(pid)), Some(kind)) = (columns.first().map(|pid| pid.parse::<i32>()), columns.get(1)) else {
             continue;
