@@ -199,7 +199,7 @@ fn refusals(route: &Route) -> Vec<(u16, &'static str)> {
             (409, "refused by a guard; nothing was changed"),
             (413, "the body is too long"),
             (415, "the body is not declared as JSON"),
-            (422, "an idempotency key was used for something else before"),
+            (422, "an idempotency key was used for something else before, or fields exclude each other"),
             (504, "it may have happened"),
         ]);
     }

@@ -78,6 +78,11 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency key used before", detail)
     }
 
+    /// 422: each field is well-formed, and together they say nothing.
+    pub fn contradictory(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "contradictory request", detail)
+    }
+
     /// 429: this caller asks too often.
     pub fn too_many(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too many requests", detail)

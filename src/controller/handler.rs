@@ -577,7 +577,7 @@ impl ControllerHandler for ControllerHandle {
             (Some(at), None) => RecoveryTarget::Time { at },
             (None, Some(lsn)) => RecoveryTarget::Lsn { lsn },
             (Some(_), Some(_)) => {
-                return Err(Problem::bad_request("give to_time or to_lsn, not both"));
+                return Err(Problem::contradictory("give to_time or to_lsn, not both"));
             }
         };
         if request.into.as_ref().is_some_and(|directory| !directory.starts_with('/') || directory.contains('\n')) {

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 /// A WAL position in bytes, written as PostgreSQL writes it (`5/3A21F8C8`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
-#[schema(value_type = String, examples("5/3A21F8C8"))]
+#[schema(value_type = String, pattern = "^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$", examples("5/3A21F8C8"))]
 pub struct Lsn(pub u64);
 
 /// A text that is no LSN.

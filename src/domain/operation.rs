@@ -151,7 +151,7 @@ impl OperationKind {
 }
 
 /// Every step of every operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepName {
     /// Make the old primary unable to write, and have it confirmed, or wait until its lease has certainly run out.

@@ -3,8 +3,10 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
+use super::operation::StepName;
 use super::sequence::STEPS_MAX;
 
 /// Static, because labels of steps are labels of metrics.
@@ -16,9 +18,8 @@ const LABELS: [&str; STEPS_MAX] = [
 ];
 
 /// Counts from 0 inside, and from 1 for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-#[schema(value_type = String, examples("step_1"))]
 pub struct SequenceIndex(u8);
 
 /// A name that is no place in a sequence.
@@ -61,6 +62,22 @@ impl From<SequenceIndex> for String {
         index.label().to_owned()
     }
 }
+
+// Written out: the derived schema takes the untagged variant for an object.
+impl PartialSchema for StepName {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some(
+                "A built-in step, such as `fence` or `promote`, or a step of a sequence by its place: `step_1`.",
+            ))
+            .pattern(Some("^[a-z]+(_[a-z]+)*(_[0-9]+)?$"))
+            .examples(["promote", "step_1"])
+            .into()
+    }
+}
+
+impl ToSchema for StepName {}
 
 #[cfg(test)]
 mod tests {
