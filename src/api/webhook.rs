@@ -39,8 +39,8 @@ pub struct AlertmanagerPost {
     #[serde(default)]
     pub group_key: Option<String>,
     /// Alerts that it left out.
-    #[serde(default)]
-    #[schema(minimum = 0)]
+    #[serde(default, deserialize_with = "super::body::whole_number")]
+    #[schema(minimum = 0, maximum = 9_007_199_254_740_991_u64)]
     pub truncated_alerts: Option<u64>,
 }
 
