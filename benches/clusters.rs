@@ -9,6 +9,7 @@
 mod agent;
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,7 +20,8 @@ use agent::{Agent, Postgres, address, cluster as main_cluster, node};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path as RoutePath, State};
-use axum::http::StatusCode;
+use axum::http::header::HOST;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use rustix::time::{ClockId, clock_gettime};
@@ -139,12 +141,27 @@ impl Cluster {
     }
 }
 
+/// The loopback address of an agent. An agent's URL has no path, so only the address tells one from another; all share a port.
+fn host_of(number: usize, place: usize) -> Ipv4Addr {
+    let octet = |value: usize| u8::try_from(value).expect("fewer than 62,500 clusters of three nodes");
+    Ipv4Addr::new(127, octet(place + 1), octet(number / 250), octet(number % 250 + 1))
+}
+
+/// Which cluster's agent, and which of its three, a request is for.
+fn whose(headers: &HeaderMap) -> Option<(usize, usize)> {
+    let (host, _port) = headers.get(HOST)?.to_str().ok()?.split_once(':')?;
+    let [_, place, high, low] = host.parse::<Ipv4Addr>().ok()?.octets().map(usize::from);
+    Some((high * 250 + low.checked_sub(1)?, place.checked_sub(1)?))
+}
+
 /// What the controller tells an agent.
 async fn told(
     State(world): State<Arc<World>>,
-    RoutePath((number, place, word)): RoutePath<(usize, usize, String)>,
+    RoutePath(word): RoutePath<String>,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Response {
+    let Some((number, place)) = whose(&headers) else { return StatusCode::NOT_FOUND.into_response() };
     let mut cluster = locked(&world.clusters[number]);
     match word.as_str() {
         "assignment" => match serde_json::from_slice::<Assignment>(&body) {
@@ -249,7 +266,7 @@ fn number_of(variable: &str, otherwise: u64) -> u64 {
 }
 
 /// Configurations and stores of all clusters, as they would be after months.
-async fn lay_out(place: &Path, clusters: &[Mutex<Cluster>], listen: &str, agents: &str) -> PathBuf {
+async fn lay_out(place: &Path, clusters: &[Mutex<Cluster>], listen: &str, agents_port: u16) -> PathBuf {
     let (configurations, data) = (place.join("clusters"), place.join("data"));
     fs::create_dir(&configurations).expect("made");
     fs::write(place.join("token"), "the-token-of-all-agents").expect("written");
@@ -260,7 +277,10 @@ async fn lay_out(place: &Path, clusters: &[Mutex<Cluster>], listen: &str, agents
             (cluster.name.clone(), cluster.record())
         };
         let nodes: String = (0..NODES.len())
-            .map(|at| format!("[[node]]\nname = \"{}\"\nsite = \"a\"\nagent = \"{agents}/{number}/{at}\"\n", NODES[at]))
+            .map(|at| {
+                let host = host_of(number, at);
+                format!("[[node]]\nname = \"{}\"\nsite = \"a\"\nagent = \"http://{host}:{agents_port}\"\n", NODES[at])
+            })
             .collect();
         let text = format!(
             "[controller]\nname = \"bench\"\nlisten = \"{listen}\"\ndata_directory = \"{data}\"\n\
@@ -307,15 +327,15 @@ async fn bench() {
         is_measured: AtomicBool::new(false),
         last_failure: Mutex::new(String::new()),
     });
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let agents = format!("http://{}", listener.local_addr().expect("bound"));
-    let routes = Router::new().route("/{number}/{place}/v1/{word}", post(told)).with_state(world.clone());
+    let listener = TcpListener::bind("0.0.0.0:0").await.expect("a port");
+    let agents_port = listener.local_addr().expect("bound").port();
+    let routes = Router::new().route("/v1/{word}", post(told)).with_state(world.clone());
     tokio::spawn(async move { axum::serve(listener, routes).await });
     // The kernel chooses a port; nobody else takes it in the moment until the controller does.
     let listen = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("bound").to_string();
     let url = format!("http://{listen}");
     eprintln!("{count} clusters: configurations and stores");
-    let configurations = lay_out(place.path(), &world.clusters, &listen, &agents).await;
+    let configurations = lay_out(place.path(), &world.clusters, &listen, agents_port).await;
     let log = fs::File::create(place.path().join("controller.log")).expect("made");
     let mut command = Command::new(PROGRAM);
     command.args(["controller", "--config"]).arg(configurations).env("RUST_LOG", "warn");
