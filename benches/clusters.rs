@@ -28,7 +28,6 @@ use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use stormglass::adapters::store::SqliteStore;
 use stormglass::domain::command::{Assignment, CommandEnvelope, CommandReply, HeartbeatReply};
-use stormglass::domain::record::RECORD_FORMAT;
 use stormglass::domain::report::StandbyRow;
 use stormglass::domain::*;
 use stormglass::ports::Store as _;
@@ -94,26 +93,14 @@ impl Cluster {
 
     fn record(&self) -> ClusterRecord {
         ClusterRecord {
-            format: RECORD_FORMAT,
-            cluster: self.name.clone(),
-            system_identifier: agent::IDENTIFIER,
-            epoch: Epoch(1),
-            number: RecordNumber(1),
-            holder: node(NODES[0]),
-            holder_address: address(&node(NODES[0])),
             holder_confirmed: true,
-            eligible: Default::default(),
-            proposed: Default::default(),
-            durability: DurabilityMode::Sync,
-            synchronous: Default::default(),
-            synchronous_number: RecordNumber(1),
-            alone_since: None,
-            paused_until: None,
-            fenced: Default::default(),
-            members: Default::default(),
-            holder_since: WallTime(0),
-            longest_wait: Duration::ZERO,
-            left_running: false,
+            ..ClusterRecord::first(
+                self.name.clone(),
+                agent::IDENTIFIER,
+                node(NODES[0]),
+                address(&node(NODES[0])),
+                DurabilityMode::Sync,
+            )
         }
     }
 

@@ -49,26 +49,14 @@ fn healthy() -> World {
         agent.standing.highest_number = RecordNumber(10);
     }
     let record = ClusterRecord {
-        format: 1,
-        cluster: cluster(),
-        system_identifier: IDENTIFIER,
         epoch: Epoch(3),
         number: RecordNumber(10),
-        holder: node("n1"),
-        holder_address: address(&node("n1")),
         holder_confirmed: true,
         eligible: [node("n2")].into(),
-        proposed: Default::default(),
-        durability: DurabilityMode::Sync,
         synchronous: [node("n2")].into(),
         synchronous_number: RecordNumber(9),
-        alone_since: None,
-        paused_until: None,
-        fenced: Default::default(),
         members: world.agents.values().map(member).collect(),
-        holder_since: WallTime(0),
-        longest_wait: std::time::Duration::ZERO,
-        left_running: false,
+        ..ClusterRecord::first(cluster(), IDENTIFIER, node("n1"), address(&node("n1")), DurabilityMode::Sync)
     };
     world.store = Some(record.clone());
     world.controller.record = Some(record);

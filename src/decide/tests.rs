@@ -35,26 +35,20 @@ pub(super) fn policy() -> Policy {
 
 pub(super) fn record() -> ClusterRecord {
     ClusterRecord {
-        format: 1,
-        cluster: ClusterName::new("main").expect("valid"),
-        system_identifier: SystemIdentifier(1),
         epoch: Epoch(3),
         number: RecordNumber(10),
-        holder: node("n1"),
-        holder_address: Address::new("n1", 5432),
         holder_confirmed: true,
         eligible: [node("n2")].into(),
-        proposed: BTreeSet::new(),
-        durability: DurabilityMode::Sync,
         synchronous: [node("n2")].into(),
         synchronous_number: RecordNumber(9),
-        alone_since: None,
-        paused_until: None,
-        fenced: BTreeSet::new(),
         members: ["n1", "n2", "n3"].map(member).into(),
-        holder_since: WallTime(0),
-        longest_wait: Duration::ZERO,
-        left_running: false,
+        ..ClusterRecord::first(
+            ClusterName::new("main").expect("valid"),
+            SystemIdentifier(1),
+            node("n1"),
+            Address::new("n1", 5432),
+            DurabilityMode::Sync,
+        )
     }
 }
 

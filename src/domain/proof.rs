@@ -191,26 +191,19 @@ mod tests {
     /// n1 holds epoch 3 and has been silent for ten seconds; its last lease was granted at `START`.
     fn silent_holder() -> (View, ClusterRecord, Policy) {
         let record = ClusterRecord {
-            format: 1,
-            cluster: ClusterName::new("main").expect("valid"),
-            system_identifier: SystemIdentifier(1),
             epoch: Epoch(3),
             number: RecordNumber(10),
-            holder: node("n1"),
-            holder_address: Address::new("n1", 5432),
             holder_confirmed: true,
             eligible: [node("n2")].into(),
-            proposed: Default::default(),
-            durability: DurabilityMode::Sync,
             synchronous: [node("n2")].into(),
             synchronous_number: RecordNumber(9),
-            alone_since: None,
-            paused_until: None,
-            fenced: Default::default(),
-            members: Default::default(),
-            holder_since: WallTime(0),
-            longest_wait: Duration::ZERO,
-            left_running: false,
+            ..ClusterRecord::first(
+                ClusterName::new("main").expect("valid"),
+                SystemIdentifier(1),
+                node("n1"),
+                Address::new("n1", 5432),
+                DurabilityMode::Sync,
+            )
         };
         let silent = Duration::from_secs(10);
         let holder = NodeView {

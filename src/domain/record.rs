@@ -83,6 +83,38 @@ fn synchronous_mode() -> DurabilityMode {
 }
 
 impl ClusterRecord {
+    /// The first record of a cluster: `holder` may hold the lease of epoch 1 once it confirms, and nobody else is known of.
+    pub fn first(
+        cluster: ClusterName,
+        system_identifier: SystemIdentifier,
+        holder: NodeName,
+        holder_address: Address,
+        durability: DurabilityMode,
+    ) -> Self {
+        Self {
+            format: RECORD_FORMAT,
+            cluster,
+            system_identifier,
+            epoch: Epoch(1),
+            number: RecordNumber(1),
+            holder,
+            holder_address,
+            holder_confirmed: false,
+            eligible: BTreeSet::new(),
+            proposed: BTreeSet::new(),
+            durability,
+            synchronous: BTreeSet::new(),
+            synchronous_number: RecordNumber(1),
+            alone_since: None,
+            paused_until: None,
+            fenced: BTreeSet::new(),
+            members: BTreeMap::new(),
+            holder_since: WallTime(0),
+            longest_wait: Duration::ZERO,
+            left_running: false,
+        }
+    }
+
     /// Standbys whose promises renew the holder's lease when no controller answers: every one that may ever be promoted
     /// without a fence, and those that are about to be.
     pub fn renewers(&self) -> BTreeSet<NodeName> {

@@ -3,7 +3,7 @@
 //! The order is the safety: nothing is promoted before the old primary certainly cannot write and the store has given the
 //! epoch out. The first epoch of a cluster, and a restart in place, are failovers of a node to itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::moving::{named, next_epoch, swap, tail};
@@ -15,7 +15,7 @@ use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepNa
 use crate::domain::plan::{Reason, ReasonCode};
 use crate::domain::policy::{DurabilityMode, Policy};
 use crate::domain::proof::{self, Proof};
-use crate::domain::record::{ClusterRecord, Member, RECORD_FORMAT};
+use crate::domain::record::{ClusterRecord, Member};
 use crate::domain::view::View;
 
 /// How the note of a fence step ends that rests on the end of the lease and not on a confirmation.
@@ -232,25 +232,18 @@ fn first_record(operation: &Operation, view: &View, policy: &Policy, to: &NodeNa
         (highest.beyond_unheard(), highest_number.beyond_unheard())
     };
     Ok(ClusterRecord {
-        format: RECORD_FORMAT,
-        cluster: operation.cluster.clone(),
-        system_identifier,
         epoch,
         number,
-        holder: to.clone(),
-        holder_address: report.address.clone(),
-        holder_confirmed: false,
-        eligible: BTreeSet::new(),
-        proposed: BTreeSet::new(),
-        durability: policy.durability,
-        synchronous: BTreeSet::new(),
         synchronous_number: number,
-        alone_since: None,
-        paused_until: None,
-        fenced: BTreeSet::new(),
         members,
         holder_since: view.wall,
         longest_wait: policy.timers.wait(),
-        left_running: false,
+        ..ClusterRecord::first(
+            operation.cluster.clone(),
+            system_identifier,
+            to.clone(),
+            report.address.clone(),
+            policy.durability,
+        )
     })
 }

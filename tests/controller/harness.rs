@@ -24,7 +24,7 @@ use stormglass::domain::ids::{Address, ClusterName, NodeName, ProxyName, SiteNam
 use stormglass::domain::lsn::Timeline;
 use stormglass::domain::operation::Operation;
 use stormglass::domain::policy::{DurabilityMode, Policy, PredictionPolicy};
-use stormglass::domain::record::{ClusterRecord, RECORD_FORMAT};
+use stormglass::domain::record::ClusterRecord;
 use stormglass::domain::report::{
     ControlData, PostgresReport, PostgresState, Probes, ProxyReport, Report, Standing, Tags,
 };
@@ -57,26 +57,9 @@ pub fn cluster() -> ClusterName {
 
 pub fn record() -> ClusterRecord {
     ClusterRecord {
-        format: RECORD_FORMAT,
-        cluster: cluster(),
-        system_identifier: IDENTIFIER,
         epoch: Epoch(3),
-        number: RecordNumber(1),
-        holder: node("n1"),
-        holder_address: Address::new("n1", 5432),
         holder_confirmed: true,
-        eligible: Default::default(),
-        proposed: Default::default(),
-        durability: DurabilityMode::SyncStrict,
-        synchronous: Default::default(),
-        synchronous_number: RecordNumber(1),
-        alone_since: None,
-        paused_until: None,
-        fenced: Default::default(),
-        members: Default::default(),
-        holder_since: WallTime(0),
-        longest_wait: Duration::ZERO,
-        left_running: false,
+        ..ClusterRecord::first(cluster(), IDENTIFIER, node("n1"), Address::new("n1", 5432), DurabilityMode::SyncStrict)
     }
 }
 

@@ -65,26 +65,21 @@ pub fn ago(ticks: u8) -> Moment {
 impl Record {
     pub fn real(&self) -> ClusterRecord {
         ClusterRecord {
-            format: record::RECORD_FORMAT,
-            cluster: cluster(),
-            system_identifier: SystemIdentifier(1),
             epoch: Epoch(u64::from(self.epoch)),
             number: RecordNumber(u64::from(self.number)),
-            holder: name(self.holder),
-            holder_address: address(self.holder),
             holder_confirmed: self.confirmed,
             eligible: names(self.eligible),
             proposed: names(self.proposed),
-            durability: DurabilityMode::Sync,
             synchronous: names(self.synchronous),
             synchronous_number: RecordNumber(u64::from(self.synchronous_number)),
             alone_since: (self.synchronous == 0).then_some(WallTime(0)),
-            paused_until: None,
-            fenced: BTreeSet::new(),
-            members: BTreeMap::new(),
-            holder_since: WallTime(0),
-            longest_wait: std::time::Duration::ZERO,
-            left_running: false,
+            ..ClusterRecord::first(
+                cluster(),
+                SystemIdentifier(1),
+                name(self.holder),
+                address(self.holder),
+                DurabilityMode::Sync,
+            )
         }
     }
 

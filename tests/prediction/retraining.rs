@@ -20,7 +20,7 @@ use stormglass::domain::epoch::{Epoch, RecordNumber};
 use stormglass::domain::ids::{Address, ClusterName, SystemIdentifier};
 use stormglass::domain::operation::{Operation, OperationStatus, StepName, StepState};
 use stormglass::domain::policy::DurabilityMode;
-use stormglass::domain::record::{ClusterRecord, RECORD_FORMAT};
+use stormglass::domain::record::ClusterRecord;
 use stormglass::ports::Store;
 
 use super::{Prometheus, Running, begin, node, now, seconds, settings};
@@ -137,26 +137,15 @@ impl Place {
 
 fn record() -> ClusterRecord {
     ClusterRecord {
-        format: RECORD_FORMAT,
-        cluster: ClusterName::new("main").expect("valid"),
-        system_identifier: SystemIdentifier(7),
         epoch: Epoch(3),
-        number: RecordNumber(1),
-        holder: node("n1"),
-        holder_address: Address::new("n1", 5432),
         holder_confirmed: true,
-        eligible: Default::default(),
-        proposed: Default::default(),
-        durability: DurabilityMode::Async,
-        synchronous: Default::default(),
-        synchronous_number: RecordNumber(1),
-        alone_since: None,
-        paused_until: None,
-        fenced: Default::default(),
-        members: Default::default(),
-        holder_since: WallTime(0),
-        longest_wait: Duration::ZERO,
-        left_running: false,
+        ..ClusterRecord::first(
+            ClusterName::new("main").expect("valid"),
+            SystemIdentifier(7),
+            node("n1"),
+            Address::new("n1", 5432),
+            DurabilityMode::Async,
+        )
     }
 }
 

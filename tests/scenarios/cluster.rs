@@ -9,7 +9,7 @@ use std::time::Duration;
 use stormglass::domain::clock::BootId;
 use stormglass::domain::lsn::{Fork, History};
 use stormglass::domain::operation::JOURNAL_FORMAT;
-use stormglass::domain::record::{Member, RECORD_FORMAT};
+use stormglass::domain::record::Member;
 use stormglass::domain::report::*;
 use stormglass::domain::*;
 
@@ -506,25 +506,16 @@ fn new_node(name: &NodeName) -> Node {
 
 fn new_record(holder: &NodeName, durability: DurabilityMode) -> ClusterRecord {
     ClusterRecord {
-        format: RECORD_FORMAT,
-        cluster: ClusterName::new("main").expect("valid"),
-        system_identifier: IDENTIFIER,
         epoch: Epoch(3),
         number: RecordNumber(10),
-        holder: holder.clone(),
-        holder_address: address(holder),
         holder_confirmed: true,
-        eligible: Default::default(),
-        proposed: Default::default(),
-        durability,
-        synchronous: Default::default(),
         synchronous_number: RecordNumber(9),
-        alone_since: None,
-        paused_until: None,
-        fenced: Default::default(),
-        members: Default::default(),
-        holder_since: WallTime(0),
-        longest_wait: std::time::Duration::ZERO,
-        left_running: false,
+        ..ClusterRecord::first(
+            ClusterName::new("main").expect("valid"),
+            IDENTIFIER,
+            holder.clone(),
+            address(holder),
+            durability,
+        )
     }
 }

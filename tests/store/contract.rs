@@ -2,7 +2,7 @@
 //!
 //! Each check takes stores that hold nothing of the cluster `main` yet. `again` sees what `store` wrote, from elsewhere or later.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use stormglass::domain::clock::{Moment, WallTime};
@@ -10,7 +10,7 @@ use stormglass::domain::epoch::{Epoch, RecordNumber};
 use stormglass::domain::ids::{Address, ClusterName, NodeName, OperationId, SystemIdentifier};
 use stormglass::domain::operation::{JOURNAL_FORMAT, Operation, OperationKind, OperationStatus};
 use stormglass::domain::policy::DurabilityMode;
-use stormglass::domain::record::{ClusterRecord, RECORD_FORMAT};
+use stormglass::domain::record::ClusterRecord;
 use stormglass::domain::trail::{AuditRow, EventRow};
 use stormglass::ports::store::{Card, Drawer, Page, Store, StoreError, Swap};
 use stormglass::telemetry::chain;
@@ -25,26 +25,18 @@ pub fn cluster() -> ClusterName {
 
 pub fn record(number: u64) -> ClusterRecord {
     ClusterRecord {
-        format: RECORD_FORMAT,
-        cluster: cluster(),
-        system_identifier: SystemIdentifier(7_396_000_000_000_000_123),
-        epoch: Epoch(1),
         number: RecordNumber(number),
-        holder: node("db1"),
-        holder_address: Address::new("127.0.0.1", 5432),
         holder_confirmed: true,
-        eligible: BTreeSet::new(),
-        proposed: BTreeSet::new(),
-        durability: DurabilityMode::Sync,
-        synchronous: BTreeSet::new(),
         synchronous_number: RecordNumber(number),
-        alone_since: None,
-        paused_until: None,
-        fenced: BTreeSet::new(),
-        members: BTreeMap::new(),
         holder_since: WallTime(1_795_000_000_000_000),
         longest_wait: std::time::Duration::from_secs(3),
-        left_running: false,
+        ..ClusterRecord::first(
+            cluster(),
+            SystemIdentifier(7_396_000_000_000_000_123),
+            node("db1"),
+            Address::new("127.0.0.1", 5432),
+            DurabilityMode::Sync,
+        )
     }
 }
 
