@@ -4,6 +4,8 @@
 
 #[expect(dead_code, reason = "nodes of other tests stream from each other")]
 mod support;
+#[path = "pgbackrest/timelines.rs"]
+mod timelines;
 #[path = "pgbackrest/troubles.rs"]
 mod troubles;
 
