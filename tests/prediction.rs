@@ -259,7 +259,8 @@ async fn abstains(running: &Running, words: &str) {
         let asked = now();
         let status = running.handle.status("main").await.expect("a status");
         assert!(now().duration_since(asked) < Duration::from_secs(10), "the loop waits for the predictor");
-        let predictor = status.predictor.expect("one is configured");
+        let status = &status.document;
+        let predictor = status.predictor.clone().expect("one is configured");
         let why = predictor.abstains.unwrap_or_default();
         if why.contains(words) {
             assert!(status.nodes.iter().all(|node| node.risk.is_none()));
@@ -367,7 +368,10 @@ async fn a_challenger_scores_beside_the_champion_and_only_the_champion_is_heard(
     let states: Vec<_> = both.iter().map(|model| (model.name.as_str(), model.scores, model.challenges)).collect();
     assert_eq!(states, [("challenger", false, true), ("champion", true, false)]);
     let status = running.handle.status("main").await.expect("a status");
-    assert_eq!(status.predictor.and_then(|predictor| predictor.model).expect("one scores").name, "champion");
+    assert_eq!(
+        status.document.predictor.clone().and_then(|predictor| predictor.model).expect("one scores").name,
+        "champion"
+    );
 
     // A challenger that breaks is told of, and takes nothing along.
     std::fs::write(folder.path().join("challenger").join("model.json"), "{}").expect("written");

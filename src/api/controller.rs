@@ -2,11 +2,14 @@
 //!
 //! Never decides: a route turns a request into a question for [`ControllerHandler`] and the answer into JSON.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use super::authentication::{Caller, Identity, TokenDigest};
 use super::listing::{Listing, Wanted};
 use super::notifications::ChannelDocument;
+use super::rendered::Rendered;
 use super::risk::{ModelList, PromoteRequest, RiskDocument};
 use super::tokens::{TokenDocument, TokenReply, TokenRequest};
 use super::webhook::AlertsReply;
@@ -37,7 +40,7 @@ pub trait ControllerHandler: Send + Sync + 'static {
     /// Every cluster.
     async fn clusters(&self) -> Result<Vec<ClusterStatus>, Problem>;
     /// One cluster.
-    async fn status(&self, cluster: &str) -> Result<ClusterStatus, Problem>;
+    async fn status(&self, cluster: &str) -> Result<Arc<Rendered<ClusterStatus>>, Problem>;
     /// What would be done now, and why.
     async fn explain(&self, cluster: &str) -> Result<Explanation, Problem>;
     /// Would it survive the next fault, and what is to be done?

@@ -16,6 +16,7 @@ mod mutation;
 pub mod notifications;
 pub mod openapi;
 pub mod problem;
+pub mod rendered;
 pub mod risk;
 pub mod router;
 pub mod routes;

@@ -272,7 +272,7 @@ impl Api {
         let handler = &self.handler;
         Ok(match question.route.endpoint {
             Endpoint::Clusters => Json(handler.clusters().await?).into_response(),
-            Endpoint::Status => Json(handler.status(target).await?).into_response(),
+            Endpoint::Status => handler.status(target).await?.answer(),
             Endpoint::Explain => Json(handler.explain(target).await?).into_response(),
             Endpoint::Doctor => Json(handler.doctor(target).await?).into_response(),
             Endpoint::Risk => Json(handler.risk(target).await?).into_response(),

@@ -3,6 +3,7 @@
 //! Decides nothing. What belongs to no cluster (tokens, the audit log, answers under idempotency keys) is kept by the first one.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
@@ -11,6 +12,7 @@ use crate::api::authentication::{Caller, Identity, TokenDigest};
 use crate::api::controller::{ControllerHandler, no_channel};
 use crate::api::listing::{Listing, Wanted};
 use crate::api::notifications::ChannelDocument;
+use crate::api::rendered::Rendered;
 use crate::api::risk::{ModelList, PromoteRequest, RiskDocument};
 use crate::api::tokens::{TokenDocument, TokenReply, TokenRequest};
 use crate::api::webhook::AlertsReply;
@@ -92,12 +94,12 @@ impl ControllerHandler for Clusters {
     async fn clusters(&self) -> Result<Vec<ClusterStatus>, Problem> {
         let mut found = Vec::new();
         for (name, handle) in &self.all {
-            found.push(handle.status(name).await?);
+            found.push(handle.status(name).await?.document.clone());
         }
         Ok(found)
     }
 
-    async fn status(&self, cluster: &str) -> Result<ClusterStatus, Problem> {
+    async fn status(&self, cluster: &str) -> Result<Arc<Rendered<ClusterStatus>>, Problem> {
         self.of(cluster)?.status(cluster).await
     }
 

@@ -1,7 +1,7 @@
 //! The loop: one closed set of events, one owner of the state.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -16,8 +16,10 @@ use super::told::Told;
 use super::watched::StoreWatch;
 use super::witness::{self, Door, Knock};
 use super::{ConfiguredNode, ControllerParts, ENDED_KEPT, Remembered, backup};
+use crate::api::rendered::Rendered;
+use crate::api::wire::{ClusterStatus, Problem};
 use crate::decide::request::Request;
-use crate::domain::clock::WallTime;
+use crate::domain::clock::{Moment, WallTime};
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
 use crate::domain::epoch::Epoch;
 use crate::domain::ids::OperationId;
@@ -32,6 +34,9 @@ use crate::telemetry;
 
 /// Fallback for what no event announces: silence and the passing of a deadline.
 const TICK: Duration = Duration::from_millis(100);
+
+/// While nothing happens, those who look see a copy that may be this old: thousands a second share a few.
+const GLANCE_KEPT: Duration = Duration::from_millis(10);
 
 /// What can happen to a controller.
 pub(super) enum Event {
@@ -80,12 +85,21 @@ pub(super) enum Event {
     Cancel { operation: OperationId, reply: oneshot::Sender<Option<Result<Operation, &'static str>>> },
 }
 
-/// A copy of the state, for answers.
+/// A copy of the state, for answers. Times in it count from when it was made.
 pub(super) struct Glance {
     pub view: View,
     pub operations: Vec<Operation>,
     pub name: Option<NameSight>,
     pub predictor: Option<PredictorState>,
+    /// The status document, once somebody asked for it.
+    pub status: OnceLock<Result<Arc<Rendered<ClusterStatus>>, Problem>>,
+}
+
+/// Who looks, and what was shown last, if nothing has happened since.
+#[derive(Default)]
+struct Looks {
+    waiting: Vec<oneshot::Sender<Arc<Glance>>>,
+    last: Option<(Moment, Arc<Glance>)>,
 }
 
 /// The loop's own task.
@@ -208,7 +222,7 @@ pub(super) async fn run(
     controller.note_started();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut looks = Vec::new();
+    let mut looks = Looks::default();
     let mut turned_at = now;
     loop {
         // In a fixed order, so that the same events always give the same turns; none starves.
@@ -230,18 +244,19 @@ pub(super) async fn run(
         if is_due || now >= turned_at.plus(TICK) {
             controller.turn();
             turned_at = now;
+            looks.last = None;
         }
-        controller.show(&mut looks);
+        controller.show(&mut looks, now);
     }
     tracing::info!("controller loop ended");
 }
 
 impl Controller {
     /// Takes one event in; who only looks waits for [`Self::show`]. True if something may have changed.
-    fn take(&mut self, event: Event, looks: &mut Vec<oneshot::Sender<Arc<Glance>>>) -> bool {
+    fn take(&mut self, event: Event, looks: &mut Looks) -> bool {
         match event {
             Event::Look { reply } => {
-                looks.push(reply);
+                looks.waiting.push(reply);
                 false
             }
             event => {
@@ -252,12 +267,14 @@ impl Controller {
     }
 
     /// Shows the state to all who looked: one copy for them together.
-    fn show(&mut self, looks: &mut Vec<oneshot::Sender<Arc<Glance>>>) {
-        if looks.is_empty() {
+    fn show(&mut self, looks: &mut Looks, now: Moment) {
+        if looks.waiting.is_empty() {
             return;
         }
-        let glance = self.glance();
-        for reply in looks.drain(..) {
+        let fresh = looks.last.take().filter(|(made_at, _)| now < made_at.plus(GLANCE_KEPT));
+        let (made_at, glance) = fresh.unwrap_or_else(|| (now, self.glance()));
+        looks.last = Some((made_at, glance.clone()));
+        for reply in looks.waiting.drain(..) {
             // Whoever asked may have left.
             let _ = reply.send(glance.clone());
         }
@@ -266,7 +283,7 @@ impl Controller {
     fn glance(&mut self) -> Arc<Glance> {
         let view = self.view();
         let (operations, name) = (self.state.operations.clone(), self.state.name.clone());
-        Arc::new(Glance { view, operations, name, predictor: self.state.predictor.clone() })
+        Arc::new(Glance { view, operations, name, predictor: self.state.predictor.clone(), status: OnceLock::new() })
     }
 
     /// Takes one event in. Never waits.

@@ -10,21 +10,23 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event_loop::{Event, Glance};
 use super::notifications::{Notifications, Standing};
-use super::prediction::{self, Prediction};
+use super::prediction::Prediction;
 use super::sequences::{self, SequenceAnswer, SequenceAsked, Sequences};
 use super::tokens::Tokens;
 use super::{ControllerParts, WaysIn};
-use super::{backup, status};
+use super::{backup, leading, models, replies, status};
 use crate::api::authentication::{Caller, Identity, TokenDigest};
 use crate::api::controller::{ControllerHandler, no_channel, no_predictor};
 use crate::api::listing::{Listing, Wanted};
 use crate::api::notifications::ChannelDocument;
-use crate::api::risk::{ModelEntry, ModelFigures, ModelList, PromoteRequest, RiskDocument};
+use crate::api::rendered::Rendered;
+use crate::api::risk::{ModelList, PromoteRequest, RiskDocument};
 use crate::api::tokens::{TokenDocument, TokenReply, TokenRequest};
 use crate::api::webhook::AlertsReply;
 use crate::api::wire::{
-    BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
-    PauseRequest, Problem, RestoreRequest, RetrainRequest, SCHEMA_VERSION, SequenceRequest, SwitchoverRequest,
+    BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, LeaderAddress, MutationReply,
+    NodeRequest, PauseRequest, Problem, RestoreRequest, RetrainRequest, SCHEMA_VERSION, SequenceRequest,
+    SwitchoverRequest,
 };
 use crate::decide::doctor::{self, Patient};
 use crate::decide::request::Request;
@@ -41,12 +43,10 @@ use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::Policy;
 use crate::domain::readiness::{ChannelFacts, Circumstances, Readiness, StackFacts};
 use crate::domain::report::{ProxyReport, Report};
-use crate::domain::risk::ModelName;
 use crate::domain::sequence::Sequence;
 use crate::domain::trail::{AuditEntry, AuditRow, EventRow};
 use crate::domain::view::Fact;
-use crate::ports::metrics::ModelStoreError;
-use crate::ports::{Card, Clock, Drawer, NodeControl, Page, Paged, Store, StoreError};
+use crate::ports::{Card, Clock, Drawer, Leader, NodeControl, Page, Paged, Store, StoreError};
 use crate::telemetry::metrics::ControllerMetrics;
 
 /// A pause ends by itself after this, unless it was asked to last otherwise.
@@ -83,6 +83,8 @@ pub struct ControllerHandle {
     stacks: watch::Receiver<Vec<StackFacts>>,
     channels: Notifications,
     standing: Arc<Standing>,
+    /// As others see this controller, where several stand for the leadership.
+    leader: Option<LeaderAddress>,
 }
 
 impl ControllerHandle {
@@ -117,7 +119,13 @@ impl ControllerHandle {
             stacks,
             channels: parts.notifications.clone(),
             standing,
+            leader: None,
         }
+    }
+
+    /// The same, saying in every status that `own` leads.
+    pub(super) fn announced(self, own: &Leader) -> Self {
+        Self { leader: Some(leading::address(own)), ..self }
     }
 
     pub(super) fn cluster(&self) -> &ClusterName {
@@ -223,56 +231,8 @@ impl ControllerHandle {
             let why: Vec<String> = plan.blocked_by.iter().map(ToString::to_string).collect();
             return Err(Problem::refused(why.join("; "), plan.blocked_by));
         }
-        Ok(reply(plan, operation, dry_run))
+        Ok(replies::reply(plan, operation, dry_run))
     }
-}
-
-/// The answer to a request that was not refused.
-fn reply(plan: Plan, operation: Option<Operation>, dry_run: bool) -> MutationReply {
-    let (message, expect) = match &plan.intent {
-        Intent::Start { operation: OperationKind::Switchover { from, to } } => (
-            format!("switchover from {from} to {to}"),
-            vec![
-                "writes pause while the primary shuts down and the standby is promoted".to_owned(),
-                "no commit is lost".to_owned(),
-                format!("{from} comes back as a standby"),
-            ],
-        ),
-        Intent::Start { operation: OperationKind::Failover { from, to, accept_data_loss, .. } } => (
-            format!("failover from {from} to {to}"),
-            vec![
-                format!("{from} is fenced before {to} is promoted"),
-                if *accept_data_loss {
-                    "commits may be lost, see the reasons".to_owned()
-                } else {
-                    "no confirmed commit is lost".to_owned()
-                },
-            ],
-        ),
-        Intent::Start { operation: OperationKind::Rejoin { node, reclone } } => (
-            format!("rejoin of {node}"),
-            vec![if *reclone {
-                format!("{node}'s data directory is replaced by a new copy")
-            } else {
-                format!("{node}'s own WAL beyond the primary's history is kept aside")
-            }],
-        ),
-        Intent::Start { operation: OperationKind::Fence { node } } => (format!("fence of {node}"), Vec::new()),
-        Intent::Start { operation: OperationKind::Sequence { name, .. } } => (format!("sequence {name}"), Vec::new()),
-        Intent::Start { operation: OperationKind::Retrain { .. } } => (
-            "retraining".to_owned(),
-            vec![
-                "a challenger is trained beside the controller, nice and within limits of memory and time".to_owned(),
-                "it scores only if it is better than the model in use on samples that neither was trained on"
-                    .to_owned(),
-            ],
-        ),
-        Intent::Start { operation } => backup::words(operation),
-        Intent::UpdateRecord { .. } => ("the change is being stored".to_owned(), Vec::new()),
-        Intent::Hold => ("nothing to do".to_owned(), Vec::new()),
-    };
-    let message = if dry_run { format!("would begin: {message}") } else { message };
-    MutationReply { schema_version: SCHEMA_VERSION, operation, plan: Some(plan), expect, message }
 }
 
 fn shutting_down() -> Problem {
@@ -317,12 +277,16 @@ impl ControllerHandler for ControllerHandle {
     }
 
     async fn clusters(&self) -> Result<Vec<ClusterStatus>, Problem> {
-        Ok(vec![self.status(self.cluster.as_str()).await?])
+        Ok(vec![self.status(self.cluster.as_str()).await?.document.clone()])
     }
 
-    async fn status(&self, cluster: &str) -> Result<ClusterStatus, Problem> {
+    async fn status(&self, cluster: &str) -> Result<Arc<Rendered<ClusterStatus>>, Problem> {
         let glance = self.look(cluster).await?;
-        Ok(status::document(&glance, cluster, &self.policy, &self.name, self.rule.as_ref()))
+        let rendered = glance.status.get_or_init(|| {
+            let document = status::document(&glance, cluster, &self.policy, &self.name, self.rule.as_ref());
+            Rendered::of(ClusterStatus { leader: self.leader.clone(), ..document }).map(Arc::new)
+        });
+        rendered.clone()
     }
 
     async fn explain(&self, cluster: &str) -> Result<Explanation, Problem> {
@@ -343,58 +307,15 @@ impl ControllerHandler for ControllerHandle {
     async fn models(&self) -> Result<ModelList, Problem> {
         let prediction = self.prediction()?;
         let glance = self.look(self.cluster.as_str()).await?;
-        let predictor = glance.predictor.clone().unwrap_or_default();
-        let scores = predictor.model;
-        let names = prediction.models.names().await.map_err(internal)?;
-        let promoted = prediction.models.promoted().await.map_err(internal)?;
-        let mut models = Vec::new();
-        for name in names {
-            let read = prediction.models.read(&name).await;
-            let (version, problem, document) = match read {
-                Ok(files) => {
-                    let (version, problem) = prediction::examine(&files, prediction);
-                    (version, problem, serde_json::from_str(&files.document).ok())
-                }
-                Err(error) => (None, Some(error.to_string()), None),
-            };
-            let is_it = |model: &ModelName| model.name == name && Some(&model.version) == version.as_ref();
-            let scores = scores.as_ref().is_some_and(is_it);
-            let tallied = predictor.tallied.iter().find(|tallied| is_it(&tallied.model));
-            models.push(ModelEntry {
-                scores,
-                challenges: !scores && tallied.is_some(),
-                figures: tallied.map(|tallied| ModelFigures {
-                    samples: tallied.tally.samples,
-                    silent: tallied.tally.silent,
-                    alarms: tallied.tally.alarms,
-                    forecast_error: tallied.tally.forecast_error(),
-                }),
-                promoted: promoted.as_ref() == Some(&name),
-                name,
-                version,
-                problem,
-                document,
-            });
-        }
-        Ok(ModelList { schema_version: SCHEMA_VERSION, models })
+        models::list(prediction, glance.predictor.clone().unwrap_or_default()).await
     }
 
     async fn promote_model(&self, request: PromoteRequest, _caller: &Caller) -> Result<MutationReply, Problem> {
-        let prediction = self.changeable()?;
-        let files =
-            prediction.models.read(&request.name).await.map_err(|error| Problem::not_found(error.to_string()))?;
-        if let (_, Some(problem)) = prediction::examine(&files, prediction) {
-            return Err(Problem::refused(format!("model {} cannot be used here: {problem}", request.name), Vec::new()));
-        }
-        prediction.models.promote(&request.name).await.map_err(internal)?;
-        Ok(done(format!("model {} scores from the next step on", request.name)))
+        models::promote(models::changeable(self.prediction()?)?, &request.name).await
     }
 
     async fn roll_back_model(&self, _caller: &Caller) -> Result<MutationReply, Problem> {
-        let prediction = self.changeable()?;
-        let refuse = |error: ModelStoreError| Problem::refused(error.to_string(), Vec::new());
-        let name = prediction.models.roll_back().await.map_err(refuse)?;
-        Ok(done(format!("model {name} scores again from the next step on")))
+        models::roll_back(models::changeable(self.prediction()?)?).await
     }
 
     async fn notifications(&self) -> Result<Vec<ChannelDocument>, Problem> {
@@ -409,7 +330,7 @@ impl ControllerHandler for ControllerHandle {
         let epoch = self.glance().await?.view.record.as_ref().map_or_else(Default::default, |record| record.epoch);
         let message = kept.channel.trial(&self.cluster, epoch, self.clock.wall(), &caller.name);
         match kept.notifier.send(&message).await {
-            Ok(()) => Ok(done(format!("a test went out over {name}: look whether it arrived"))),
+            Ok(()) => Ok(replies::done(format!("a test went out over {name}: look whether it arrived"))),
             Err(error) => Err(Problem::unavailable(format!("the test did not go out over {name}: {error}"))),
         }
     }
@@ -694,7 +615,7 @@ impl ControllerHandle {
 
     /// The request for a retraining, where one could be carried out and would have an effect.
     pub(super) fn retraining(&self) -> Result<Request, Problem> {
-        let training = self.changeable()?.training.as_ref();
+        let training = models::changeable(self.prediction()?)?.training.as_ref();
         let Some(training) = training else {
             let words = "this controller trains nothing: its configuration has no [prometheus]";
             return Err(Problem::not_found(words));
@@ -710,27 +631,4 @@ impl ControllerHandle {
     fn prediction(&self) -> Result<&Prediction, Problem> {
         self.prediction.as_ref().ok_or_else(|| no_predictor("this controller"))
     }
-
-    /// The predictor, if which model scores is not fixed by the configuration.
-    fn changeable(&self) -> Result<&Prediction, Problem> {
-        let prediction = self.prediction()?;
-        match &prediction.model {
-            None => Ok(prediction),
-            Some(fixed) => Err(Problem::refused(
-                format!(
-                    "predictor.model = {fixed:?} in the controller's configuration says which model scores: remove it there first"
-                ),
-                Vec::new(),
-            )),
-        }
-    }
-}
-
-fn internal(error: ModelStoreError) -> Problem {
-    Problem::internal(error.to_string())
-}
-
-/// The answer to a change that is no operation.
-fn done(message: String) -> MutationReply {
-    MutationReply { schema_version: SCHEMA_VERSION, operation: None, plan: None, expect: Vec::new(), message }
 }

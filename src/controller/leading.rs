@@ -15,6 +15,7 @@ use crate::api::authentication::{Caller, Identity, TokenDigest};
 use crate::api::controller::ControllerHandler;
 use crate::api::listing::{Listing, Wanted};
 use crate::api::notifications::ChannelDocument;
+use crate::api::rendered::Rendered;
 use crate::api::risk::{ModelList, PromoteRequest, RiskDocument};
 use crate::api::tokens::{TokenDocument, TokenReply, TokenRequest};
 use crate::api::webhook::AlertsReply;
@@ -136,7 +137,7 @@ async fn lead(candidacy: &Candidacy, seat: &Seat, term: &Arc<dyn Term>, shutdown
         started = super::start(parts, stopped) => started,
     };
     let handle = match started {
-        Ok(handle) => Arc::new(handle),
+        Ok(handle) => Arc::new(handle.announced(&candidacy.own)),
         Err(error) => {
             tracing::error!(%error, "elected, and the store cannot be read: the leadership goes to another one");
             tokio::time::sleep(PAUSE).await;
@@ -172,6 +173,11 @@ async fn unheard(handle: &ControllerHandle, term: &dyn Term, patience: Duration)
     }
 }
 
+/// Where clients find a leader.
+pub(super) fn address(leader: &Leader) -> LeaderAddress {
+    LeaderAddress { name: leader.name.clone(), url: leader.url.clone() }
+}
+
 async fn asked_to_stop(shutdown: &mut watch::Receiver<bool>) {
     // A sender that is gone asks for nothing else any more.
     let _ = shutdown.wait_for(|stop| *stop).await;
@@ -192,11 +198,7 @@ impl Seat {
 
     fn not_the_leader(&self) -> Problem {
         let (words, leader) = self.who_leads();
-        Problem::not_the_leader(words, leader.map(|leader| LeaderAddress { name: leader.name, url: leader.url }))
-    }
-
-    fn name_leader(&self, status: &mut ClusterStatus) {
-        status.leader = Some(LeaderAddress { name: self.own.name.clone(), url: self.own.url.clone() });
+        Problem::not_the_leader(words, leader.as_ref().map(address))
     }
 
     fn who_leads(&self) -> (String, Option<Leader>) {
@@ -224,15 +226,11 @@ impl ControllerHandler for Seat {
     }
 
     async fn clusters(&self) -> Result<Vec<ClusterStatus>, Problem> {
-        let mut clusters = self.leader()?.clusters().await?;
-        clusters.iter_mut().for_each(|status| self.name_leader(status));
-        Ok(clusters)
+        self.leader()?.clusters().await
     }
 
-    async fn status(&self, cluster: &str) -> Result<ClusterStatus, Problem> {
-        let mut status = self.leader()?.status(cluster).await?;
-        self.name_leader(&mut status);
-        Ok(status)
+    async fn status(&self, cluster: &str) -> Result<Arc<Rendered<ClusterStatus>>, Problem> {
+        self.leader()?.status(cluster).await
     }
 
     async fn explain(&self, cluster: &str) -> Result<Explanation, Problem> {

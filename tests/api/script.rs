@@ -2,13 +2,14 @@
 //!
 //! Length: the trait has one method for each route, and each is answered here.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use stormglass::api::authentication::{Caller, Identity, TokenDigest};
 use stormglass::api::controller::ControllerHandler;
 use stormglass::api::listing::{Listing, Wanted};
+use stormglass::api::rendered::Rendered;
 use stormglass::api::risk::{ModelList, PromoteRequest, RiskDocument};
 use stormglass::api::routes::Endpoint;
 use stormglass::api::tokens::{StoredToken, TokenDocument, TokenReply, TokenRequest, find};
@@ -262,8 +263,9 @@ impl ControllerHandler for Script {
         Ok(vec![status()])
     }
 
-    async fn status(&self, cluster: &str) -> Result<ClusterStatus, Problem> {
-        known(cluster).map(|()| status())
+    async fn status(&self, cluster: &str) -> Result<Arc<Rendered<ClusterStatus>>, Problem> {
+        known(cluster)?;
+        Rendered::of(status()).map(Arc::new)
     }
 
     async fn explain(&self, cluster: &str) -> Result<Explanation, Problem> {
