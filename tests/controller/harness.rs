@@ -19,7 +19,7 @@ use stormglass::controller::{
 use stormglass::domain::access::Role;
 use stormglass::domain::clock::{BootId, Moment, WallTime};
 use stormglass::domain::command::HeartbeatReply;
-use stormglass::domain::epoch::{Epoch, RecordNumber};
+use stormglass::domain::epoch::Epoch;
 use stormglass::domain::ids::{Address, ClusterName, NodeName, ProxyName, SiteName, SystemIdentifier};
 use stormglass::domain::lsn::Timeline;
 use stormglass::domain::operation::Operation;

@@ -16,7 +16,7 @@ use stormglass::config::features::load_features;
 use stormglass::controller::{Prediction, Training};
 use stormglass::domain::access::Role;
 use stormglass::domain::clock::WallTime;
-use stormglass::domain::epoch::{Epoch, RecordNumber};
+use stormglass::domain::epoch::Epoch;
 use stormglass::domain::ids::{Address, ClusterName, SystemIdentifier};
 use stormglass::domain::operation::{Operation, OperationStatus, StepName, StepState};
 use stormglass::domain::policy::DurabilityMode;
