@@ -6,8 +6,12 @@ mod dns;
 mod notification;
 #[path = "config/retraining.rs"]
 mod retraining;
+#[path = "config/schema.rs"]
+mod schema;
 #[path = "config/store.rs"]
 mod store;
+#[path = "config/timers.rs"]
+mod timers;
 #[path = "config/tls.rs"]
 mod tls;
 
@@ -165,7 +169,7 @@ fn unknown_keys_name_the_nearest_known_one() {
         "rto = \"5s\"",
         "ttl = 30",
         "stormglass.toml:11:1: failover.ttl: unknown key: the nearest known key is `rto`, of rto, lease, renewal_interval, \
-         request_timeout, stop_budget, gray_after",
+         request_timeout, stop_budget, kill_budget, drift, switchover_max_dirty_bytes, gray_after",
     );
     refused(
         DATABASE,

@@ -2,6 +2,8 @@
 //!
 //! Raw units (bytes, seconds), RFC 3339 in UTC, `null` for unknown: never a default in place of a fact.
 
+mod timers;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +17,7 @@ use crate::domain::lsn::Lsn;
 use crate::domain::operation::Operation;
 use crate::domain::plan::{Plan, Reason};
 use crate::domain::traffic::TrafficReport;
+pub use timers::{ExpectedOutage, TimerRule, TimerStatus};
 
 /// Version of every document below.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -172,67 +175,6 @@ pub struct Warning {
     pub message: String,
     /// What to do next: a command.
     pub next: Option<String>,
-}
-
-/// Timers of the lease protocol, in seconds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct TimerStatus {
-    /// Target.
-    pub rto_seconds: f64,
-    /// Length of a lease.
-    pub lease_seconds: f64,
-    /// Between renewals.
-    pub renewal_interval_seconds: f64,
-    /// For one renewal.
-    pub request_timeout_seconds: f64,
-    /// Kept for stopping PostgreSQL.
-    pub stop_budget_seconds: f64,
-    /// How long a leader waits for expiry.
-    pub wait_seconds: f64,
-    /// The last part of the stop budget, for SIGKILL.
-    #[serde(default)]
-    pub kill_budget_seconds: f64,
-    /// Bound on how far clocks run apart during one lease.
-    #[serde(default)]
-    pub drift_seconds: f64,
-    /// How long a standby's promise binds.
-    #[serde(default)]
-    pub promise_seconds: f64,
-    /// For how long a deposed controller may believe that it leads; `null` with one controller.
-    #[serde(default)]
-    pub leadership_ttl_seconds: Option<f64>,
-    /// What must hold between them, with its numbers.
-    #[serde(default)]
-    pub rules: Vec<TimerRule>,
-    /// How long each class of fault stops the writers before a promotion begins.
-    #[serde(default)]
-    pub outages: Vec<ExpectedOutage>,
-}
-
-/// A rule that the timers must keep.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct TimerRule {
-    /// In the words of the settings.
-    pub rule: String,
-    /// Left side, worked out.
-    pub left_seconds: f64,
-    /// Right side.
-    pub right_seconds: f64,
-    /// Whether it holds.
-    pub holds: bool,
-    /// The whole of it as `config check` prints it.
-    pub statement: String,
-}
-
-/// How long one class of fault stops the writers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct ExpectedOutage {
-    /// What happens.
-    pub fault: String,
-    /// At most, before a promotion begins; `null`: no bound.
-    pub at_most_seconds: Option<f64>,
-    /// The whole of it as `config check` prints it.
-    pub statement: String,
 }
 
 /// One node of [`ClusterStatus`].

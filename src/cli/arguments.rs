@@ -456,6 +456,22 @@ pub enum ConfigCommand {
         #[arg(long)]
         effective: bool,
     },
+    /// Print the JSON Schema of configuration files, with which editors complete and check them.
+    #[command(after_help = "Example:\n  stormglass config schema controller > controller.schema.json\n  \
+                            and, as the first line of the configuration: #:schema ./controller.schema.json")]
+    Schema {
+        /// Of a controller's file or of an agent's; of either if not given.
+        kind: Option<SchemaKind>,
+    },
+}
+
+/// Whose configuration a schema is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SchemaKind {
+    /// `stormglass controller`.
+    Controller,
+    /// `stormglass agent`.
+    Agent,
 }
 
 /// A configuration file, of a controller or an agent.

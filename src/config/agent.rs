@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::backup::AgentBackupSection;
+use super::duration::DurationText;
 use super::secret::SecretReference;
 use super::tls::TlsSection;
 pub use super::traffic::PgbouncerSection;
@@ -15,7 +17,7 @@ use crate::domain::ids::{Address, ClusterName, NodeName, ProxyName, SiteName};
 use crate::domain::report::Tags;
 
 /// The whole file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AgentConfig {
     /// The agent itself.
@@ -38,7 +40,7 @@ pub struct AgentConfig {
 }
 
 /// `[agent]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AgentSection {
     /// The cluster.
@@ -46,11 +48,13 @@ pub struct AgentSection {
     /// Where the host stands.
     pub site: SiteName,
     /// Health paths, metrics and commands. Patroni's port, 8008, by habit.
+    #[schema(value_type = String)]
     pub listen: SocketAddr,
     /// Listen without TLS where others reach it. For a network that is trusted; told at start and by the doctor.
     #[serde(default)]
     pub insecure: bool,
     /// Epochs, promises, guard socket. Must be on a disk that survives a reboot, and not on the one of the data directory.
+    #[schema(value_type = String)]
     pub state_directory: PathBuf,
     /// Base URLs of the controllers.
     pub controllers: Vec<String>,
@@ -63,18 +67,21 @@ pub struct AgentSection {
 }
 
 /// `[postgresql]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PostgresqlSection {
     /// The node's name.
     pub node: NodeName,
     /// PGDATA.
+    #[schema(value_type = String)]
     pub data_directory: PathBuf,
     /// Where `postgresql.conf` and `pg_hba.conf` lie if that is not PGDATA, as in Debian's /etc/postgresql/15/main.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub config_directory: Option<PathBuf>,
     /// Where `postgres`, `pg_ctl`, `pg_rewind` are; found below /usr/lib/postgresql for the data directory's version if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub bin_directory: Option<PathBuf>,
     /// Where clients, standbys and proxies reach this PostgreSQL. Its port is the server's port.
     pub address: Address,
@@ -82,6 +89,7 @@ pub struct PostgresqlSection {
     pub listen_addresses: String,
     /// Socket directories for clients, besides the agent's private one.
     #[serde(default)]
+    #[schema(value_type = Vec<String>)]
     pub unix_socket_directories: Vec<PathBuf>,
     /// Role the agent manages with, over the private socket.
     #[serde(default = "default_superuser")]
@@ -100,29 +108,36 @@ pub struct PostgresqlSection {
     pub parameters: BTreeMap<String, String>,
     /// Time between two probes.
     #[serde(default = "default_probe_interval", with = "super::duration")]
+    #[schema(value_type = DurationText)]
     pub probe_interval: Duration,
     /// How long one probe may take.
     #[serde(default = "default_probe_timeout", with = "super::duration")]
+    #[schema(value_type = DurationText)]
     pub probe_timeout: Duration,
     /// Where divergent WAL is kept aside before a rewind; `<state_directory>/divergent` if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub divergent_directory: Option<PathBuf>,
 }
 
 /// `[proxy]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProxySection {
     /// The proxy's name.
     pub name: ProxyName,
     /// HAProxy's stats socket, level admin.
+    #[schema(value_type = String)]
     pub stats_socket: PathBuf,
     /// HAProxy's master socket, for reloads.
+    #[schema(value_type = String)]
     pub master_socket: PathBuf,
     /// The configuration file that the agent writes.
+    #[schema(value_type = String)]
     pub config_file: PathBuf,
     /// The template that it is made from; the built-in one if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub template: Option<PathBuf>,
     /// Where clients connect for writes (recipe with one unchecked server that the agent moves).
     pub write: Address,
@@ -141,6 +156,7 @@ pub struct ProxySection {
     /// How long one try to reach the primary may take, and how long a waiting connection rests between two tries: the longest
     /// that it lags behind a redirect. Must exceed the round trip to the farthest node; raise it where a site is far away.
     #[serde(default = "default_connect_timeout", with = "super::duration")]
+    #[schema(value_type = DurationText)]
     pub connect_timeout: Duration,
     /// Role and database for the verifying write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -151,7 +167,7 @@ pub struct ProxySection {
 }
 
 /// A node behind a proxy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProxyNode {
     /// The node.
@@ -166,7 +182,7 @@ pub struct ProxyNode {
 }
 
 /// `[proxy.verify]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VerifySection {
     /// Role; needs EXECUTE on `pg_logical_emit_message`, nothing else.

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::duration::DurationText;
 use super::error::Violation;
 use super::secret::SecretReference;
 use crate::domain::backup::BackupType;
@@ -32,7 +34,7 @@ const OWN_OPTIONS: &[&str] = &[
 ];
 
 /// `[backup]` of an agent.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AgentBackupSection {
     /// pgBackRest's name for the cluster; the cluster's own name if not given.
@@ -40,6 +42,7 @@ pub struct AgentBackupSection {
     pub stanza: Option<String>,
     /// A directory that every host of the cluster sees. Either this or `[backup.s3]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub path: Option<PathBuf>,
     /// Encrypts what is stored (AES-256). Cannot be changed later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,9 +58,11 @@ pub struct AgentBackupSection {
     pub processes: u32,
     /// WAL is archived at least so often while there are writes: what a total loss costs at most.
     #[serde(default = "default_archive_timeout", with = "super::duration")]
+    #[schema(value_type = DurationText)]
     pub archive_timeout: Duration,
     /// The program.
     #[serde(default = "default_program")]
+    #[schema(value_type = String)]
     pub program: PathBuf,
     /// Further options, as pgBackRest names them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -74,7 +79,7 @@ pub struct AgentBackupSection {
 }
 
 /// `[backup.s3]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct S3Section {
     /// Host of the service, and its port if that is not 443. pgBackRest speaks TLS only, and the certificate must name this host.
@@ -94,6 +99,7 @@ pub struct S3Section {
     pub key_secret: Option<SecretReference>,
     /// Certificates that the service's is checked against, beside the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub ca_file: Option<PathBuf>,
     /// The bucket stands in the path, not in the host's name.
     #[serde(default)]
@@ -101,7 +107,7 @@ pub struct S3Section {
 }
 
 /// `[[backup.peer]]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PeerSection {
     /// The node.
@@ -110,20 +116,23 @@ pub struct PeerSection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// Its PGDATA.
+    #[schema(value_type = String)]
     pub data_directory: PathBuf,
     /// Port of its PostgreSQL.
     pub port: u16,
     /// Directory of its socket; the system's usual one if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub socket_directory: Option<PathBuf>,
 }
 
 /// `[backup.drill]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DrillSection {
     /// Where copies are made; `<state_directory>/drill` if not given. Needs room for the database.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub directory: Option<PathBuf>,
     /// Tables that only grow: their rows are counted in the live cluster and in the copy.
     #[serde(rename = "ledger", skip_serializing_if = "Vec::is_empty")]
@@ -134,7 +143,7 @@ pub struct DrillSection {
 }
 
 /// `[[backup.drill.ledger]]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LedgerSection {
     /// Database.
@@ -144,7 +153,7 @@ pub struct LedgerSection {
 }
 
 /// `[[backup.drill.check]]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CheckSection {
     /// For people.
@@ -156,7 +165,7 @@ pub struct CheckSection {
 }
 
 /// `[backup]` of a controller.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ControllerBackupSection {
     /// Time zone of the schedules, as in `Europe/Berlin`.
@@ -165,12 +174,15 @@ pub struct ControllerBackupSection {
     pub from_standby: bool,
     /// What a total loss may cost: older WAL in the repository is a violation.
     #[serde(with = "super::duration")]
+    #[schema(value_type = DurationText)]
     pub rpo: Duration,
     /// A backup that failed is tried again after this.
     #[serde(with = "super::duration")]
+    #[schema(value_type = DurationText)]
     pub retry_after: Duration,
     /// The repository is looked at this often.
     #[serde(with = "super::duration")]
+    #[schema(value_type = DurationText)]
     pub look_interval: Duration,
     /// After a failover, take an incremental backup of the new primary.
     pub after_failover: bool,
@@ -180,7 +192,7 @@ pub struct ControllerBackupSection {
 }
 
 /// `[[backup.schedule]]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleSection {
     /// When: minute, hour, day of the month, month, day of the week.
@@ -191,7 +203,7 @@ pub struct ScheduleSection {
 }
 
 /// What a schedule begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Job {
     /// A full backup.

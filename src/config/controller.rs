@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::backup::ControllerBackupSection;
 use super::dns::DnsSection;
+use super::duration::DurationText;
 use super::error::ConfigError;
 use super::notification::NotificationSection;
 pub use super::predictor::{PredictorSection, PrometheusSection};
@@ -24,7 +26,7 @@ use crate::domain::policy::{self, DurabilityMode, SyncScope};
 use crate::domain::sequence::Sequence;
 
 /// The whole file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ControllerConfig {
     /// The controller itself.
@@ -81,12 +83,13 @@ pub struct ControllerConfig {
 }
 
 /// `[controller]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ControllerSection {
     /// Name in logs and in the journal.
     pub name: String,
     /// API, metrics, dashboard.
+    #[schema(value_type = String)]
     pub listen: SocketAddr,
     /// Listen without TLS where others reach it. For a network that is trusted; told at start and by the doctor.
     #[serde(default)]
@@ -96,6 +99,7 @@ pub struct ControllerSection {
     pub url: Option<String>,
     /// Where the embedded store is. Not used with etcd.
     #[serde(default = "default_data_directory")]
+    #[schema(value_type = String)]
     pub data_directory: PathBuf,
 }
 
@@ -121,7 +125,7 @@ impl ControllerConfig {
 }
 
 /// `[cluster]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterSection {
     /// Name.
@@ -135,6 +139,7 @@ pub struct ClusterSection {
     /// How long commits wait for a synchronous standby that is gone, where no other streams; then, in `sync`, the primary goes on
     /// alone. Three renewal intervals if not given.
     #[serde(default, with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DurationText>)]
     pub sync_standby_patience: Option<Duration>,
     /// In `async`: more lag than this is not promoted automatically.
     #[serde(default = "default_max_lag_bytes")]
@@ -145,28 +150,42 @@ pub struct ClusterSection {
 }
 
 /// `[failover]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FailoverSection {
     /// Target for the time without writes after an unplanned loss.
     #[serde(with = "super::duration")]
+    #[schema(value_type = DurationText)]
     pub rto: Duration,
     /// Override of the lease.
     #[serde(with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DurationText>)]
     pub lease: Option<Duration>,
     /// Override of the renewal interval.
     #[serde(with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DurationText>)]
     pub renewal_interval: Option<Duration>,
     /// Override of the request timeout.
     #[serde(with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DurationText>)]
     pub request_timeout: Option<Duration>,
     /// Override of the stop budget.
     #[serde(with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DurationText>)]
     pub stop_budget: Option<Duration>,
+    /// Override of the last part of the stop budget, in which SIGKILL is sent.
+    #[serde(with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DurationText>)]
+    pub kill_budget: Option<Duration>,
+    /// Override of the bound on how far two hosts' clocks run apart during one lease.
+    #[serde(with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DurationText>)]
+    pub drift: Option<Duration>,
     /// A switchover does not shut a primary down that has written more WAL than this since its checkpoint began.
     pub switchover_max_dirty_bytes: u64,
     /// Override of the time after which a running primary that cannot commit is moved.
     #[serde(with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DurationText>)]
     pub gray_after: Option<Duration>,
 }
 
@@ -178,6 +197,8 @@ impl Default for FailoverSection {
             renewal_interval: None,
             request_timeout: None,
             stop_budget: None,
+            kill_budget: None,
+            drift: None,
             switchover_max_dirty_bytes: policy::default_switchover_max_dirty_bytes(),
             gray_after: None,
         }
@@ -185,7 +206,7 @@ impl Default for FailoverSection {
 }
 
 /// `[authentication]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AuthenticationSection {
     /// Shared by controllers and agents. Not needed with `[tls]`: they show certificates.
@@ -200,7 +221,7 @@ pub struct AuthenticationSection {
 }
 
 /// One bearer token.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenSection {
     /// Name in the audit log.
@@ -215,7 +236,7 @@ pub struct TokenSection {
 }
 
 /// `[[node]]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NodeSection {
     /// Name.
@@ -227,7 +248,7 @@ pub struct NodeSection {
 }
 
 /// `[[proxy]]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProxyHostSection {
     /// Name.

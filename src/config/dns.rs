@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::duration::DurationText;
 use super::error::Violation;
 use super::secret::SecretReference;
 use crate::domain::ids::{Address, SiteName};
@@ -18,7 +20,7 @@ const COMPANION_LABEL: &str = "_stormglass";
 const TTL_MAX: Duration = Duration::from_secs(86_400);
 
 /// `[dns]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DnsSection {
     /// Who keeps the zone.
@@ -29,6 +31,7 @@ pub struct DnsSection {
     pub zone: String,
     /// How long resolvers may keep an answer.
     #[serde(default = "default_ttl", with = "super::duration")]
+    #[schema(value_type = DurationText)]
     pub ttl: Duration,
     /// When the name is written.
     #[serde(default)]
@@ -58,11 +61,12 @@ pub struct DnsSection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_key: Option<SecretReference>,
     /// What stands for the primary while it is in a site: addresses, or one other name.
+    #[schema(value_type = BTreeMap<String, Vec<String>>)]
     pub sites: BTreeMap<SiteName, Vec<NameValue>>,
 }
 
 /// Who keeps the zone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DnsProvider {
     /// A server that takes dynamic updates: BIND, Knot, PowerDNS, …

@@ -43,12 +43,17 @@ impl Source {
     pub fn read(path: &Path, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        Ok(Self::of(path, text, environment))
+    }
+
+    /// The same of a text that stands in no file yet; `path` is what errors call it.
+    pub fn of(path: &Path, text: String, environment: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut overrides: Vec<(String, String)> = environment
             .into_iter()
             .filter(|(name, _)| name.strip_prefix(VARIABLE_PREFIX).is_some_and(|rest| rest.contains("__")))
             .collect();
         overrides.sort();
-        Ok(Self { path: path.to_owned(), text, overrides })
+        Self { path: path.to_owned(), text, overrides }
     }
 
     /// Parses the file and lays those variables over it whose first part is one of `sections`. Agents and

@@ -2,7 +2,10 @@
 //!
 //! Secrets stay references.
 
-use serde::Serialize;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 use super::error::ConfigError;
 use super::load::AnyConfig;
@@ -15,8 +18,36 @@ pub struct Effective {
     /// Defaults filled in, references unresolved.
     pub settings: toml::Table,
     /// The policy of a controller's cluster.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "written")]
     pub policy: Option<Policy>,
+}
+
+fn written<S: Serializer>(policy: &Option<Policy>, serializer: S) -> Result<S::Ok, S::Error> {
+    policy.as_ref().map(policy_document).serialize(serializer)
+}
+
+/// The policy with its durations as they are written in configurations: `"3s"`. Between processes they travel otherwise.
+pub fn policy_document(policy: &Policy) -> Value {
+    let mut document = serde_json::to_value(policy).expect("a policy is plain data and always has a JSON form");
+    write_durations(&mut document);
+    document
+}
+
+/// serde writes a duration as an object of exactly two numbers, and nothing else in a policy looks so.
+fn write_durations(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            let number = |name: &str| fields.get(name).and_then(Value::as_u64);
+            if let (2, Some(seconds), Some(nanoseconds)) = (fields.len(), number("secs"), number("nanos")) {
+                let duration = Duration::new(seconds, u32::try_from(nanoseconds).unwrap_or_default());
+                *value = Value::String(words(duration));
+            } else {
+                fields.values_mut().for_each(write_durations);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(write_durations),
+        _ => {}
+    }
 }
 
 impl AnyConfig {
@@ -63,14 +94,22 @@ pub fn derivation(policy: &Policy) -> Vec<String> {
             words(timers.kill_budget)
         ),
         format!("  drift              {}", words(timers.drift)),
-        format!("  wait, promise      {}, {}", words(timers.wait()), words(timers.promise())),
+        format!("  wait, promise      {}: lease + drift, by definition", words(timers.wait())),
         format!("  gray_after         {}", words(policy.gray_after)),
     ];
     if !policy.leadership_ttl.is_zero() {
         lines.push(format!("  leadership_ttl     {}", words(policy.leadership_ttl)));
+        let wait = words(policy.new_leader_wait());
+        lines.push(format!(
+            "  a new leader waits {wait}: the longer of lease and leadership_ttl, + drift, by definition"
+        ));
     }
+    let (expected, rules): (Vec<_>, Vec<_>) =
+        timing::inequalities(policy).into_iter().partition(|rule| rule.is_expectation);
     lines.push("The timers keep the rules:".to_owned());
-    lines.extend(timing::inequalities(policy).iter().map(|rule| format!("  {rule}")));
+    lines.extend(rules.iter().map(|rule| format!("  {rule}")));
+    lines.push("Beside the rules, and no matter of safety:".to_owned());
+    lines.extend(expected.iter().map(|rule| format!("  {rule}")));
     lines.push("Writers wait, before a promotion begins:".to_owned());
     lines.extend(timing::outages(policy).iter().map(|outage| format!("  {outage}")));
     lines

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::document::{Document, Source};
-use super::error::{ConfigError, Violation};
+use super::error::{ConfigError, Place, Violation};
 use super::tls::TlsSection;
 use super::{AgentConfig, ControllerConfig, SecretReference};
 
@@ -109,7 +109,22 @@ pub fn load_controller_with(
     path: &Path,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<ControllerConfig, ConfigError> {
-    let source = Source::read(path, environment)?;
+    proven_controller(&Source::read(path, environment)?)
+}
+
+/// [`load_controller`] of a text that stands in no file yet; `name` is what errors call it.
+pub fn load_controller_text(name: &Path, text: String) -> Result<ControllerConfig, ConfigError> {
+    let source = Source::of(name, text, std::env::vars());
+    if !is_controller(&source)? {
+        return Err(ConfigError::Invalid {
+            place: Place::default(),
+            problem: "this is an agent's configuration, and a controller's is needed".to_owned(),
+        });
+    }
+    proven_controller(&source)
+}
+
+fn proven_controller(source: &Source) -> Result<ControllerConfig, ConfigError> {
     let document = source.parse(CONTROLLER_SECTIONS)?;
     let settings: ControllerConfig = checked(&document)?;
     secrets_can_be_had(&document, &settings)?;

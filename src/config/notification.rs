@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::error::Violation;
 use super::secret::SecretReference;
@@ -18,7 +19,7 @@ const OPERATIONS: [&str; 9] =
 const NAME_LENGTH_MAX: usize = 63;
 
 /// `[[notification]]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NotificationSection {
     /// Name in metrics, events and on the command line.
@@ -62,11 +63,12 @@ pub struct NotificationSection {
     pub token: Option<SecretReference>,
     /// Who signed the server's certificate, as PEM; the system's authorities if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub ca_file: Option<PathBuf>,
 }
 
 /// How a channel reaches people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ChannelKind {
     /// SMTP.
@@ -89,7 +91,7 @@ impl ChannelKind {
 }
 
 /// How mail is protected on its way to the server.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MailTls {
     /// After STARTTLS, without which nothing is sent.

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::duration::DurationText;
 use super::error::Violation;
 use super::secret::SecretReference;
 use super::validate::absolute;
@@ -22,7 +24,7 @@ const ROWS_MIN: u32 = 400;
 const SPAN_MAX: Duration = Duration::from_secs(400 * 86_400);
 
 /// `[prometheus]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PrometheusSection {
     /// Base URL, with the path below which Prometheus is served, if there is one.
@@ -38,9 +40,11 @@ pub struct PrometheusSection {
     pub password: Option<SecretReference>,
     /// Who signed its certificate, as PEM; the system's authorities if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub ca_file: Option<PathBuf>,
     /// How long it may take to answer.
     #[serde(default = "default_timeout", with = "super::duration")]
+    #[schema(value_type = DurationText)]
     pub timeout: Duration,
 }
 
@@ -99,12 +103,13 @@ impl PrometheusSection {
 }
 
 /// `[predictor]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PredictorSection {
     /// `observe`, `advise` or `act`.
     pub mode: PredictionMode,
     /// Where models are: one folder each.
+    #[schema(value_type = String)]
     pub model_directory: PathBuf,
     /// The model that scores; what `stormglass model promote` chose if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,20 +119,25 @@ pub struct PredictorSection {
     pub challenger: Option<String>,
     /// Features and their queries; those that are built in if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub features: Option<PathBuf>,
     /// Time between two samples. The model must have been trained on the same.
     #[serde(with = "super::duration")]
+    #[schema(value_type = DurationText)]
     pub step: Duration,
     /// The least risk that counts, 0 to 1.
     pub risk_min: f64,
     /// An alarm counts once it has lasted for so long; three steps if not given.
     #[serde(with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DurationText>)]
     pub confirm_after: Option<Duration>,
     /// What an agent's own numbers say runs out within this time counts; 60 steps if not given.
     #[serde(with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DurationText>)]
     pub horizon: Option<Duration>,
     /// One predictive switchover in each window of this length.
     #[serde(with = "super::duration")]
+    #[schema(value_type = DurationText)]
     pub budget_window: Duration,
     /// When a model is trained anew, as a cron expression; only when somebody asks if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -138,9 +148,11 @@ pub struct PredictorSection {
     pub retrain_on_drift: bool,
     /// How much of the past is used: the older three quarters to train on, the newest quarter to judge on.
     #[serde(with = "super::duration")]
+    #[schema(value_type = DurationText)]
     pub retrain_span: Duration,
     /// How long the training itself may take.
     #[serde(with = "super::duration")]
+    #[schema(value_type = DurationText)]
     pub retrain_time_limit: Duration,
     /// Address space of the training program, in bytes.
     pub retrain_memory_bytes: u64,
@@ -148,6 +160,7 @@ pub struct PredictorSection {
     pub retrain_network: bool,
     /// The training program; beside `stormglass` if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub retrain_program: Option<PathBuf>,
 }
 

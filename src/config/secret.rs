@@ -1,6 +1,11 @@
 //! Secrets by reference only: `env:NAME` or `file:/path`. The value never appears in a log or in `config show`.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// Where a secret is found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +39,22 @@ pub enum SecretError {
     /// There is nothing in it.
     #[error("the secret {0} is empty")]
     Empty(String),
+}
+
+/// What a reference looks like.
+pub const REFERENCE_PATTERN: &str = "^(env|file):.+$";
+
+impl PartialSchema for SecretReference {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some(REFERENCE_PATTERN));
+        text.description(Some("A reference to a secret, env:NAME or file:/path; never the secret itself.")).into()
+    }
+}
+
+impl ToSchema for SecretReference {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("SecretReference")
+    }
 }
 
 impl SecretReference {

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::duration::DurationText;
 use super::error::Violation;
 use super::secret::SecretReference;
 use crate::domain::backup::BackupType;
@@ -24,7 +26,7 @@ const DEFAULT_VERIFY: Duration = Duration::from_secs(30);
 const RETRIES_MAX: u32 = 100;
 
 /// `[[sequence]]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SequenceSection {
     /// Name, for the command line and the API.
@@ -44,7 +46,7 @@ pub struct SequenceSection {
 }
 
 /// What begins a sequence by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SequenceBegin {
     /// Every failover to another node that succeeded.
@@ -52,7 +54,7 @@ pub enum SequenceBegin {
 }
 
 /// Kinds of steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StepKind {
     /// Statements.
@@ -82,7 +84,7 @@ pub enum StepKind {
 }
 
 /// `[[sequence.step]]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StepSection {
     /// Name, once in a sequence; later steps name its outputs by it.
@@ -91,6 +93,7 @@ pub struct StepSection {
     pub kind: StepKind,
     /// After this it has failed.
     #[serde(default = "default_timeout", with = "super::duration")]
+    #[schema(value_type = DurationText)]
     pub timeout: Duration,
     /// How often it is tried again.
     #[serde(default)]

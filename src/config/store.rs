@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::duration::DurationText;
 use super::error::Violation;
 use super::secret::SecretReference;
 use super::validate::absolute;
@@ -14,7 +16,7 @@ use crate::domain::lease::LeaseTimers;
 const LEADERSHIP_TTL_MIN: Duration = Duration::from_secs(2);
 
 /// `[store]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreSection {
     /// Where the controller's memory is.
@@ -26,6 +28,7 @@ pub struct StoreSection {
     pub prefix: String,
     /// How long a dead controller is still taken for the leader; derived from `failover` if not given.
     #[serde(with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DurationText>)]
     pub leadership_ttl: Option<Duration>,
     /// User of etcd, where it asks for one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,17 +38,20 @@ pub struct StoreSection {
     pub password: Option<SecretReference>,
     /// Who signed the members' certificates, as PEM; for `https` endpoints.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub ca_file: Option<PathBuf>,
     /// The own certificate, where etcd asks for one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub certificate_file: Option<PathBuf>,
     /// The key of the own certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub key_file: Option<PathBuf>,
 }
 
 /// Kinds of stores.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreKind {
     /// A file of the controller, which is the only one.

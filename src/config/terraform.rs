@@ -6,21 +6,26 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::duration::DurationText;
 use super::error::Violation;
 
 /// `[terraform]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TerraformSection {
     /// Directories of the stacks, on the controllers' hosts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
     pub stacks: Vec<PathBuf>,
     /// They are compared this often.
     #[serde(with = "super::duration")]
+    #[schema(value_type = DurationText)]
     pub look_interval: Duration,
     /// Longest that one comparison may take.
     #[serde(with = "super::duration")]
+    #[schema(value_type = DurationText)]
     pub timeout: Duration,
     /// The program.
     pub program: String,

@@ -6,19 +6,23 @@ use std::path::{Path, PathBuf};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::error::Violation;
 use super::validate::absolute;
 
 /// `[tls]` of a controller or an agent. Files are read again when they change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsSection {
     /// The own certificate, as PEM.
+    #[schema(value_type = String)]
     pub certificate: PathBuf,
     /// Its key.
+    #[schema(value_type = String)]
     pub key: PathBuf,
     /// Authorities whose certificates count, as PEM: of clients, and of the controllers and agents that this process calls.
+    #[schema(value_type = String)]
     pub client_authorities: PathBuf,
 }
 

@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::ControllerConfig;
 use super::agent::ProxySection;
+use super::duration::DurationText;
 use super::error::Violation;
 use super::secret::SecretReference;
 use super::validate::{reachable, unique};
@@ -22,7 +24,7 @@ use crate::domain::traffic::{
 const PAUSE_TIMEOUT_MAX: Duration = Duration::from_millis(1500);
 
 /// `[reads]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReadsSection {
     /// A standby further behind serves no reads.
@@ -38,7 +40,7 @@ impl Default for ReadsSection {
 }
 
 /// `[[application]]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApplicationSection {
     /// Its name.
@@ -54,7 +56,7 @@ pub struct ApplicationSection {
 }
 
 /// `[[application.server]]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApplicationServerSection {
     /// Its name.
@@ -66,7 +68,7 @@ pub struct ApplicationServerSection {
 }
 
 /// `[proxy.pgbouncer]`: the PgBouncer that leads to this proxy's write port.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PgbouncerSection {
     /// Where its admin console listens; a host that begins with `/` is a socket's directory.
@@ -81,6 +83,7 @@ pub struct PgbouncerSection {
     pub databases: Vec<String>,
     /// How long a move waits for open transactions to end before it goes on without.
     #[serde(default = "default_pause_timeout", with = "super::duration")]
+    #[schema(value_type = DurationText)]
     pub pause_timeout: Duration,
 }
 

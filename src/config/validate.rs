@@ -12,8 +12,9 @@ use super::predictor::PredictorSection;
 use super::tls::{TlsSection, listener};
 use super::{AgentConfig, ControllerConfig};
 use crate::domain::ids::Address;
-use crate::domain::lease::{LeaseTimers, RTO_MIN};
+use crate::domain::lease::{LeaseTimers, RTO_MIN, TimerContradiction};
 use crate::domain::policy::{DurabilityMode, Policy, SyncScope};
+use crate::domain::timing;
 
 /// Parameters that the agent sets itself; another value would lead standbys or clients past it.
 const AGENT_PARAMETERS: &[&str] = &[
@@ -54,10 +55,12 @@ impl ControllerConfig {
             renewal_interval: failover.renewal_interval.unwrap_or(derived.timers.renewal_interval),
             request_timeout: failover.request_timeout.unwrap_or(derived.timers.request_timeout),
             stop_budget: failover.stop_budget.unwrap_or(derived.timers.stop_budget),
+            kill_budget: failover.kill_budget.unwrap_or(derived.timers.kill_budget),
             ..derived.timers
         };
         // The drift bound grows with the lease, wherever the lease comes from.
-        let timers = LeaseTimers { drift: timers.drift.max(timers.lease.mul_f64(0.01)), ..timers };
+        let drift = failover.drift.unwrap_or(timers.drift.max(timers.lease.mul_f64(0.01)));
+        let timers = LeaseTimers { drift, ..timers };
         for (key, duration) in [
             ("failover.lease", timers.lease),
             ("failover.renewal_interval", timers.renewal_interval),
@@ -69,10 +72,21 @@ impl ControllerConfig {
                 return Err(Violation::at(key, "must be more than 0s"));
             }
         }
-        timers.check().map_err(|contradiction| Violation::at("failover", contradiction.to_string()))?;
+        timers.check().map_err(|contradiction| {
+            let key = match contradiction {
+                TimerContradiction::KillBeforeStop { .. } | TimerContradiction::KillTooShort { .. }
+                    if failover.kill_budget.is_some() =>
+                {
+                    "failover.kill_budget"
+                }
+                TimerContradiction::DriftTooSmall { .. } if failover.drift.is_some() => "failover.drift",
+                _ => "failover",
+            };
+            Violation::at(key, contradiction.to_string())
+        })?;
         self.store.violation(&timers)?;
         let fallback = if self.nodes.len() > 1 { DurabilityMode::Sync } else { DurabilityMode::Async };
-        Ok(Policy {
+        let policy = Policy {
             durability: self.cluster.durability.unwrap_or(fallback),
             sync_scope: self.cluster.sync_scope,
             timers,
@@ -86,7 +100,12 @@ impl ControllerConfig {
             keeps_name: self.dns.is_some(),
             prediction: self.predictor.as_ref().map(PredictorSection::policy).unwrap_or_default(),
             ..derived
-        })
+        };
+        // What `config check` prints as a rule holds, or there is no policy.
+        match timing::inequalities(&policy).into_iter().find(|rule| !rule.is_expectation && !rule.holds()) {
+            Some(broken) => Err(Violation::at("failover", broken.to_string())),
+            None => Ok(policy),
+        }
     }
 
     /// The first rule that is broken.

@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::duration::DurationText;
 use super::error::Violation;
 use crate::domain::alert::{AlertAction, AlertPolicy, AlertRoute};
 
 /// `[webhook]`: what is done about alerts that Alertmanager posts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WebhookSection {
     /// What began longer ago moves nothing any more.
     #[serde(with = "super::duration")]
+    #[schema(value_type = DurationText)]
     pub max_age: Duration,
     /// `[[webhook.route]]`, in their order.
     #[serde(rename = "route", skip_serializing_if = "Vec::is_empty")]

@@ -137,6 +137,7 @@ fn timers(policy: &Policy) -> wire::TimerStatus {
         left_seconds: rule.left.as_secs_f64(),
         right_seconds: rule.right.as_secs_f64(),
         holds: rule.holds(),
+        is_expectation: rule.is_expectation,
         statement: rule.to_string(),
     });
     let outages = timing::outages(policy).into_iter().map(|outage| wire::ExpectedOutage {

@@ -403,7 +403,8 @@ fn timers(patient: &Patient<'_>) -> Vec<Check> {
         .into_iter()
         .filter(|rule| !rule.holds())
         .map(|rule| {
-            of("timers", Verdict::Failing, rule.to_string()).then(Some("stormglass config check FILE".to_owned()))
+            let verdict = if rule.is_expectation { Verdict::Warning } else { Verdict::Failing };
+            of("timers", verdict, rule.to_string()).then(Some("stormglass config check FILE".to_owned()))
         })
         .collect();
     if broken.is_empty() {

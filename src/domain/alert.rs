@@ -52,7 +52,7 @@ impl Alert {
 }
 
 /// What is done about an alert.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AlertAction {
     /// The primary is replaced, if the controller too finds it lost.
@@ -108,7 +108,7 @@ impl fmt::Display for AlertAction {
 }
 
 /// Values that a label may have.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum LabelValues {
     /// This one; `*`: any, if it has the label.
@@ -128,7 +128,7 @@ impl LabelValues {
 }
 
 /// `[[webhook.route]]`: alerts with these labels, and what is done about them. The first route that fits counts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AlertRoute {
     /// Labels that the alert must have, each with one of its values; none: every alert.

@@ -67,7 +67,10 @@ pub enum TimerContradiction {
         least: Duration,
     },
     /// Clocks may differ by more than the bound.
-    #[error("drift {drift:?} is less than 0.5 % of the lease {lease:?}: two healthy clocks may run apart by more")]
+    #[error(
+        "drift {drift:?} is less than 0.5 % of the lease {lease:?}: two healthy clocks may run apart by more, and a lease would be \
+         called expired while its holder still writes"
+    )]
     DriftTooSmall {
         /// See [`LeaseTimers::drift`].
         drift: Duration,
@@ -105,6 +108,11 @@ impl LeaseTimers {
         self.lease + self.drift
     }
 
+    /// How far two healthy clocks may run apart during one lease: no smaller bound is safe.
+    pub fn drift_least(&self) -> Duration {
+        self.lease.mul_f64(0.005)
+    }
+
     /// The same timers with a lease of at most `longest`; `None` if no safe lease is that short.
     pub fn shortened_to(&self, longest: Duration) -> Option<Self> {
         let shortened = Self { lease: self.lease.min(longest), ..*self };
@@ -130,7 +138,7 @@ impl LeaseTimers {
         if self.kill_budget < KILL_WORST {
             return Err(TimerContradiction::KillTooShort { kill_budget: self.kill_budget, least: KILL_WORST });
         }
-        if self.drift < self.lease.mul_f64(0.005) {
+        if self.drift < self.drift_least() {
             return Err(TimerContradiction::DriftTooSmall { drift: self.drift, lease: self.lease });
         }
         Ok(())
@@ -159,8 +167,8 @@ mod tests {
         for seconds in [2.0, 2.5, 5.0, 30.0, 300.0] {
             let timers = LeaseTimers::for_rto(Duration::from_secs_f64(seconds));
             assert_eq!(timers.check(), Ok(()), "rto {seconds}s gave {timers:?}");
-            assert!(timers.lease + timers.drift <= timers.wait());
-            assert!(timers.lease + timers.drift <= timers.promise());
+            // The drift bound lengthens the leader's wait and every promise, never the lease.
+            assert_eq!((timers.wait(), timers.promise()), (timers.lease + timers.drift, timers.lease + timers.drift));
         }
     }
 

@@ -9,6 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::epoch::Epoch;
 use super::ids::{ClusterName, SiteName};
@@ -122,7 +123,7 @@ impl NameRecord {
 }
 
 /// When the name is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NameOccasion {
     /// Where it must lead elsewhere: the primary moved to another site, or somebody changed the record.

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::lease::LeaseTimers;
 
 /// When a commit counts as confirmed (design, rule 7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DurabilityMode {
     /// Confirmed by a synchronous standby; the store may let a lone primary go on, loudly.
@@ -30,7 +31,7 @@ impl DurabilityMode {
 }
 
 /// Who confirms commits, in the synchronous modes (design, rule 7): whether a lost site can be left without loss, by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SyncScope {
     /// One standby, of the primary's own site if there is one: quick, and a lost site is a human's decision.
@@ -102,7 +103,7 @@ pub struct Policy {
 }
 
 /// What predictions may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PredictionMode {
     /// They are shown, and change nothing else.

@@ -1,6 +1,7 @@
 //! What the timers prove, and what they cost: the inequalities of design rule 3 with their numbers, and how long each class of
 //! fault may stop the writers before a promotion begins.
 //!
+//! What holds by definition is no inequality and does not stand here: `wait` and `promise` are `lease + drift`, whatever these are.
 //! One wording for `config check`, `config show` and `status -v`. How long a promotion itself takes is measured, not derived,
 //! and never enters.
 
@@ -10,7 +11,7 @@ use std::time::Duration;
 use super::lease::KILL_WORST;
 use super::policy::Policy;
 
-/// One rule that the timers must keep.
+/// One rule that the timers must keep, or one thing that is expected of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inequality {
     /// The rule, in the words of the settings.
@@ -21,6 +22,8 @@ pub struct Inequality {
     pub right: Duration,
     /// `<`; otherwise `<=`.
     pub is_strict: bool,
+    /// Nothing is unsafe where it is not met: a target is missed.
+    pub is_expectation: bool,
 }
 
 impl Inequality {
@@ -33,7 +36,12 @@ impl Inequality {
 impl fmt::Display for Inequality {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.is_strict { "<" } else { "<=" };
-        let verdict = if self.holds() { "holds" } else { "DOES NOT HOLD" };
+        let verdict = match (self.is_expectation, self.holds()) {
+            (false, true) => "holds",
+            (false, false) => "DOES NOT HOLD",
+            (true, true) => "expected, and met",
+            (true, false) => "expected, and NOT MET",
+        };
         write!(formatter, "{}: {} {sign} {}, {verdict}", self.rule, words(self.left), words(self.right))
     }
 }
@@ -60,10 +68,10 @@ impl fmt::Display for Outage {
     }
 }
 
-/// Every rule, with its numbers.
+/// Every rule, with its numbers; then what is expected.
 pub fn inequalities(policy: &Policy) -> Vec<Inequality> {
     let timers = &policy.timers;
-    let rule = |rule, left, right, is_strict| Inequality { rule, left, right, is_strict };
+    let rule = |rule, left, right, is_strict| Inequality { rule, left, right, is_strict, is_expectation: false };
     let mut all = vec![
         rule(
             "renewal_interval + request_timeout < lease - stop_budget",
@@ -73,18 +81,18 @@ pub fn inequalities(policy: &Policy) -> Vec<Inequality> {
         ),
         rule("worst SIGKILL of the family <= kill_budget", KILL_WORST, timers.kill_budget, false),
         rule("kill_budget <= stop_budget", timers.kill_budget, timers.stop_budget, false),
-        rule("lease + drift <= wait", timers.lease + timers.drift, timers.wait(), false),
-        rule("lease + drift <= promise", timers.lease + timers.drift, timers.promise(), false),
+        rule("two healthy clocks apart after a lease <= drift", timers.drift_least(), timers.drift, false),
     ];
     if !policy.leadership_ttl.is_zero() {
         all.push(rule(
-            "leadership_ttl + drift <= wait of a new leader",
-            policy.leadership_ttl + timers.drift,
-            policy.new_leader_wait(),
+            "lease + 2 * renewal_interval <= leadership_ttl",
+            timers.lease + timers.renewal_interval * 2,
+            policy.leadership_ttl,
             false,
         ));
     }
-    all.push(rule("wait < rto, the rest is for the promotion", timers.wait(), policy.rto, true));
+    let target = rule("wait < rto, the rest is for the promotion", timers.wait(), policy.rto, true);
+    all.push(Inequality { is_expectation: true, ..target });
     all
 }
 
@@ -150,7 +158,7 @@ mod tests {
         for seconds in [2.0, 5.0, 60.0] {
             let mut policy = Policy::for_rto(Duration::from_secs_f64(seconds));
             let sole = inequalities(&policy).len();
-            policy.leadership_ttl = Duration::from_secs(3);
+            policy.leadership_ttl = policy.timers.lease + policy.timers.renewal_interval * 2;
             let broken: Vec<_> = inequalities(&policy).into_iter().filter(|rule| !rule.holds()).collect();
             assert_eq!(broken, [], "rto {seconds} s");
             assert_eq!(inequalities(&policy).len(), sole + 1);
@@ -168,7 +176,29 @@ mod tests {
         assert_eq!(policy.timers.check().is_ok(), inequalities(&policy)[0].holds());
         assert!(inequalities(&policy)[0].to_string().ends_with("2s 500ms < 2s 200ms, DOES NOT HOLD"));
         policy.rto = Duration::from_secs(3);
-        assert!(!inequalities(&policy).last().expect("one").holds(), "the target cannot be met");
+        let target = inequalities(&policy).pop().expect("one");
+        assert!(target.is_expectation && !target.holds(), "the target cannot be met");
+        assert!(target.to_string().ends_with("3s 50ms < 3s, expected, and NOT MET"), "{target}");
+    }
+
+    #[test]
+    fn every_rule_can_fail() {
+        let mut policy = Policy::for_rto(Duration::from_secs(5));
+        policy.leadership_ttl = Duration::from_secs(4);
+        let broken = |policy: &Policy| inequalities(policy).into_iter().filter(|rule| !rule.holds()).count();
+        let change = |change: &dyn Fn(&mut Policy)| {
+            let mut changed = policy.clone();
+            change(&mut changed);
+            broken(&changed)
+        };
+        assert_eq!(broken(&policy), 0);
+        let (short, long) = (Duration::from_millis(1), Duration::from_secs(9));
+        assert_eq!(change(&|policy| policy.timers.request_timeout = long), 1);
+        assert_eq!(change(&|policy| policy.timers.kill_budget = short), 1);
+        assert_eq!(change(&|policy| policy.timers.kill_budget = long), 1);
+        assert_eq!(change(&|policy| policy.timers.drift = short), 1);
+        assert_eq!(change(&|policy| policy.leadership_ttl = short), 1);
+        assert_eq!(change(&|policy| policy.rto = short), 1);
     }
 
     #[test]

@@ -107,11 +107,12 @@ pub fn healthy() -> ClusterStatus {
             promise_seconds: 3.05,
             leadership_ttl_seconds: None,
             rules: vec![TimerRule {
-                rule: "lease + drift <= wait".to_owned(),
-                left_seconds: 3.05,
-                right_seconds: 3.05,
+                rule: "kill_budget <= stop_budget".to_owned(),
+                left_seconds: 0.3,
+                right_seconds: 0.8,
                 holds: true,
-                statement: "lease + drift <= wait: 3s 50ms <= 3s 50ms, holds".to_owned(),
+                is_expectation: false,
+                statement: "kill_budget <= stop_budget: 300ms <= 800ms, holds".to_owned(),
             }],
             outages: vec![ExpectedOutage {
                 fault: "host lost".to_owned(),

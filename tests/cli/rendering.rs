@@ -49,14 +49,14 @@ fn verbose_shows_what_the_timers_prove_and_cost() {
     check_text(
         &lines,
         "
-Rule     lease + drift <= wait: 3s 50ms <= 3s 50ms, holds
+Rule     kill_budget <= stop_budget: 300ms <= 800ms, holds
 Outage   host lost: at most 3s 50ms
 ",
     );
     let painted = status::render(&status, Look { verbose: true, colour: true, ..TERMINAL });
     assert_ne!(
-        painted.lines().find(|line| line.contains("lease + drift")),
-        text.lines().find(|line| line.contains("lease + drift"))
+        painted.lines().find(|line| line.contains("kill_budget")),
+        text.lines().find(|line| line.contains("kill_budget"))
     );
 }
 

@@ -1,10 +1,11 @@
-//! `config check` and `config show`: no controller is asked.
+//! `config check`, `config show` and `config schema`: no controller is asked.
 
 use super::document;
-use crate::cli::arguments::{ConfigCommand, Global, OutputFormat};
+use crate::cli::arguments::{ConfigCommand, Global, OutputFormat, SchemaKind};
 use crate::cli::console::Console;
 use crate::cli::exit::{Exit, Failure};
 use crate::config::effective::derivation;
+use crate::config::schema::{self, FileKind};
 use crate::config::{AnyConfig, load_any, read_any};
 
 pub(super) fn run(console: &mut Console, global: &Global, command: &ConfigCommand) -> Result<Exit, Failure> {
@@ -21,6 +22,13 @@ pub(super) fn run(console: &mut Console, global: &Global, command: &ConfigComman
                 }
                 AnyConfig::Agent(_) => format!("{}: an agent's configuration, can be used\n", path.display()),
             }
+        }
+        ConfigCommand::Schema { kind } => {
+            let kind = kind.map(|kind| match kind {
+                SchemaKind::Controller => FileKind::Controller,
+                SchemaKind::Agent => FileKind::Agent,
+            });
+            document(global.output, &schema::document(kind))?
         }
         ConfigCommand::Show { file, effective } => {
             let (settings, written) = read_any(file.path())?;
