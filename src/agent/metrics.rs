@@ -20,7 +20,7 @@ impl Agent {
         let up = report.postgres.state == PostgresState::Running;
         page.gauge("node_up", "1 if PostgreSQL runs and answers.", "", f64::from(u8::from(up)));
         page.begin("node_role", "1 for the role that PostgreSQL runs as.");
-        for (label, value) in [("primary", Some(Role::Primary)), ("standby", Some(Role::Standby)), ("none", None)] {
+        for (label, value) in [("primary", Some(Role::Primary)), ("standby", Some(Role::Standby)), ("unknown", None)] {
             page.sample("node_role", &format!(",role=\"{label}\""), f64::from(u8::from(role == value)));
         }
         let remaining = standing.lease_remaining.map_or(0.0, |left| left.as_secs_f64());
@@ -83,12 +83,12 @@ impl Agent {
                 page.gauge("oldest_transaction_seconds", "Age of a client's oldest open transaction.", "", oldest);
             }
             if !live.standbys.is_empty() {
-                page.begin("replication_lag_bytes", "Flushed here and not yet replayed by the standby.");
+                page.begin("standby_replay_lag_bytes", "Flushed here and not yet replayed by the standby.");
             }
             for row in &live.standbys {
                 if let Some(replayed) = row.replay_lsn {
                     let lag = number(live.flush_lsn.bytes_after(replayed));
-                    page.sample("replication_lag_bytes", &format!(",standby={:?}", row.node), lag);
+                    page.sample("standby_replay_lag_bytes", &format!(",standby={:?}", row.node), lag);
                 }
             }
         }
