@@ -2,6 +2,8 @@
 
 #[path = "cli/commands.rs"]
 mod commands;
+#[path = "cli/contract.rs"]
+mod contract;
 #[path = "cli/controller.rs"]
 mod controller;
 #[path = "cli/documents.rs"]

@@ -227,6 +227,7 @@ async fn begin(store: Arc<dyn Store>, prediction: Prediction) -> Running {
         name: "controller-1".to_owned(),
         cluster: ClusterName::new("main").expect("valid"),
         policy: Policy::for_rto(Duration::from_secs(5)),
+        definition: Default::default(),
         circumstances: Default::default(),
         protection: tokio::sync::watch::channel(Default::default()).1,
         sequences: Default::default(),

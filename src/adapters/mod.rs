@@ -6,6 +6,7 @@ pub mod agent_http;
 pub mod agent_memory;
 pub mod control;
 pub mod controller_link;
+pub mod definitions;
 pub mod dns;
 pub mod haproxy;
 pub mod models;

@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::clusters::{ClusterAddRequest, ClusterDefinition, ClusterRemoveRequest};
 use super::notifications::ChannelDocument;
 use super::risk::{ModelList, RiskDocument};
 use super::wire::{BackupList, ClusterStatus, Explanation, MutationReply, Problem};
@@ -195,6 +196,25 @@ impl Client {
         self.document(&format!("/api/v1/clusters/{cluster}")).await
     }
 
+    /// What the cluster is configured as.
+    pub async fn definition(&self, cluster: &str) -> Result<Document<ClusterDefinition>, ClientError> {
+        self.document(&format!("/api/v1/clusters/{cluster}/definition")).await
+    }
+
+    /// Has the controller keep another cluster.
+    pub async fn add_cluster(&self, request: &ClusterAddRequest) -> Result<Document<MutationReply>, ClientError> {
+        self.change("/api/v1/clusters", &body("/api/v1/clusters", request)?).await
+    }
+
+    /// Has it keep one no longer.
+    pub async fn remove_cluster(
+        &self,
+        cluster: &str,
+        request: &ClusterRemoveRequest,
+    ) -> Result<Document<MutationReply>, ClientError> {
+        self.mutate(cluster, "remove", request).await
+    }
+
     /// What the controller would do now, and why.
     pub async fn explain(&self, cluster: &str) -> Result<Document<Explanation>, ClientError> {
         self.document(&format!("/api/v1/clusters/{cluster}/explain")).await
@@ -293,10 +313,7 @@ impl Client {
         body: &(impl Serialize + Sync),
     ) -> Result<Document<MutationReply>, ClientError> {
         let path = format!("/api/v1/clusters/{cluster}/{verb}");
-        let body =
-            serde_json::to_value(body).map_err(|source| ClientError::Malformed { path: path.clone(), source })?;
-        let raw = self.send(Method::POST, &path, Some(&body)).await?;
-        Ok(Document { value: read(&path, &raw)?, raw })
+        self.change(&path, &self::body(&path, body)?).await
     }
 
     /// Any document below the base URL, as it comes.
@@ -431,6 +448,10 @@ fn problem(status: StatusCode, body: &[u8]) -> Problem {
 fn next_page(link: &str) -> Option<String> {
     let (target, rest) = link.strip_prefix('<')?.split_once('>')?;
     (target.starts_with('/') && rest.contains("rel=\"next\"")).then(|| target.to_owned())
+}
+
+fn body(path: &str, body: &(impl Serialize + Sync)) -> Result<Value, ClientError> {
+    serde_json::to_value(body).map_err(|source| ClientError::Malformed { path: path.to_owned(), source })
 }
 
 /// A list stands alone, or as the one array of its document.

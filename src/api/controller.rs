@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::authentication::{Caller, Identity, TokenDigest};
+use super::clusters::{ClusterAddRequest, ClusterDefinition, ClusterRemoveRequest};
 use super::listing::{Listing, Wanted};
 use super::notifications::ChannelDocument;
 use super::rendered::Rendered;
@@ -41,6 +42,17 @@ pub trait ControllerHandler: Send + Sync + 'static {
     async fn clusters(&self) -> Result<Vec<ClusterStatus>, Problem>;
     /// One cluster.
     async fn status(&self, cluster: &str) -> Result<Arc<Rendered<ClusterStatus>>, Problem>;
+    /// What it is configured as.
+    async fn definition(&self, cluster: &str) -> Result<ClusterDefinition, Problem>;
+    /// Keeps another cluster.
+    async fn add_cluster(&self, request: ClusterAddRequest, caller: &Caller) -> Result<MutationReply, Problem>;
+    /// Keeps one no longer.
+    async fn remove_cluster(
+        &self,
+        cluster: &str,
+        request: ClusterRemoveRequest,
+        caller: &Caller,
+    ) -> Result<MutationReply, Problem>;
     /// What would be done now, and why.
     async fn explain(&self, cluster: &str) -> Result<Explanation, Problem>;
     /// Would it survive the next fault, and what is to be done?

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod authentication;
 pub mod body;
 pub mod client;
+pub mod clusters;
 pub mod controller;
 pub mod entrance;
 mod idempotency;

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::authentication::Caller;
 use super::body;
+use super::clusters::ClusterAddRequest;
 use super::controller::ControllerHandler;
 use super::routes::{Endpoint, Route};
 use super::tokens::TokenReply;
@@ -127,6 +128,18 @@ impl Mutation {
                 takes!(headers, body, |it, request| it.handler.create_token(request, &it.caller))
             }
             Endpoint::TokenRevoke => asks!(headers, body, |it| it.handler.revoke_token(&it.target, &it.caller)),
+            Endpoint::ClusterAdd => {
+                let request: ClusterAddRequest = body::parse(headers, body)?;
+                Ok(Mutation {
+                    line: request.line(),
+                    run: Box::new(|it: Wish| {
+                        Box::pin(async move { it.handler.add_cluster(request, &it.caller).await.map(Done::from) })
+                    }),
+                })
+            }
+            Endpoint::ClusterRemove => {
+                takes!(headers, body, |it, request| it.handler.remove_cluster(&it.target, request, &it.caller))
+            }
             Endpoint::Alertmanager => {
                 let post: AlertmanagerPost = body::parse(headers, body)?;
                 let line = post.line();

@@ -273,6 +273,7 @@ impl Api {
         Ok(match question.route.endpoint {
             Endpoint::Clusters => Json(handler.clusters().await?).into_response(),
             Endpoint::Status => handler.status(target).await?.answer(),
+            Endpoint::Definition => Json(handler.definition(target).await?).into_response(),
             Endpoint::Explain => Json(handler.explain(target).await?).into_response(),
             Endpoint::Doctor => Json(handler.doctor(target).await?).into_response(),
             Endpoint::Risk => Json(handler.risk(target).await?).into_response(),

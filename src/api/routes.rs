@@ -12,6 +12,7 @@ use utoipa::openapi::schema::Schema;
 use utoipa::openapi::{RefOr, schema};
 
 use super::body::BODY_LENGTH_MAX;
+use super::clusters::{ClusterAddRequest, ClusterDefinition, ClusterRemoveRequest};
 use super::notifications::ChannelDocument;
 use super::risk::{ModelList, PromoteRequest, RiskDocument};
 use super::tokens::{TokenDocument, TokenReply, TokenRequest};
@@ -53,6 +54,12 @@ pub enum Endpoint {
     Clusters,
     /// One cluster.
     Status,
+    /// What it is configured as.
+    Definition,
+    /// Keeps another cluster.
+    ClusterAdd,
+    /// Keeps one no longer.
+    ClusterRemove,
     /// What would be done now, and why.
     Explain,
     /// Would it survive the next fault?
@@ -363,6 +370,9 @@ pub static ROUTES: &[Route] = &[
 
     get("/api/v1/clusters", VIEWER, Endpoint::Clusters, "clusters", "The status of every cluster.").gives_list::<ClusterStatus>().asks(&[]),
     get("/api/v1/clusters/{cluster}", VIEWER, Endpoint::Status, "status", "The status of one cluster.").gives::<ClusterStatus>(),
+    get("/api/v1/clusters/{cluster}/definition", VIEWER, Endpoint::Definition, "definition", "What a cluster is configured as: nodes, proxies, sites, policy, file; never a secret.").gives::<ClusterDefinition>(),
+    post("/api/v1/clusters", ADMIN, Endpoint::ClusterAdd, "cluster-add", "Checks the definition of another cluster, writes it to the controller's directory, and keeps the cluster from then on.").takes::<ClusterAddRequest>(),
+    post("/api/v1/clusters/{cluster}/remove", ADMIN, Endpoint::ClusterRemove, "cluster-remove", "Keeps a cluster no longer. Its file gets another name, its store stays, its nodes go on without a controller.").takes::<ClusterRemoveRequest>(),
     get("/api/v1/clusters/{cluster}/explain", VIEWER, Endpoint::Explain, "explain", "What would be done now, and why.").gives::<Explanation>(),
     get("/api/v1/clusters/{cluster}/doctor", VIEWER, Endpoint::Doctor, "doctor", "Would it survive the next fault? Every check, and the share that passes.").gives::<Readiness>(),
     get("/api/v1/clusters/{cluster}/risk", VIEWER, Endpoint::Risk, "risk", "What is expected of every node, and why.").gives::<RiskDocument>(),

@@ -3,6 +3,7 @@
 //! Length: one list of everything that can be typed.
 
 mod access;
+mod cluster;
 mod connection;
 mod pki;
 
@@ -16,6 +17,7 @@ use crate::domain::clock::WallTime;
 use crate::domain::lsn::Lsn;
 
 pub use access::{AuditCommand, TokenCommand};
+pub use cluster::{ClusterCommand, DefinitionFile};
 pub use connection::Connection;
 pub use pki::{IssueArguments, PkiCommand, RotateArguments};
 
@@ -269,6 +271,9 @@ pub enum Command {
     /// Operations one by one.
     #[command(subcommand)]
     Operation(OperationCommand),
+    /// The clusters that the controller keeps: which there are, as what, one more, one less.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Models of the predictor.
     #[command(subcommand)]
     Model(ModelCommand),

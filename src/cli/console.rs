@@ -131,6 +131,13 @@ impl Console {
         let _ = writeln!(self.err, "{text}").and_then(|()| self.err.flush());
     }
 
+    /// Everything that is piped in.
+    pub fn read_all(&mut self) -> io::Result<String> {
+        let mut text = String::new();
+        self.input.lock().expect("no reader panics").read_to_string(&mut text)?;
+        Ok(text)
+    }
+
     /// Asks and waits for a line; `None` at the end of the input.
     pub async fn ask(&mut self, question: &str) -> Option<String> {
         let _ = write!(self.err, "{question} ").and_then(|()| self.err.flush());

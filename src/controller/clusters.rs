@@ -1,14 +1,20 @@
-//! Several clusters, one controller: each has a loop and a store of its own, and the API finds the one that is meant.
+//! Several clusters, one controller: each has a loop and a store of its own, and the API finds the one that is meant. They come and
+//! go while it runs.
 //!
 //! Decides nothing. What belongs to no cluster (tokens, the audit log, answers under idempotency keys) is kept by the first one.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use async_trait::async_trait;
+use tokio::sync::Mutex;
 
 use super::ControllerHandle;
+use super::keeping::{self, Kept, Workshop};
+use super::replies;
 use crate::api::authentication::{Caller, Identity, TokenDigest};
+use crate::api::clusters::{ClusterAddRequest, ClusterDefinition, ClusterRemoveRequest};
 use crate::api::controller::{ControllerHandler, no_channel};
 use crate::api::listing::{Listing, Wanted};
 use crate::api::notifications::ChannelDocument;
@@ -20,6 +26,7 @@ use crate::api::wire::{
     BackupList, BackupRequest, ClusterStatus, DrillRequest, Explanation, FailoverRequest, MutationReply, NodeRequest,
     PauseRequest, Problem, RestoreRequest, RetrainRequest, SequenceRequest, SwitchoverRequest,
 };
+use crate::config::ControllerConfig;
 use crate::domain::alert::Alert;
 use crate::domain::clock::WallTime;
 use crate::domain::command::{HeartbeatReply, ProxyAssignment};
@@ -29,31 +36,57 @@ use crate::domain::readiness::Readiness;
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::sequence::Sequence;
 use crate::domain::trail::{AuditEntry, AuditRow, EventRow};
+use crate::ports::DefinitionStore;
 
-/// The API of a controller with several clusters.
+/// The API of a controller with several clusters, or with one to which others may come.
 pub struct Clusters {
-    first: ControllerHandle,
-    all: BTreeMap<String, ControllerHandle>,
+    first: Arc<ControllerHandle>,
+    /// The first one is among them.
+    all: RwLock<BTreeMap<String, Kept>>,
+    definitions: Arc<dyn DefinitionStore>,
+    workshop: Arc<dyn Workshop>,
+    /// Clusters come and go one after the other.
+    changing: Mutex<()>,
 }
 
 impl Clusters {
     /// Answers for `first`, which also keeps what belongs to no cluster, and for `others`.
-    pub fn new(first: ControllerHandle, others: Vec<ControllerHandle>) -> Self {
-        let handles = std::iter::once(first.clone()).chain(others);
-        Self { all: handles.map(|handle| (handle.cluster().to_string(), handle)).collect(), first }
+    pub fn new(
+        first: Kept,
+        others: Vec<Kept>,
+        definitions: Arc<dyn DefinitionStore>,
+        workshop: Arc<dyn Workshop>,
+    ) -> Self {
+        let handle = first.handle.clone();
+        let all = std::iter::once(first).chain(others).map(|kept| (kept.handle.cluster().to_string(), kept)).collect();
+        Self { first: handle, all: RwLock::new(all), definitions, workshop, changing: Mutex::new(()) }
     }
 
-    fn of(&self, cluster: &str) -> Result<&ControllerHandle, Problem> {
-        self.all.get(cluster).ok_or_else(|| {
-            let known: Vec<&str> = self.all.keys().map(String::as_str).take(NAMED_MAX).collect();
-            let more = if self.all.len() > NAMED_MAX { ", …" } else { "" };
+    /// Every cluster, in the order of their names, as it is now.
+    fn kept(&self) -> Vec<Arc<ControllerHandle>> {
+        self.map().values().map(|kept| kept.handle.clone()).collect()
+    }
+
+    fn map(&self) -> RwLockReadGuard<'_, BTreeMap<String, Kept>> {
+        self.all.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Kept>)) {
+        change(&mut self.all.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn of(&self, cluster: &str) -> Result<Arc<ControllerHandle>, Problem> {
+        let all = self.map();
+        all.get(cluster).map(|kept| kept.handle.clone()).ok_or_else(|| {
+            let known: Vec<&str> = all.keys().map(String::as_str).take(NAMED_MAX).collect();
+            let more = if all.len() > NAMED_MAX { ", …" } else { "" };
             Problem::not_found(format!("no cluster {cluster:?} here: this controller keeps {}{more}", known.join(", ")))
         })
     }
 
     /// Whose operation it is.
-    async fn owner(&self, id: &str) -> Result<&ControllerHandle, Problem> {
-        for handle in self.all.values() {
+    async fn owner(&self, id: &str) -> Result<Arc<ControllerHandle>, Problem> {
+        for handle in self.kept() {
             match handle.operation(id).await {
                 Ok(_) => return Ok(handle),
                 Err(problem) if problem.status == 404 => {}
@@ -64,15 +97,43 @@ impl Clusters {
     }
 
     /// The cluster whose models are meant: the only one that predicts.
-    fn predicting(&self) -> Result<&ControllerHandle, Problem> {
-        let mut predicting = self.all.values().filter(|handle| handle.predicts());
+    fn predicting(&self) -> Result<Arc<ControllerHandle>, Problem> {
+        let mut predicting = self.kept().into_iter().filter(|handle| handle.predicts());
         match (predicting.next(), predicting.next()) {
             (Some(one), None) => Ok(one),
-            (None, _) => Ok(&self.first),
+            (None, _) => Ok(self.first.clone()),
             (Some(_), Some(_)) => Err(Problem::refused(
                 "several clusters of this controller have a predictor, and this request names none: give them controllers of their \
                  own, or write predictor.model into their configuration",
                 Vec::new(),
+            )),
+        }
+    }
+
+    fn is_first(&self, handle: &ControllerHandle) -> bool {
+        handle.cluster() == self.first.cluster()
+    }
+
+    /// What `text` defines, if it can be kept beside the clusters that there are.
+    async fn examined(&self, text: String) -> Result<ControllerConfig, Problem> {
+        let wrong = |problems: Vec<String>| Problem::bad_request(format!("the definition: {}", problems.join("; ")));
+        let config = self.workshop.read(text).await.map_err(wrong)?;
+        let kept = self.kept();
+        let found = keeping::conflicts(&config, kept.iter().map(|handle| (handle.cluster(), handle.defined())));
+        if found.is_empty() { Ok(config) } else { Err(Problem::refused(found.join("; "), Vec::new())) }
+    }
+}
+
+impl Clusters {
+    /// The definition of a cluster that is not let go comes back to its place.
+    async fn kept_after_all(&self, aside: &Path, file: &Path, problem: Problem) -> Problem {
+        match self.definitions.take_back(aside, file).await {
+            Ok(()) => problem,
+            Err(error) => Problem::internal(format!(
+                "{}; its definition is {} now, rename it to {} before the next start: {error}",
+                problem.detail,
+                aside.display(),
+                file.display()
             )),
         }
     }
@@ -93,14 +154,113 @@ impl ControllerHandler for Clusters {
 
     async fn clusters(&self) -> Result<Vec<ClusterStatus>, Problem> {
         let mut found = Vec::new();
-        for (name, handle) in &self.all {
-            found.push(handle.status(name).await?.document.clone());
+        for handle in self.kept() {
+            found.push(handle.status(handle.cluster().as_str()).await?.document.clone());
         }
         Ok(found)
     }
 
     async fn status(&self, cluster: &str) -> Result<Arc<Rendered<ClusterStatus>>, Problem> {
         self.of(cluster)?.status(cluster).await
+    }
+
+    async fn definition(&self, cluster: &str) -> Result<ClusterDefinition, Problem> {
+        let handle = self.of(cluster)?;
+        Ok(handle.definition_document(self.is_first(&handle)))
+    }
+
+    async fn add_cluster(&self, request: ClusterAddRequest, _caller: &Caller) -> Result<MutationReply, Problem> {
+        let _one_after_the_other = self.changing.lock().await;
+        let config = self.examined(request.definition.clone()).await?;
+        let cluster = &config.cluster.name;
+        let file = self.definitions.place(cluster);
+        if file.exists() {
+            let problem = format!(
+                "there is a file {} already, which this controller did not read: look at it, and move it away",
+                file.display()
+            );
+            return Err(Problem::refused(problem, Vec::new()));
+        }
+        let store = self.workshop.store(cluster);
+        let mut expect = vec![format!("its definition is {}, its store {}", file.display(), store.display())];
+        if store.exists() {
+            expect.push(
+                "there is a store of a cluster of that name: its record, operations and events are gone on with"
+                    .to_owned(),
+            );
+        }
+        if request.dry_run {
+            let message = format!("would keep the cluster {cluster}");
+            return Ok(MutationReply { expect, ..replies::done(message) });
+        }
+        let failed = |problem: String| Problem::unavailable(format!("the cluster {cluster} is not kept: {problem}"));
+        self.definitions.keep(&file, &request.definition).await.map_err(|error| failed(error.to_string()))?;
+        let kept = match self.workshop.start(&config, &file).await {
+            Ok(kept) => kept,
+            Err(problem) => {
+                return Err(match self.definitions.forget(&file).await {
+                    Ok(()) => failed(problem),
+                    Err(error) => Problem::internal(format!(
+                        "the cluster {cluster} is not kept: {problem}; its definition stays and would be read at the next start: {error}"
+                    )),
+                });
+            }
+        };
+        tracing::info!(%cluster, file = %file.display(), "a cluster was added, and is kept from now on");
+        self.change(|all| drop(all.insert(cluster.to_string(), kept)));
+        Ok(MutationReply { expect, ..replies::done(format!("the cluster {cluster} is kept from now on")) })
+    }
+
+    async fn remove_cluster(
+        &self,
+        cluster: &str,
+        request: ClusterRemoveRequest,
+        _caller: &Caller,
+    ) -> Result<MutationReply, Problem> {
+        let _one_after_the_other = self.changing.lock().await;
+        let handle = self.of(cluster)?;
+        let (definition, store) = (handle.defined(), self.workshop.store(handle.cluster()));
+        if self.is_first(&handle) {
+            let problem = format!(
+                "{cluster} is the first cluster of this controller, whose store holds its tokens and its audit log: it is kept for as \
+                 long as the controller runs ({})",
+                definition.file.display()
+            );
+            return Err(Problem::refused(problem, Vec::new()));
+        }
+        let mut expect = handle.farewell().await?;
+        if request.dry_run {
+            expect.push(format!(
+                "{} gets another name; the store {} stays",
+                definition.file.display(),
+                store.display()
+            ));
+            return Ok(MutationReply {
+                expect,
+                ..replies::done(format!("would keep the cluster {cluster} no longer"))
+            });
+        }
+        let at = self.wall();
+        let aside = self
+            .definitions
+            .put_aside(&definition.file, at)
+            .await
+            .map_err(|error| Problem::unavailable(format!("the cluster {cluster} is kept as before: {error}")))?;
+        if let Err(problem) = handle.retire().await {
+            return Err(self.kept_after_all(&aside, &definition.file, problem).await);
+        }
+        let mut left = None;
+        self.change(|all| left = all.remove(cluster));
+        if let Some(kept) = left {
+            // Whoever listens may have ended already.
+            let _ = kept.stop.send(true);
+        }
+        handle.gone().await;
+        handle.registry().forget_cluster(handle.cluster());
+        self.workshop.let_go(handle.cluster());
+        tracing::warn!(cluster, aside = %aside.display(), "a cluster was removed: its nodes go on without this controller");
+        expect.push(format!("its definition is {} now; its store {} stays", aside.display(), store.display()));
+        Ok(MutationReply { expect, ..replies::done(format!("the cluster {cluster} is kept no longer")) })
     }
 
     async fn explain(&self, cluster: &str) -> Result<Explanation, Problem> {
@@ -129,7 +289,7 @@ impl ControllerHandler for Clusters {
 
     async fn notifications(&self) -> Result<Vec<ChannelDocument>, Problem> {
         let mut found = Vec::new();
-        for handle in self.all.values() {
+        for handle in self.kept() {
             found.extend(handle.notifications().await?);
         }
         Ok(found)
@@ -137,7 +297,7 @@ impl ControllerHandler for Clusters {
 
     async fn test_notification(&self, name: &str, caller: &Caller) -> Result<MutationReply, Problem> {
         let mut known = Vec::new();
-        for handle in self.all.values() {
+        for handle in self.kept() {
             let channels = handle.notifications().await?;
             if channels.iter().any(|channel| channel.name == name) {
                 return handle.test_notification(name, caller).await;
@@ -157,8 +317,8 @@ impl ControllerHandler for Clusters {
             return self.of(cluster)?.operations(Some(cluster), limit).await;
         }
         let mut found = Vec::new();
-        for (name, handle) in &self.all {
-            found.extend(handle.operations(Some(name), limit).await?);
+        for handle in self.kept() {
+            found.extend(handle.operations(None, limit).await?);
         }
         found.sort_by(|one, other| (other.begun_wall, &other.id).cmp(&(one.begun_wall, &one.id)));
         found.truncate(limit);
@@ -251,16 +411,16 @@ impl ControllerHandler for Clusters {
 
     /// Each alert goes to the cluster that its label names; the first one says what is said of the others.
     async fn alerts(&self, alerts: Vec<Alert>, caller: &Caller) -> Result<AlertsReply, Problem> {
-        let mut of_each: BTreeMap<&str, Vec<Alert>> = BTreeMap::new();
+        let mut of_each: BTreeMap<String, Vec<Alert>> = BTreeMap::new();
         for alert in alerts {
-            let named = alert.labels.get("cluster").and_then(|name| self.all.get_key_value(name));
-            let cluster = named.map_or(self.first.cluster().as_str(), |(name, _)| name.as_str());
+            let named = alert.labels.get("cluster").filter(|name| self.map().contains_key(*name));
+            let cluster = named.map_or(self.first.cluster().as_str(), String::as_str).to_owned();
             of_each.entry(cluster).or_default().push(alert);
         }
         let mut sum = AlertsReply::new();
         let mut failure = None;
         for (cluster, alerts) in of_each {
-            match self.of(cluster)?.alerts(alerts, caller).await {
+            match self.of(&cluster)?.alerts(alerts, caller).await {
                 Ok(reply) => sum.add(&reply),
                 // Alertmanager sends all of them again; what was taken is known by then.
                 Err(problem) => failure = Some(problem),
@@ -276,6 +436,7 @@ impl ControllerHandler for Clusters {
     async fn page_of_operations(&self, cluster: Option<&str>, wanted: Wanted) -> Result<Listing<Operation>, Problem> {
         match (cluster, wanted.before) {
             (Some(cluster), _) => self.of(cluster)?.page_of_operations(Some(cluster), wanted).await,
+            (None, _) if self.map().len() == 1 => self.first.page_of_operations(None, wanted).await,
             (None, None) => Ok(Listing { rows: self.operations(None, wanted.limit).await?, next: None }),
             (None, Some(_)) => Err(Problem::bad_request(
                 "before counts within one cluster: page through /api/v1/clusters/{cluster}/operations",
@@ -316,7 +477,7 @@ impl ControllerHandler for Clusters {
     }
 
     fn ready(&self) -> Result<(), String> {
-        self.all.values().try_for_each(|handle| handle.ready())
+        self.kept().iter().try_for_each(|handle| handle.ready())
     }
 
     /// One registry for all: every series names its cluster.

@@ -83,6 +83,8 @@ pub(super) enum Event {
     StoreFailed { problem: String },
     /// An operator stops an operation. `None`: there is no such operation; an error: why it is too late.
     Cancel { operation: OperationId, reply: oneshot::Sender<Option<Result<Operation, &'static str>>> },
+    /// The cluster shall be let go: the loop ends, unless an operation is under way, which is the answer.
+    Retire { reply: oneshot::Sender<Option<Operation>> },
 }
 
 /// A copy of the state, for answers. Times in it count from when it was made.
@@ -116,6 +118,8 @@ pub(super) struct Controller {
     pub outbox: Outbox,
     /// The epoch, for the scoring task.
     pub epochs: watch::Sender<Epoch>,
+    /// The cluster was let go: nothing is decided any more.
+    is_retired: bool,
 }
 
 /// Runs until `shutdown`.
@@ -218,6 +222,7 @@ pub(super) async fn run(
         journal,
         outbox,
         epochs,
+        is_retired: false,
     };
     controller.note_started();
     let mut tick = tokio::time::interval(TICK);
@@ -238,6 +243,9 @@ pub(super) async fn run(
         }
         while let Ok(event) = inbox.try_recv() {
             is_due |= controller.take(event, &mut looks);
+        }
+        if controller.is_retired {
+            break;
         }
         // Every event is a turn, but for those that only look: thousands a second may come, and must not put off what time alone does.
         let now = controller.parts.clock.now();
@@ -361,6 +369,12 @@ impl Controller {
                     Ok(operation.clone())
                 });
                 let _ = reply.send(found);
+            }
+            Event::Retire { reply } => {
+                // Asked and answered in one turn: nothing can begin between the answer and the end.
+                let under_way = self.state.operations.iter().find(|operation| !operation.status.is_final()).cloned();
+                self.is_retired |= under_way.is_none();
+                let _ = reply.send(under_way);
             }
         }
         self.state.trim(ENDED_KEPT);

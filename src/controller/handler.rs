@@ -13,9 +13,10 @@ use super::notifications::{Notifications, Standing};
 use super::prediction::Prediction;
 use super::sequences::{self, SequenceAnswer, SequenceAsked, Sequences};
 use super::tokens::Tokens;
-use super::{ControllerParts, WaysIn};
-use super::{backup, leading, models, replies, status};
+use super::{ControllerParts, Definition, WaysIn};
+use super::{backup, keeping, leading, models, replies, status};
 use crate::api::authentication::{Caller, Identity, TokenDigest};
+use crate::api::clusters::{ClusterAddRequest, ClusterDefinition, ClusterRemoveRequest};
 use crate::api::controller::{ControllerHandler, no_channel, no_predictor};
 use crate::api::listing::{Listing, Wanted};
 use crate::api::notifications::ChannelDocument;
@@ -66,6 +67,7 @@ pub struct ControllerHandle {
     events: mpsc::Sender<Event>,
     name: String,
     cluster: ClusterName,
+    definition: Arc<Definition>,
     policy: Policy,
     rule: Option<NameRule>,
     circumstances: Circumstances,
@@ -102,6 +104,7 @@ impl ControllerHandle {
             events,
             name: parts.name.clone(),
             cluster: parts.cluster.clone(),
+            definition: parts.definition.clone(),
             policy: parts.policy.clone(),
             rule: parts.name_service.as_ref().map(|kept| kept.rule.clone()),
             circumstances: parts.circumstances.clone(),
@@ -131,6 +134,45 @@ impl ControllerHandle {
 
     pub(super) fn cluster(&self) -> &ClusterName {
         &self.cluster
+    }
+
+    /// What the cluster is configured as.
+    pub(super) fn defined(&self) -> &Definition {
+        &self.definition
+    }
+
+    /// As the API shows it. `is_first`: tokens and audit log are in its store.
+    pub(super) fn definition_document(&self, is_first: bool) -> ClusterDefinition {
+        self.definition.document(&self.cluster, &self.policy, is_first)
+    }
+
+    /// What becomes of the cluster if it is let go now; refused while an operation is under way.
+    pub(super) async fn farewell(&self) -> Result<Vec<String>, Problem> {
+        let glance = self.glance().await?;
+        match glance.operations.iter().find(|operation| !operation.status.is_final()) {
+            Some(under_way) => Err(keeping::is_busy(under_way)),
+            None => Ok(keeping::farewell(glance.view.record.as_ref(), &self.policy)),
+        }
+    }
+
+    /// Ends the loop, unless an operation is under way. Nothing is decided for this cluster after an `Ok`.
+    pub(super) async fn retire(&self) -> Result<(), Problem> {
+        match self.ask(|reply| Event::Retire { reply }).await? {
+            Some(under_way) => Err(keeping::is_busy(&under_way)),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns once the loop has ended, or after a while that no loop needs.
+    pub(super) async fn gone(&self) {
+        if tokio::time::timeout(STORE_WAIT, self.events.closed()).await.is_err() {
+            tracing::error!(cluster = %self.cluster, "the loop of a cluster that was let go has not ended");
+        }
+    }
+
+    /// Counters and gauges of this controller.
+    pub(super) fn registry(&self) -> &ControllerMetrics {
+        &self.metrics
     }
 
     pub(super) fn clock(&self) -> &dyn Clock {
@@ -288,6 +330,25 @@ impl ControllerHandler for ControllerHandle {
             Rendered::of(ClusterStatus { leader: self.leader.clone(), ..document }).map(Arc::new)
         });
         rendered.clone()
+    }
+
+    async fn definition(&self, cluster: &str) -> Result<ClusterDefinition, Problem> {
+        self.check(cluster)?;
+        Ok(self.definition_document(true))
+    }
+
+    async fn add_cluster(&self, _: ClusterAddRequest, _: &Caller) -> Result<MutationReply, Problem> {
+        Err(keeping::keeps_one_cluster(self.leader.is_some()))
+    }
+
+    async fn remove_cluster(
+        &self,
+        cluster: &str,
+        _: ClusterRemoveRequest,
+        _: &Caller,
+    ) -> Result<MutationReply, Problem> {
+        self.check(cluster)?;
+        Err(keeping::keeps_one_cluster(self.leader.is_some()))
     }
 
     async fn explain(&self, cluster: &str) -> Result<Explanation, Problem> {

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::{ControllerHandle, ControllerParts};
 use crate::api::authentication::{Caller, Identity, TokenDigest};
+use crate::api::clusters::{ClusterAddRequest, ClusterDefinition, ClusterRemoveRequest};
 use crate::api::controller::ControllerHandler;
 use crate::api::listing::{Listing, Wanted};
 use crate::api::notifications::ChannelDocument;
@@ -231,6 +232,23 @@ impl ControllerHandler for Seat {
 
     async fn status(&self, cluster: &str) -> Result<Arc<Rendered<ClusterStatus>>, Problem> {
         self.leader()?.status(cluster).await
+    }
+
+    async fn definition(&self, cluster: &str) -> Result<ClusterDefinition, Problem> {
+        self.leader()?.definition(cluster).await
+    }
+
+    async fn add_cluster(&self, request: ClusterAddRequest, caller: &Caller) -> Result<MutationReply, Problem> {
+        self.leader()?.add_cluster(request, caller).await
+    }
+
+    async fn remove_cluster(
+        &self,
+        cluster: &str,
+        request: ClusterRemoveRequest,
+        caller: &Caller,
+    ) -> Result<MutationReply, Problem> {
+        self.leader()?.remove_cluster(cluster, request, caller).await
     }
 
     async fn explain(&self, cluster: &str) -> Result<Explanation, Problem> {

@@ -11,6 +11,7 @@ mod event_loop;
 mod execute;
 mod handler;
 mod journal;
+mod keeping;
 pub mod leading;
 mod models;
 mod name;
@@ -47,6 +48,7 @@ use crate::telemetry::metrics::ControllerMetrics;
 
 pub use clusters::Clusters;
 pub use handler::ControllerHandle;
+pub use keeping::{Definition, Kept, Workshop};
 pub use name::KeptName;
 pub use notifications::{KeptChannel, Notifications};
 pub use prediction::Prediction;
@@ -86,6 +88,8 @@ pub struct ControllerParts {
     pub name: String,
     /// The cluster it keeps.
     pub cluster: ClusterName,
+    /// What it is configured as, for people.
+    pub definition: Arc<Definition>,
     /// The operator's wishes.
     pub policy: Policy,
     /// What no agent reports, for the doctor.

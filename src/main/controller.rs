@@ -32,7 +32,8 @@ use stormglass::config::store::{StoreKind, StoreSection};
 use stormglass::config::{ControllerConfig, SecretReference, load_controller};
 use stormglass::controller::leading::{self, Candidacy};
 use stormglass::controller::{
-    self, ConfiguredNode, ControllerHandle, ControllerParts, KeptName, Prediction, Sequences, Stacks, Training, WaysIn,
+    self, ConfiguredNode, ControllerHandle, ControllerParts, Definition, KeptName, Prediction, Sequences, Stacks,
+    Training, WaysIn,
 };
 use stormglass::domain::certificate::{CertificateFacts, Protection};
 use stormglass::domain::ids::ProxyName;
@@ -51,8 +52,8 @@ const OBSERVATION: Duration = Duration::from_secs(10);
 
 /// Runs the controller until it is told to stop.
 pub fn run(path: &Path) -> anyhow::Result<()> {
-    let mut configs = clusters::load(path)?;
-    let config = configs.remove(0);
+    let loaded = clusters::load(path)?;
+    let (file, config) = loaded.first.clone();
     let policy = config.policy()?;
     let tls = transport::load(config.tls.as_ref())?;
     let protection = transport::protection(tls.as_ref(), config.controller.listen);
@@ -77,20 +78,24 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
             .collect::<anyhow::Result<Vec<_>>>()?;
         let authentication = Authentication::new(agent_token.as_deref(), tokens)?;
         let control = control(&config, OwnCredentials::new(agent_token, tls.as_ref()))?;
-        let others = clusters::parts(&configs, &control, &protection)?;
-        let parts = parts(&config, policy.clone(), control, protection)?;
+        let clusters = 1 + loaded.others.len();
         let (stop, stopped) = watch::channel(false);
-        let (handler, candidacy) = match config.store.kind {
-            StoreKind::Embedded if configs.is_empty() => {
+        let (handler, candidacy) = match (config.store.kind, loaded.directory.clone()) {
+            (StoreKind::Embedded, None) => {
+                let store = config.controller.data_directory.join("stormglass.db").display().to_string();
+                let parts = parts(&config, (&file, store), policy, control, protection)?;
                 (Arc::new(alone(&config, parts, None, stopped).await?) as Arc<dyn ControllerHandler>, None)
             }
-            StoreKind::Embedded => (clusters::start(&config, parts, others, stopped).await?, None),
-            StoreKind::Etcd => {
+            (StoreKind::Embedded, Some(directory)) => {
+                (clusters::start(loaded, directory, control, protection, stopped).await?, None)
+            }
+            (StoreKind::Etcd, _) => {
+                let store = format!("etcd, below {}", config.store.prefix);
+                let parts = parts(&config, (&file, store), policy.clone(), control, protection)?;
                 let (handler, task) = one_of_several(&config, &policy, parts, stopped)?;
                 (handler, Some(task))
             }
         };
-        let clusters = 1 + configs.len();
         tracing::info!(listen = %config.controller.listen, cluster = %config.cluster.name, clusters, "controller ready");
         let routes = router::limited(handler, Arc::new(authentication), config.authentication.requests_per_second);
         let terminated = stop_signal()?;
@@ -114,6 +119,7 @@ pub(super) type Parts = Box<dyn Fn(Arc<dyn Term>) -> ControllerParts + Send + Sy
 
 pub(super) fn parts(
     config: &ControllerConfig,
+    (file, store): (&Path, String),
     policy: Policy,
     control: HttpControl,
     protection: watch::Receiver<Protection>,
@@ -145,9 +151,11 @@ pub(super) fn parts(
     let traffic = config.traffic();
     let notifications = notifications::channels(&config.notifications)?;
     let ways = Arc::new(WaysIn { alerts: config.webhook.policy() });
+    let definition = Arc::new(Definition::of(config, file, store));
     Ok(Box::new(move |term| ControllerParts {
         name: name.clone(),
         cluster: cluster.clone(),
+        definition: definition.clone(),
         policy: policy.clone(),
         circumstances: circumstances.clone(),
         protection: protection.clone(),
@@ -307,8 +315,10 @@ pub(super) async fn alone(
         None => (config.controller.data_directory.as_path(), metrics()),
     };
     std::fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
-    let store = Arc::new(SqliteStore::open(&directory.join("stormglass.db"))?);
-    let parts = ControllerParts { metrics, ..parts(Arc::new(Sole::new(store))) };
+    let file = directory.join("stormglass.db");
+    // An old store is read through when it is opened, and other clusters may be kept meanwhile.
+    let store = tokio::task::spawn_blocking(move || SqliteStore::open(&file)).await.context("open the store")??;
+    let parts = ControllerParts { metrics, ..parts(Arc::new(Sole::new(Arc::new(store)))) };
     parts.metrics.set_leading(true);
     Ok(controller::start(parts, stopped).await?)
 }

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod backup;
 pub mod clock;
 pub mod control;
+pub mod definitions;
 pub mod leadership;
 pub mod metrics;
 pub mod name;
@@ -21,6 +22,7 @@ pub use agent::{AgentMemory, ControllerLink, GuardLink, KillFamily, Memory, Peer
 pub use backup::BackupRepository;
 pub use clock::Clock;
 pub use control::{ControlError, NodeControl, PrimaryProbe, ProxyControl};
+pub use definitions::{DefinitionError, DefinitionStore};
 pub use leadership::{Leader, Leadership, Sole, Term};
 pub use metrics::{MetricSource, ModelStore};
 pub use name::{NameError, NameService, ServerAnswer};

@@ -4,7 +4,7 @@ use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Registry};
 
 use super::metrics::{
     BACKUP_FAILURES, BACKUP_LAST_SUCCESS, BACKUP_NEWEST_WAL, BACKUP_OPERATIONS, BACKUP_REACHABLE, BACKUP_RPO_VIOLATION,
-    DRILL_FAILURES, DRILL_LAST_RPO, DRILL_LAST_RTO, DRILL_LAST_SUCCESS, counters, gauges, options, register,
+    DRILL_FAILURES, DRILL_LAST_RPO, DRILL_LAST_RTO, DRILL_LAST_SUCCESS, counters, forget, gauges, options, register,
 };
 use crate::domain::backup::{BackupType, Repository};
 use crate::domain::clock::WallTime;
@@ -84,6 +84,16 @@ impl BackupMetrics {
         if let Some(at) = repository.newest_wal_at {
             self.newest_wal.with_label_values(&[cluster]).set(seconds(at));
         }
+    }
+
+    /// Takes out every series of a cluster that is kept no longer.
+    pub(super) fn forget_cluster(&self, cluster: &str) {
+        let seconds =
+            [&self.last_success, &self.newest_wal, &self.drill_rto, &self.drill_rpo, &self.drill_last_success];
+        seconds.into_iter().for_each(|gauges| forget(gauges, cluster));
+        forget(&self.reachable, cluster);
+        forget(&self.rpo_violation, cluster);
+        forget(&self.drill_failures, cluster);
     }
 
     /// A drill ended: with figures, well.

@@ -3,6 +3,8 @@
 //! Names are a contract (dashboards, alerts); base units, `_total` for counters. An unknown value has no series:
 //! never a zero in place of a fact.
 
+mod forget;
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -23,6 +25,7 @@ use crate::domain::ids::{ClusterName, NodeName, ProxyName};
 use crate::domain::operation::OperationStatus;
 use crate::domain::plan::{Intent, Reason, ReasonCode};
 use crate::domain::risk::ModelName;
+pub(super) use forget::forget;
 
 macro_rules! names {
     ($($constant:ident = $name:literal, $help:literal;)+) => {
@@ -589,6 +592,10 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in:\n{text}");
         }
+        metrics.forget_cluster(&cluster);
+        let left = metrics.render();
+        assert!(!left.contains("cluster=\"main\""), "a cluster that is kept no longer is shown:\n{left}");
+        assert!(left.contains("stormglass_operations_total{operation=\"failover\",outcome=\"succeeded\"} 1"));
     }
 
     #[test]

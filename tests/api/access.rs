@@ -70,6 +70,8 @@ fn the_table_of_access_is_as_meant() {
             Endpoint::Audit | Endpoint::Tokens | Endpoint::TokenCreate | Endpoint::TokenRevoke => {
                 Access::AtLeast(Role::Admin)
             }
+            // Who defines a cluster has the controller run what its sequences say.
+            Endpoint::ClusterAdd | Endpoint::ClusterRemove => Access::AtLeast(Role::Admin),
             Endpoint::Backup | Endpoint::Drill => Access::AtLeast(Role::Backup),
             _ if route.is_mutation() => Access::AtLeast(Role::Operator),
             _ => Access::AtLeast(Role::Viewer),

@@ -31,7 +31,10 @@ async fn mutations_are_audited_whatever_comes_of_them() {
 
     let row = row_of(&served, post(Role::Operator).json(&json!({ "to": "db2" }))).await;
     assert_eq!(row.who, "operator");
-    assert_eq!(row.what, "switchover main {\"to\":\"db2\",\"site\":null,\"dry_run\":false}");
+    assert_eq!(
+        row.what,
+        "switchover main {\"to\":\"db2\",\"site\":null,\"at\":null,\"unschedule\":false,\"dry_run\":false}"
+    );
     assert_eq!(row.outcome, "accepted: switchover begun");
 
     let row = row_of(&served, post(Role::Admin).json(&json!({ "to": "db9" }))).await;
@@ -52,6 +55,15 @@ async fn mutations_are_audited_whatever_comes_of_them() {
 
     let row = row_of(&served, served.post("/api/v1/operations/op-1/cancel", Role::Operator)).await;
     assert_eq!((row.what.as_str(), row.outcome.as_str()), ("cancel op-1", "accepted: asked to stop"));
+
+    let wrong = json!({ "definition": "token = \"hunter2\"" });
+    let row = row_of(&served, served.post("/api/v1/clusters", Role::Admin).json(&wrong)).await;
+    assert_eq!(row.what, "cluster-add {\"definition_bytes\":17,\"dry_run\":false}", "never what was sent");
+    let row = row_of(&served, served.post("/api/v1/clusters/main/remove", Role::Admin)).await;
+    assert_eq!(
+        (row.what.as_str(), row.outcome.as_str()),
+        ("cluster-remove main {\"dry_run\":false}", "accepted: kept no longer")
+    );
 
     let row = row_of(&served, served.post("/api/v1/clusters/a%0Ab/resume", Role::Operator)).await;
     assert_eq!(row.what, "resume ab", "a row is one line");

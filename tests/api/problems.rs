@@ -32,7 +32,7 @@ async fn a_wrong_method_is_told_the_right_one() {
     let answer = served.get(SWITCHOVER, Role::Admin).send().await.expect("an answer");
     assert_eq!(answer.headers()["allow"], "POST");
     problem(answer, 405).await;
-    let answer = served.post("/api/v1/clusters", Role::Admin).send().await.expect("an answer");
+    let answer = served.post("/api/v1/operations", Role::Admin).send().await.expect("an answer");
     assert!(answer.headers()["allow"].to_str().expect("text").contains("GET"));
     problem(answer, 405).await;
 }

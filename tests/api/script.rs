@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use stormglass::api::authentication::{Caller, Identity, TokenDigest};
+use stormglass::api::clusters::{ClusterAddRequest, ClusterDefinition, ClusterRemoveRequest, DefinedNode};
 use stormglass::api::controller::ControllerHandler;
 use stormglass::api::listing::{Listing, Wanted};
 use stormglass::api::rendered::Rendered;
@@ -232,6 +233,7 @@ pub fn body(endpoint: Endpoint) -> Option<Value> {
         Endpoint::TokenCreate => Some(json!({ "name": "robot", "role": "viewer" })),
         Endpoint::Alertmanager => Some(json!({ "version": "4", "alerts": [] })),
         Endpoint::Pause => Some(json!({ "duration_seconds": 60 })),
+        Endpoint::ClusterAdd => Some(json!({ "definition": "[cluster]\nname = \"orders\"\n" })),
         Endpoint::ModelPromote => Some(json!({ "name": "lab-1s" })),
         _ => None,
     }
@@ -267,6 +269,38 @@ impl ControllerHandler for Script {
     async fn status(&self, cluster: &str) -> Result<Arc<Rendered<ClusterStatus>>, Problem> {
         known(cluster)?;
         Rendered::of(status()).map(Arc::new)
+    }
+
+    async fn definition(&self, cluster: &str) -> Result<ClusterDefinition, Problem> {
+        known(cluster)?;
+        let site = SiteName::new("a").expect("valid");
+        Ok(ClusterDefinition {
+            schema_version: SCHEMA_VERSION,
+            cluster: self::cluster(),
+            file: "/etc/stormglass/clusters/main.toml".to_owned(),
+            store: "/var/lib/stormglass/controller".to_owned(),
+            is_first: true,
+            sites: vec![site.clone()],
+            nodes: vec![DefinedNode { name: node("db1"), site, agent: "http://127.0.0.1:8008".to_owned() }],
+            proxies: Vec::new(),
+            policy: json!({ "rto": "5s" }),
+        })
+    }
+
+    async fn add_cluster(&self, request: ClusterAddRequest, _: &Caller) -> Result<MutationReply, Problem> {
+        if request.definition.contains("orders") {
+            return Ok(reply("kept from now on"));
+        }
+        Err(Problem::bad_request("the definition: cluster.name: missing"))
+    }
+
+    async fn remove_cluster(
+        &self,
+        cluster: &str,
+        _: ClusterRemoveRequest,
+        _: &Caller,
+    ) -> Result<MutationReply, Problem> {
+        known(cluster).map(|()| reply("kept no longer"))
     }
 
     async fn explain(&self, cluster: &str) -> Result<Explanation, Problem> {

@@ -88,7 +88,10 @@ async fn nobody_to_ask_prints_the_plan_and_changes_nothing() {
     assert!(ran.out.contains("Expect   writes pause for about 0.1 s\n"), "{}", ran.out);
     assert!(ran.err.contains("--yes"), "{}", ran.err);
     assert_eq!(controller.changes(), 0);
-    assert_eq!(controller.bodies(SWITCHOVER), [json!({"to": "db2", "site": null, "dry_run": true})]);
+    assert_eq!(
+        controller.bodies(SWITCHOVER),
+        [json!({"to": "db2", "site": null, "at": null, "unschedule": false, "dry_run": true})]
+    );
 }
 
 #[tokio::test]
@@ -399,4 +402,34 @@ async fn a_mutation_is_sent_to_nobody_else_after_any_other_answer() {
     let ran = run(&urls, &["switchover", "orders", "--yes"], false, "").await;
     assert_eq!(ran.exit, 8, "{}", ran.err);
     assert_eq!(first.changes() + second.changes(), 0, "it may have been begun already");
+}
+
+fn kept(message: &str) -> Value {
+    json!({"schema_version": 1, "operation": null, "plan": null, "expect": ["its store stays"], "message": message})
+}
+
+#[tokio::test]
+async fn a_cluster_is_removed_once_its_name_was_typed_and_not_before() {
+    const REMOVE: &str = "POST /api/v1/clusters/orders/remove";
+    let controller = Controller::start().await;
+    controller.on(REMOVE, 200, kept("would keep the cluster orders no longer"));
+    let ran = controller.run(&["cluster", "remove", "orders"]).await;
+    assert!(ran.exit == 3 && ran.out.contains("would keep the cluster orders no longer"), "{}{}", ran.out, ran.err);
+    let ran = controller.run_typing(&["cluster", "remove", "orders"], "billing\n").await;
+    assert_eq!((ran.exit, controller.changes()), (7, 0), "{}", ran.err);
+    let ran = controller.run_typing(&["cluster", "remove", "orders"], "orders\n").await;
+    assert_eq!((ran.exit, controller.changes()), (0, 1), "{}", ran.err);
+    assert!(ran.err.contains("its store stays"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_definition_is_sent_as_it_is_from_a_file_or_standard_input() {
+    const ADD: &str = "POST /api/v1/clusters";
+    let controller = Controller::start().await;
+    controller.on(ADD, 200, kept("the cluster billing is kept from now on"));
+    let ran = controller.run_typing(&["cluster", "add", "-"], "[cluster]\nname = \"billing\"\n").await;
+    assert!(ran.exit == 0 && ran.out.contains("kept from now on"), "{}{}", ran.out, ran.err);
+    assert_eq!(controller.bodies(ADD), [json!({"definition": "[cluster]\nname = \"billing\"\n", "dry_run": false})]);
+    let ran = controller.run(&["cluster", "add", "/nonexistent/billing.toml"]).await;
+    assert!(ran.exit == 2 && ran.err.contains("/nonexistent/billing.toml"), "{}", ran.err);
 }

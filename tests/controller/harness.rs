@@ -214,6 +214,7 @@ pub async fn run_in(directory: tempfile::TempDir, store: Arc<dyn Store>, setting
         name: "controller-1".to_owned(),
         cluster: cluster(),
         policy,
+        definition: Default::default(),
         circumstances: Default::default(),
         protection: watch::channel(Default::default()).1,
         sequences: Sequences { all: sequences.into(), runner: Arc::new(runner), stacks: Default::default() },

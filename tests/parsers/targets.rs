@@ -14,6 +14,7 @@ use stormglass::adapters::haproxy::{backends, socket, template};
 use stormglass::adapters::prometheus::{Credentials, PrometheusSettings, PrometheusSource};
 use stormglass::api::authentication::presented_token;
 use stormglass::api::body;
+use stormglass::api::clusters::{ClusterAddRequest, ClusterRemoveRequest};
 use stormglass::api::tokens::TokenRequest;
 use stormglass::api::webhook::AlertmanagerPost;
 use stormglass::api::wire::{
@@ -105,6 +106,8 @@ pub fn bodies(bytes: &[u8]) {
     parse::<DrillRequest>(bytes);
     parse::<RestoreRequest>(bytes);
     parse::<SequenceRequest>(bytes);
+    parse::<ClusterAddRequest>(bytes);
+    parse::<ClusterRemoveRequest>(bytes);
     if let Some(request) = parse::<TokenRequest>(bytes)
         && let Some(problem) = request.name_problem()
     {

@@ -149,6 +149,7 @@ fn parts(port: &ControllerPort, term: Arc<dyn Term>) -> ControllerParts {
         name: format!("c{}", port.index + 1),
         cluster: cluster(),
         policy: policy(&port.world.lock()),
+        definition: Default::default(),
         circumstances: Default::default(),
         protection: tokio::sync::watch::channel(Default::default()).1,
         sequences: Default::default(),

@@ -1,6 +1,7 @@
 //! The verbs: each fetches, asks, sends and hands documents to `render`.
 
 mod access;
+mod cluster;
 mod configuration;
 mod follow;
 mod model;
@@ -55,6 +56,7 @@ pub(super) async fn run(console: &mut Console, global: Global, command: Command)
         Command::Operation(OperationCommand::Cancel { id }) => session.operation_cancel(&id).await,
         Command::Token(command) => session.token(command).await,
         Command::Audit(command) => session.audit(command).await,
+        Command::Cluster(command) => session.kept(command).await,
         Command::Model(command) => session.model(&command).await,
         Command::Notification(command) => session.notification(&command).await,
         Command::Switchover { .. }

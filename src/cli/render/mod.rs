@@ -3,6 +3,7 @@
 //! `?` is unknown, `-` does not apply; neither is ever written as 0. Colour repeats what a word says already.
 
 pub mod backups;
+pub mod cluster;
 pub mod doctor;
 pub mod explain;
 pub mod lists;
