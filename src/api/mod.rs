@@ -18,6 +18,7 @@ pub mod notifications;
 pub mod openapi;
 pub mod problem;
 pub mod rendered;
+pub mod requests;
 pub mod risk;
 pub mod router;
 pub mod routes;
