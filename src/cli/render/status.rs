@@ -112,8 +112,7 @@ fn summary(status: &ClusterStatus, look: Look) -> String {
             timers.stop_budget_seconds,
             timers.wait_seconds,
         ));
-        let label = |is_expectation| if is_expectation { "Expect" } else { "Rule" };
-        let kept = timers.rules.iter().map(|rule| (label(rule.is_expectation), &rule.statement, rule.holds));
+        let kept = timers.rules.iter().map(|rule| ("Rule", &rule.statement, rule.holds));
         let outages = timers.outages.iter().map(|outage| ("Outage", &outage.statement, true));
         for (label, statement, is_good) in kept.chain(outages) {
             let line = format!("{label:<8} {statement}");
