@@ -6,5 +6,7 @@ mod commands;
 mod controller;
 #[path = "cli/documents.rs"]
 mod documents;
+#[path = "cli/outcomes.rs"]
+mod outcomes;
 #[path = "cli/rendering.rs"]
 mod rendering;
