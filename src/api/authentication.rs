@@ -25,10 +25,19 @@ pub struct Caller {
     pub role: Role,
     /// Address that the request came from.
     pub peer: SocketAddr,
+    /// For which clusters; all if none is named.
+    pub clusters: Vec<ClusterName>,
 }
 
 /// Whose token it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
+impl Caller {
+    /// True if the token is for this cluster.
+    pub fn may_touch(&self, cluster: &str) -> bool {
+        self.clusters.is_empty() || self.clusters.iter().any(|allowed| allowed.as_str() == cluster)
+    }
+}
+
 pub enum Identity {
     /// The token that controllers and agents share.
     Agent,

@@ -39,7 +39,7 @@ use crate::domain::ids::{ClusterName, OperationId, SiteName};
 use crate::domain::incident::IncidentReport;
 use crate::domain::name::NameRule;
 use crate::domain::operation::{Operation, OperationKind};
-use crate::domain::plan::{Intent, Plan};
+use crate::domain::plan::Plan;
 use crate::domain::policy::Policy;
 use crate::domain::readiness::{ChannelFacts, Circumstances, Readiness, StackFacts};
 use crate::domain::report::{ProxyReport, Report};
@@ -524,7 +524,7 @@ impl ControllerHandler for ControllerHandle {
     }
 
     async fn alerts(&self, alerts: Vec<Alert>, caller: &Caller) -> Result<AlertsReply, Problem> {
-        self.take_alerts(alerts, &caller.name).await
+        self.take_alerts(alerts, caller).await
     }
 
     async fn page_of_events(&self, cluster: &str, wanted: Wanted) -> Result<Listing<EventRow>, Problem> {

@@ -19,7 +19,7 @@ use stormglass::controller::{
 use stormglass::domain::access::Role;
 use stormglass::domain::clock::{BootId, Moment, WallTime};
 use stormglass::domain::command::HeartbeatReply;
-use stormglass::domain::epoch::{Epoch, RecordNumber};
+use stormglass::domain::epoch::Epoch;
 use stormglass::domain::ids::{Address, ClusterName, NodeName, ProxyName, SiteName, SystemIdentifier};
 use stormglass::domain::lsn::Timeline;
 use stormglass::domain::operation::Operation;
@@ -340,5 +340,5 @@ impl Running {
 }
 
 pub fn caller() -> Caller {
-    Caller { name: "on-call".to_owned(), role: Role::Operator, peer: ([127, 0, 0, 1], 1).into() }
+    Caller { name: "on-call".to_owned(), role: Role::Operator, clusters: Vec::new(), peer: ([127, 0, 0, 1], 1).into() }
 }

@@ -16,7 +16,7 @@ use stormglass::config::features::load_features;
 use stormglass::controller::{Prediction, Training};
 use stormglass::domain::access::Role;
 use stormglass::domain::clock::WallTime;
-use stormglass::domain::epoch::{Epoch, RecordNumber};
+use stormglass::domain::epoch::Epoch;
 use stormglass::domain::ids::{Address, ClusterName, SystemIdentifier};
 use stormglass::domain::operation::{Operation, OperationStatus, StepName, StepState};
 use stormglass::domain::policy::DurabilityMode;
@@ -150,7 +150,7 @@ fn record() -> ClusterRecord {
 }
 
 fn caller() -> Caller {
-    Caller { name: "on-call".to_owned(), role: Role::Operator, peer: ([127, 0, 0, 1], 1).into() }
+    Caller { name: "on-call".to_owned(), role: Role::Operator, clusters: Vec::new(), peer: ([127, 0, 0, 1], 1).into() }
 }
 
 async fn retrain(running: &Running) -> Operation {
