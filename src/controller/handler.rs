@@ -136,7 +136,8 @@ impl ControllerHandle {
         self.clock.as_ref()
     }
 
-    pub(super) fn store(&self) -> Arc<dyn Store> {
+    /// The memory that it writes to.
+    pub fn store(&self) -> Arc<dyn Store> {
         self.store.clone()
     }
 

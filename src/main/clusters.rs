@@ -13,7 +13,7 @@ use stormglass::config::{ControllerConfig, load_controller};
 use stormglass::controller::Clusters;
 use stormglass::domain::certificate::Protection;
 
-use super::wiring::{Parts, alone, metrics, parts as parts_of};
+use super::wiring::{Parts, Shared, alone, metrics, parts as parts_of};
 
 /// The configuration in a file, or every one in a directory, in the order of their names; never none.
 pub fn load(path: &Path) -> anyhow::Result<Vec<ControllerConfig>> {
@@ -78,11 +78,13 @@ pub async fn start(
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<Arc<dyn ControllerHandler>> {
     let (own, metrics) = (&config.controller.data_directory, metrics());
-    let first = alone(config, first, Some((own, metrics.clone())), stopped.clone()).await?;
+    let shared = Shared { directory: own, metrics: metrics.clone(), audit: None };
+    let first = alone(config, first, Some(shared), stopped.clone()).await?;
     let mut handles = Vec::new();
     for (config, parts) in others {
         let directory = own.join("clusters").join(config.cluster.name.as_str());
-        let handle = alone(&config, parts, Some((&directory, metrics.clone())), stopped.clone()).await;
+        let shared = Shared { directory: &directory, metrics: metrics.clone(), audit: Some(first.store()) };
+        let handle = alone(&config, parts, Some(shared), stopped.clone()).await;
         handles.push(handle.with_context(|| format!("start the cluster {}", config.cluster.name))?);
     }
     Ok(Arc::new(Clusters::new(first, handles)))

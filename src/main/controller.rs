@@ -39,7 +39,7 @@ use stormglass::domain::ids::ProxyName;
 use stormglass::domain::policy::Policy;
 use stormglass::domain::readiness::{Circumstances, NameFacts};
 use stormglass::domain::sequence::{Sequence, Trigger};
-use stormglass::ports::{Clock, Leader, Leadership as _, NameService, Sole, Term};
+use stormglass::ports::{Clock, Leader, Leadership as _, NameService, Sole, Store, Term};
 use stormglass::telemetry::metrics::ControllerMetrics;
 
 use super::{block_on, clusters, notifications, secret, stop_signal, transport};
@@ -160,6 +160,7 @@ pub(super) fn parts(
         node_control: control.clone(),
         proxy_control: control.clone(),
         primary_probe: Arc::new(TcpPrimaryProbe),
+        audit: None,
         name_service: name_service.clone(),
         metrics: metrics(),
         backup: backup.clone(),
@@ -295,20 +296,29 @@ fn control(config: &ControllerConfig, credentials: OwnCredentials) -> anyhow::Re
     Ok(HttpControl::new(nodes, proxies, credentials)?)
 }
 
-/// The only controller leads for ever. `below`: the directory of its store, if not the controller's own; with the counters of all.
+/// What a cluster shares with the others of its controller.
+pub(super) struct Shared<'a> {
+    /// The directory of its own store.
+    pub directory: &'a Path,
+    /// The counters of all.
+    pub metrics: Arc<ControllerMetrics>,
+    /// Where the audit log of all is; `None`: in its own store.
+    pub audit: Option<Arc<dyn Store>>,
+}
+
+/// The only controller leads for ever. `shared`: with other clusters, if there are any.
 pub(super) async fn alone(
     config: &ControllerConfig,
     parts: Parts,
-    below: Option<(&Path, Arc<ControllerMetrics>)>,
+    shared: Option<Shared<'_>>,
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<ControllerHandle> {
-    let (directory, metrics) = match below {
-        Some((directory, metrics)) => (directory, metrics),
-        None => (config.controller.data_directory.as_path(), metrics()),
-    };
+    let own = config.controller.data_directory.as_path();
+    let Shared { directory, metrics, audit } =
+        shared.unwrap_or_else(|| Shared { directory: own, metrics: metrics(), audit: None });
     std::fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
     let store = Arc::new(SqliteStore::open(&directory.join("stormglass.db"))?);
-    let parts = ControllerParts { metrics, ..parts(Arc::new(Sole::new(store))) };
+    let parts = ControllerParts { metrics, audit, ..parts(Arc::new(Sole::new(store))) };
     parts.metrics.set_leading(true);
     Ok(controller::start(parts, stopped).await?)
 }
