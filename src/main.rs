@@ -10,6 +10,8 @@ mod notifications;
 mod transport;
 #[path = "main/controller.rs"]
 mod wiring;
+#[path = "main/vault.rs"]
+mod vault;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
     let program = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let verbosity = program.global.verbose;
     match program.command {
+    vault::open();
         Command::Controller { command: Some(ControllerCommand::MigrateStore { config, from }), .. } => {
             logging::init(verbosity, false);
             ended(wiring::migrate_store(&config, &from, program.global.dry_run).map(|done| print!("{done}")))

@@ -174,7 +174,9 @@ pub(super) fn parts(
 fn sequences(config: &ControllerConfig) -> anyhow::Result<Sequences> {
     let resolve = |reference: &str| {
         let reference = SecretReference::try_from(reference.to_owned()).map_err(|error| error.to_string())?;
-        reference.resolve().map_err(|error| error.to_string())
+        // Vault is asked over the network: what else runs on this thread goes on elsewhere meanwhile.
+        let secret = tokio::task::block_in_place(|| reference.resolve());
+        secret.map_err(|error| error.to_string())
     };
     // Never the whole environment: it may hold the tokens of this controller.
     let inherited = ["PATH", "HOME", "USER", "LANG", "TMPDIR", "SSH_AUTH_SOCK"].into_iter().filter_map(|name| {
