@@ -6,12 +6,14 @@ mod backup;
 mod clusters;
 #[path = "main/notifications.rs"]
 mod notifications;
+#[path = "main/openid.rs"]
+mod openid;
 #[path = "main/tls.rs"]
 mod transport;
-#[path = "main/controller.rs"]
-mod wiring;
 #[path = "main/vault.rs"]
 mod vault;
+#[path = "main/controller.rs"]
+mod wiring;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -73,9 +75,9 @@ fn main() -> ExitCode {
         return run_lab(command, global.output);
     }
     let program = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    vault::open();
     let verbosity = program.global.verbose;
     match program.command {
-    vault::open();
         Command::Controller { command: Some(ControllerCommand::MigrateStore { config, from }), .. } => {
             logging::init(verbosity, false);
             ended(wiring::migrate_store(&config, &from, program.global.dry_run).map(|done| print!("{done}")))

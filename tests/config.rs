@@ -4,12 +4,14 @@
 mod dns;
 #[path = "config/notification.rs"]
 mod notification;
+#[path = "config/oidc.rs"]
+mod oidc;
 #[path = "config/retraining.rs"]
 mod retraining;
-#[path = "config/store.rs"]
-mod store;
 #[path = "config/secrets.rs"]
 mod secrets;
+#[path = "config/store.rs"]
+mod store;
 #[path = "config/tls.rs"]
 mod tls;
 

@@ -10,6 +10,7 @@ pub mod dns;
 pub mod haproxy;
 pub mod models;
 pub mod notifications;
+pub mod openid;
 pub mod peer_link;
 pub mod pgbackrest;
 pub mod pgbouncer;
@@ -20,8 +21,8 @@ pub mod store;
 pub mod system;
 pub mod tls;
 pub mod training;
-
 pub mod vault;
+
 /// An error and everything below it, on one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -42,7 +42,7 @@ use stormglass::domain::sequence::{Sequence, Trigger};
 use stormglass::ports::{Clock, Leader, Leadership as _, NameService, Sole, Store, Term};
 use stormglass::telemetry::metrics::ControllerMetrics;
 
-use super::{block_on, clusters, notifications, secret, stop_signal, transport};
+use super::{block_on, clusters, notifications, openid, secret, stop_signal, transport};
 
 /// A leadership that is not given back in this time ends by itself.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -75,7 +75,10 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
                 })
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
-        let authentication = Authentication::new(agent_token.as_deref(), tokens)?;
+        let mut authentication = Authentication::new(agent_token.as_deref(), tokens)?;
+        if let Some(section) = &config.authentication.oidc {
+            authentication = authentication.with_open_id(openid::begin(section, Arc::new(SystemClock::new()?))?);
+        }
         let control = control(&config, OwnCredentials::new(agent_token, tls.as_ref()))?;
         let others = clusters::parts(&configs, &control, &protection)?;
         let parts = parts(&config, policy.clone(), control, protection)?;
@@ -157,10 +160,10 @@ pub(super) fn parts(
         traffic: traffic.clone(),
         clock: clock.clone(),
         term,
+        audit: None,
         node_control: control.clone(),
         proxy_control: control.clone(),
         primary_probe: Arc::new(TcpPrimaryProbe),
-        audit: None,
         name_service: name_service.clone(),
         metrics: metrics(),
         backup: backup.clone(),
