@@ -23,7 +23,7 @@ use harness::{
     PATIENCE, Running, Setting, caller, cluster, node, record, run_on, start, start_for, start_in, start_with,
 };
 use stormglass::api::controller::ControllerHandler;
-use stormglass::api::wire::PauseRequest;
+use stormglass::api::wire::{PauseRequest, SwitchoverRequest};
 use stormglass::domain::clock::{Moment, WallTime};
 use stormglass::domain::epoch::Epoch;
 use stormglass::domain::evidence::{Occasion, Witness};
@@ -258,4 +258,36 @@ async fn a_leadership_with_no_time_for_a_lease_is_none() {
     let problem =
         ending.answer("n1", |_| {}).await.expect_err("an answer would keep the holder from asking its standbys");
     assert!(problem.is_not_the_leader(), "{problem:?}");
+}
+
+#[tokio::test]
+async fn a_scheduled_switchover_is_stored_told_shown_and_taken_back() {
+    let controller = start(PATIENCE, &[]).await;
+    let ask = async |request| controller.handle.switchover("main", request, &caller()).await;
+    let at = controller.handle.wall().plus(Duration::from_secs(3600));
+    let later = SwitchoverRequest { at: Some(at), ..SwitchoverRequest::default() };
+    let dry = SwitchoverRequest { dry_run: true, ..later.clone() };
+    let words = ask(dry).await.expect("it could be").message;
+    assert_eq!(words, format!("would begin: switchover scheduled for {at}"));
+    let scheduled =
+        async || controller.handle.status("main").await.expect("answers").document.scheduled_switchover.clone();
+    assert_eq!(scheduled().await, None, "a dry run changes nothing");
+
+    assert_eq!(ask(later).await.expect("accepted").message, format!("switchover scheduled for {at}"));
+    let told = controller.until_told("switchover_scheduled", 1).await;
+    assert_eq!(told[0], format!("A switchover is scheduled for {at} (asked for by on-call)."));
+    let shown = scheduled().await.expect("shown");
+    assert_eq!((shown.at, shown.asked_by.as_str()), (at, "on-call"));
+    let stored = controller.store.load_record(&cluster()).await.expect("read").expect("there");
+    assert_eq!(stored.scheduled.map(|scheduled| scheduled.at), Some(at));
+
+    let back = SwitchoverRequest { unschedule: true, ..SwitchoverRequest::default() };
+    let both = SwitchoverRequest { at: Some(at), ..back.clone() };
+    assert_eq!(ask(both).await.expect_err("which?").status, 422);
+    ask(back.clone()).await.expect("taken back");
+    let told = controller.until_told("switchover_unscheduled", 1).await;
+    assert_eq!(told[0], format!("No switchover is scheduled for {at} any more: an operator took it back."));
+    assert_eq!(ask(back).await.expect_err("there is none").status, 409);
+    let past = SwitchoverRequest { at: Some(WallTime(0)), ..SwitchoverRequest::default() };
+    assert_eq!(ask(past).await.expect_err("too late").status, 409);
 }

@@ -288,6 +288,20 @@ fn outcome(saga: &Saga, faults: &[(StepName, Fault)]) -> String {
 }
 
 #[test]
+fn a_primary_that_writes_faster_than_its_checkpoints_is_not_shut_down() {
+    let mut world = healthy();
+    world.agent(&node("n1")).written_meanwhile = world.policy.switchover_max_dirty_bytes + 1;
+    let id = world.begin(OperationKind::Switchover { from: node("n1"), to: node("n2") });
+    let ended = drive(&mut world, &id);
+    assert_eq!(ended.status, OperationStatus::Failed);
+    let message = ended.message.unwrap_or_default();
+    assert!(message.contains("switchover_max_dirty_bytes"), "{message}");
+    assert!(world.steps_run.starts_with(&[StepName::Checkpoint; 3]), "{:?}", world.steps_run);
+    assert!(!world.steps_run.contains(&StepName::Demote));
+    assert_eq!(who_writes(&world), "n1 writes in epoch 3");
+}
+
+#[test]
 fn every_step_of_every_operation_may_go_wrong() {
     let mut matrix =
         String::from("# step | how the operation ended; what the automatic controller made of it | faults\n");

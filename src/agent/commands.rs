@@ -121,8 +121,8 @@ impl Agent {
         if let Command::Checkpoint = envelope.command {
             // It may take minutes and changes nothing: no assignment waits for it.
             progress.tell("writing a checkpoint");
-            self.postgres.checkpoint(CHECKPOINT_TIMEOUT).await?;
-            return Ok(CommandOutput::default());
+            let redo = self.postgres.checkpoint(CHECKPOINT_TIMEOUT).await?;
+            return Ok(CommandOutput { lsn: Some(redo), ..CommandOutput::default() });
         }
         // What takes hours, and leaves the live PostgreSQL alone.
         if let Some(outcome) = self.repository_command(envelope, progress).await {

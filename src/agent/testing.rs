@@ -228,10 +228,10 @@ impl LocalPostgres for FakePostgres {
         let writes = self.is_running() && !self.in_recovery.load(Ordering::SeqCst);
         if writes { Ok(()) } else { Err(not_accepting()) }
     }
-    async fn checkpoint(&self, _timeout: Duration) -> Result<(), PostgresError> {
+    async fn checkpoint(&self, _timeout: Duration) -> Result<Lsn, PostgresError> {
         self.call("checkpoint");
         self.begin().await;
-        if self.is_running() { Ok(()) } else { Err(not_accepting()) }
+        if self.is_running() { Ok(Lsn(0)) } else { Err(not_accepting()) }
     }
     async fn follow(&self, upstream: Option<&Upstream>, _timeout: Duration) -> Result<Lsn, PostgresError> {
         self.call(format!("follow {}", upstream.map_or("nobody", |upstream| upstream.node.as_str())));

@@ -153,7 +153,7 @@ pub trait ControllerHandler: Send + Sync + 'static {
     /// Stores an audit row; a failure to do so is the handler's to log as an error.
     async fn record_audit(&self, row: AuditRow);
 
-    /// `Err` says why the controller cannot work now: no store, not leading, no agent heard yet.
+    /// `Err` says why the controller cannot work now: it stops, or another one leads.
     fn ready(&self) -> Result<(), String>;
     /// The text of `/metrics`.
     fn metrics(&self) -> String;

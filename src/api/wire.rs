@@ -90,6 +90,9 @@ pub struct ClusterStatus {
     pub automation: bool,
     /// When the pause expires.
     pub paused_until: Option<WallTime>,
+    /// A switchover that waits for its time.
+    #[serde(default)]
+    pub scheduled_switchover: Option<ScheduledStatus>,
     /// Every node.
     pub nodes: Vec<NodeStatus>,
     /// Every proxy.
@@ -115,6 +118,19 @@ pub struct ClusterStatus {
     pub leader: Option<LeaderAddress>,
     /// When the answer was made.
     pub at: WallTime,
+}
+
+/// A switchover that waits for its time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ScheduledStatus {
+    /// When it begins.
+    pub at: WallTime,
+    /// Who shall take over; `null`: the best candidate then.
+    pub to: Option<NodeName>,
+    /// Only candidates of this site.
+    pub site: Option<String>,
+    /// Who asked.
+    pub asked_by: String,
 }
 
 /// The name that clients connect to.
@@ -295,6 +311,10 @@ pub struct SwitchoverRequest {
     /// Only candidates of this site.
     #[schema(pattern = "^[a-z0-9][a-z0-9_-]{0,62}$")]
     pub site: Option<String>,
+    /// Not now, but then.
+    pub at: Option<WallTime>,
+    /// Forget the one that is scheduled, and do nothing else.
+    pub unschedule: bool,
     /// Only plan.
     pub dry_run: bool,
 }

@@ -161,7 +161,8 @@ pub enum Command {
     },
     /// Move the primary, planned and without loss.
     #[command(
-        after_help = "Examples:\n  stormglass switchover orders --dry-run\n  stormglass switchover orders --to db2 --yes"
+        after_help = "Examples:\n  stormglass switchover orders --dry-run\n  stormglass switchover orders --to db2 --yes\n  \
+                      stormglass switchover orders --at 2026-12-01T03:00:00Z\n  stormglass switchover orders --unschedule"
     )]
     Switchover {
         /// The cluster; may be left out where the controller keeps one.
@@ -172,6 +173,12 @@ pub enum Command {
         /// Only candidates of this site.
         #[arg(long)]
         site: Option<String>,
+        /// Not now, but then (RFC 3339, by the controller's clock); takes the place of one that was scheduled before.
+        #[arg(long, value_name = "TIME", value_parser = wall_time)]
+        at: Option<WallTime>,
+        /// Forget the one that is scheduled, and do nothing else.
+        #[arg(long, conflicts_with_all = ["to", "site", "at"])]
+        unschedule: bool,
     },
     /// Replace a lost primary.
     #[command(
@@ -352,11 +359,10 @@ pub enum SequenceCommand {
 
 /// `stormglass restore …`.
 #[derive(Debug, Clone, Args)]
-#[command(group = clap::ArgGroup::new("target").required(true))]
 pub struct RestoreArguments {
     /// The cluster; may be left out where the controller keeps one.
     pub cluster: Option<String>,
-    /// To the end of the WAL in the repository.
+    /// To the end of the WAL in the repository; so it is also without a target.
     #[arg(long, group = "target")]
     pub latest: bool,
     /// To the last commit made until then (RFC 3339).

@@ -21,7 +21,7 @@ pub use super::traffic::{ApplicationSection, ApplicationServerSection, ReadsSect
 use super::webhook::WebhookSection;
 pub use crate::domain::access::Role;
 use crate::domain::ids::{ClusterName, NodeName, ProxyName, SiteName};
-use crate::domain::policy::{DurabilityMode, SyncScope};
+use crate::domain::policy::{self, DurabilityMode, SyncScope};
 use crate::domain::sequence::Sequence;
 
 /// The whole file.
@@ -164,6 +164,8 @@ pub struct FailoverSection {
     /// Override of the stop budget.
     #[serde(with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
     pub stop_budget: Option<Duration>,
+    /// A switchover does not shut a primary down that has written more WAL than this since its checkpoint began.
+    pub switchover_max_dirty_bytes: u64,
     /// Override of the time after which a running primary that cannot commit is moved.
     #[serde(with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
     pub gray_after: Option<Duration>,
@@ -177,6 +179,7 @@ impl Default for FailoverSection {
             renewal_interval: None,
             request_timeout: None,
             stop_budget: None,
+            switchover_max_dirty_bytes: policy::default_switchover_max_dirty_bytes(),
             gray_after: None,
         }
     }

@@ -82,6 +82,7 @@ impl ControllerConfig {
             leadership_ttl: self.store.leadership_ttl(&timers),
             max_lag_bytes: self.cluster.max_lag_bytes,
             gray_after: failover.gray_after.unwrap_or(derived.gray_after),
+            switchover_max_dirty_bytes: failover.switchover_max_dirty_bytes,
             report_stale_after: timers.renewal_interval * 3,
             rejoin_automatically: self.cluster.rejoin_automatically,
             keeps_name: self.dns.is_some(),

@@ -13,6 +13,7 @@ use super::ControllerParts;
 use super::event_loop::{Event, Glance};
 use crate::api::wire::VerifiedBackup;
 use crate::config::backup::{ControllerBackupSection, Job};
+use crate::decide::alert;
 use crate::decide::request::Request;
 use crate::domain::backup::{BackupType, DrillMark, Repository, label_of, manifest_of};
 use crate::domain::clock::{Moment, WallTime};
@@ -326,7 +327,8 @@ impl Keeper {
                 }
                 continue;
             }
-            if now < due.not_before {
+            // It waits for the end of a pause: what is due is not forgotten.
+            if now < due.not_before || alert::is_paused(&glance.view) {
                 continue;
             }
             let request = match job.backup_type() {

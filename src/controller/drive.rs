@@ -369,6 +369,14 @@ impl Controller {
                         self.state.wishes.push_back((Wish::Unfence(node.clone()), None));
                         None
                     }
+                    Request::Schedule { scheduled } => {
+                        self.state.wishes.push_back((Wish::Schedule(Some(scheduled.clone())), None));
+                        None
+                    }
+                    Request::Unschedule => {
+                        self.state.wishes.push_back((Wish::Schedule(None), None));
+                        None
+                    }
                     _ => None,
                 }
             }

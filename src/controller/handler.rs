@@ -42,6 +42,7 @@ use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::Plan;
 use crate::domain::policy::Policy;
 use crate::domain::readiness::{ChannelFacts, Circumstances, Readiness, StackFacts};
+use crate::domain::record::ScheduledSwitchover;
 use crate::domain::report::{ProxyReport, Report};
 use crate::domain::sequence::Sequence;
 use crate::domain::trail::{AuditEntry, AuditRow, EventRow};
@@ -395,8 +396,22 @@ impl ControllerHandler for ControllerHandle {
         request: SwitchoverRequest,
         caller: &Caller,
     ) -> Result<MutationReply, Problem> {
-        let wanted = Request::Switchover { to: request.to, site: site(request.site)? };
-        self.request(cluster, wanted, caller, request.dry_run).await
+        let SwitchoverRequest { to, site: place, at, unschedule, dry_run } = request;
+        let site = site(place)?;
+        let wanted = match (at, unschedule) {
+            (None, false) => Request::Switchover { to, site },
+            (Some(at), false) => {
+                let who = caller.name.clone();
+                Request::Schedule { scheduled: ScheduledSwitchover { at, to, site, who } }
+            }
+            (None, true) if to.is_none() && site.is_none() => Request::Unschedule,
+            (_, true) => {
+                return Err(Problem::contradictory(
+                    "unschedule forgets the one that is scheduled: give no to, site or at",
+                ));
+            }
+        };
+        self.request(cluster, wanted, caller, dry_run).await
     }
 
     async fn failover(

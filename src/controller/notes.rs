@@ -12,7 +12,7 @@ use crate::domain::operation::{Operation, StepName, StepState};
 use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::DurabilityMode;
 use crate::domain::readiness::Circumstances;
-use crate::domain::record::ClusterRecord;
+use crate::domain::record::{ClusterRecord, ScheduledSwitchover};
 use crate::domain::report::Report;
 use crate::domain::risk::ModelName;
 use crate::domain::view::View;
@@ -137,8 +137,37 @@ impl Controller {
             }
             _ => {}
         }
+        let scheduled = before.and_then(|before| before.scheduled.as_ref());
+        match &next.scheduled {
+            Some(now) if scheduled != Some(now) => self.tell(&Event::SwitchoverScheduled {
+                at: now.at,
+                node: now.to.clone(),
+                site: now.site.clone(),
+                who: now.who.clone(),
+            }),
+            None => {
+                if let (Some(before), Some(scheduled)) = (before, scheduled) {
+                    let reason = self.why_unscheduled(scheduled, before.epoch < next.epoch).to_owned();
+                    self.tell(&Event::SwitchoverUnscheduled { at: scheduled.at, reason });
+                }
+            }
+            Some(_) => {}
+        }
         if next.holder_confirmed && before.is_none_or(|before| before.epoch < next.epoch || !before.holder_confirmed) {
             self.tell(&Event::PrimaryEstablished { node: next.holder.clone(), epoch: next.epoch });
+        }
+    }
+
+    /// Why nobody waits for `scheduled` any more.
+    fn why_unscheduled(&self, scheduled: &ScheduledSwitchover, is_new_epoch: bool) -> &'static str {
+        if decide::schedule::has_begun(scheduled, &self.state.operations) {
+            "it has begun"
+        } else if is_new_epoch {
+            "another node is the primary since"
+        } else if self.parts.clock.wall() > scheduled.at {
+            "it could not begin within 5 minutes of its time"
+        } else {
+            "an operator took it back"
         }
     }
 

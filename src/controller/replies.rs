@@ -3,7 +3,7 @@
 use super::backup;
 use crate::api::wire::{MutationReply, SCHEMA_VERSION};
 use crate::domain::operation::{Operation, OperationKind};
-use crate::domain::plan::{Intent, Plan};
+use crate::domain::plan::{Intent, Plan, ReasonCode};
 
 /// The answer to a request that was not refused.
 pub(super) fn reply(plan: Plan, operation: Option<Operation>, dry_run: bool) -> MutationReply {
@@ -46,6 +46,18 @@ pub(super) fn reply(plan: Plan, operation: Option<Operation>, dry_run: bool) -> 
             ],
         ),
         Intent::Start { operation } => backup::words(operation),
+        Intent::UpdateRecord { record } if plan.reasons.iter().any(|reason| reason.code == ReasonCode::Scheduled) => {
+            match &record.scheduled {
+                Some(scheduled) => (
+                    format!("switchover scheduled for {}", scheduled.at),
+                    vec![
+                        "it begins then if nothing stands against it, and within 5 minutes if something did".to_owned(),
+                        "a new primary or a later --at takes its place".to_owned(),
+                    ],
+                ),
+                None => ("no switchover is scheduled any more".to_owned(), Vec::new()),
+            }
+        }
         Intent::UpdateRecord { .. } => ("the change is being stored".to_owned(), Vec::new()),
         Intent::Hold => ("nothing to do".to_owned(), Vec::new()),
     };

@@ -20,7 +20,7 @@ use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepNa
 use crate::domain::plan::{Plan, ReasonCode};
 use crate::domain::policy::{DurabilityMode, Policy};
 use crate::domain::readiness::BackupFacts;
-use crate::domain::record::ClusterRecord;
+use crate::domain::record::{ClusterRecord, ScheduledSwitchover};
 use crate::domain::report::{LiveReport, ProxyReport, Report};
 use crate::domain::risk::ModelName;
 use crate::domain::traffic::{Backends, Member, TrafficDefinition};
@@ -81,6 +81,8 @@ pub(super) enum Wish {
     Fence(NodeName),
     /// It may come back.
     Unfence(NodeName),
+    /// A switchover waits for its time, or none does.
+    Schedule(Option<ScheduledSwitchover>),
 }
 
 impl Wish {
@@ -91,6 +93,7 @@ impl Wish {
             Wish::Pause { until, .. } => next.paused_until = *until,
             Wish::Fence(node) => drop(next.fenced.insert(node.clone())),
             Wish::Unfence(node) => drop(next.fenced.remove(node)),
+            Wish::Schedule(scheduled) => next.scheduled.clone_from(scheduled),
         }
         next
     }

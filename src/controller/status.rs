@@ -55,6 +55,14 @@ pub(super) fn document(
         alone_since: record.and_then(|record| record.alone_since),
         automation: paused_until.is_none(),
         paused_until,
+        scheduled_switchover: record.and_then(|record| record.scheduled.as_ref()).map(|scheduled| {
+            wire::ScheduledStatus {
+                at: scheduled.at,
+                to: scheduled.to.clone(),
+                site: scheduled.site.as_ref().map(ToString::to_string),
+                asked_by: scheduled.who.clone(),
+            }
+        }),
         nodes: view.nodes.values().map(|node| node_document(glance, node, policy)).collect(),
         proxies: view
             .proxies

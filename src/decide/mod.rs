@@ -17,6 +17,7 @@ pub mod primary;
 pub mod rejoin;
 mod repository;
 pub mod request;
+pub mod schedule;
 pub mod sequence;
 pub mod strain;
 pub mod trend;
@@ -92,6 +93,11 @@ pub fn decide(view: &View, policy: &Policy, operations: &[Operation]) -> Plan {
     if let Some(until) = paused(view, record) {
         blocked_by.push(until);
         return plan(Intent::Hold, condition.reasons(record), blocked_by);
+    }
+    match schedule::due(view, record, policy, operations) {
+        Some(Ok((intent, reasons))) => return plan(intent, reasons, blocked_by),
+        Some(Err(blocked)) => blocked_by.extend(blocked),
+        None => {}
     }
     match rejoin::next(view, record, policy, operations) {
         Ok((operation, reason)) => plan(Intent::Start { operation }, vec![reason], blocked_by),

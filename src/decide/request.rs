@@ -4,14 +4,14 @@
 
 use super::candidate::{self, Demand};
 use super::primary::{self, Condition};
-use super::{first_epoch, moving, rejoin, repository};
+use super::{first_epoch, moving, rejoin, repository, schedule};
 use crate::domain::backup::{BackupType, RecoveryTarget};
 use crate::domain::ids::{NodeName, SiteName};
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Loss, Plan, Reason, ReasonCode};
 use crate::domain::policy::{DurabilityMode, Policy};
 use crate::domain::proof;
-use crate::domain::record::ClusterRecord;
+use crate::domain::record::{ClusterRecord, ScheduledSwitchover};
 use crate::domain::view::View;
 
 /// What was asked.
@@ -24,6 +24,13 @@ pub enum Request {
         /// To this site.
         site: Option<SiteName>,
     },
+    /// The same, later.
+    Schedule {
+        /// When, and what.
+        scheduled: ScheduledSwitchover,
+    },
+    /// Forget the one that is scheduled.
+    Unschedule,
     /// Move the primary, which is lost.
     Failover {
         /// To this node.
@@ -91,6 +98,8 @@ pub fn plan(view: &View, policy: &Policy, operations: &[Operation], request: &Re
             let demand = Demand { to: to.clone(), site: site.clone(), accept_data_loss: false };
             switchover(view, record, policy, operations, &demand)
         }
+        Request::Schedule { scheduled } => schedule::remember(view, record, scheduled),
+        Request::Unschedule => schedule::forget(record),
         Request::Failover { to, site, accept_data_loss, old_primary_is_off } => {
             let demand = Demand { to: to.clone(), site: site.clone(), accept_data_loss: *accept_data_loss };
             failover(view, record, policy, operations, demand, *old_primary_is_off)

@@ -326,7 +326,8 @@ pub enum CommandState {
 /// What a command gives to the steps after it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct CommandOutput {
-    /// `Demote`: the shutdown record. `Freeze`: received. `Promote`: first position of the new timeline.
+    /// `Checkpoint`: where recovery would begin. `Demote`: the shutdown record. `Freeze`: received. `Promote`: first position of
+    /// the new timeline.
     pub lsn: Option<Lsn>,
     /// `Rewind`: what was done (`in_place`, `rewound`). For people and history.
     pub note: Option<String>,

@@ -241,6 +241,8 @@ reason_codes! {
     RestartInPlace => "restart_in_place",
     /// Automatic operations are paused.
     Paused => "paused",
+    /// An operator planned it for a time.
+    Scheduled => "scheduled",
     /// Another operation is under way.
     OperationUnderWay => "operation_under_way",
     /// No record and not every node has spoken.

@@ -85,6 +85,10 @@ pub struct Policy {
     pub switchover_timeout: Duration,
     /// A switchover is refused while a standby lags more than this, in bytes of WAL.
     pub switchover_max_lag_bytes: u64,
+    /// A switchover does not shut a primary down that has written more WAL than this since its checkpoint began: its shutdown
+    /// would write as much once more, and clients would wait (design, rule 10).
+    #[serde(default = "default_switchover_max_dirty_bytes")]
+    pub switchover_max_dirty_bytes: u64,
     /// Former primaries and empty nodes are brought back without being asked.
     pub rejoin_automatically: bool,
     /// Rewind or reclone that failed is tried again after this.
@@ -165,6 +169,11 @@ fn default_patience() -> Duration {
     Duration::from_millis(1_500)
 }
 
+/// A disk that writes 100 MB a second needs some seconds for it.
+pub fn default_switchover_max_dirty_bytes() -> u64 {
+    256 * 1024 * 1024
+}
+
 impl Policy {
     /// The timers of a grant that ends before the leadership may; `None` if there is no time for one. `leads_for`: for how much
     /// longer the controller certainly leads; `None`: it is the only one.
@@ -195,6 +204,7 @@ impl Policy {
             report_stale_after: timers.renewal_interval * 3,
             switchover_timeout: Duration::from_secs(10),
             switchover_max_lag_bytes: 16 * 1024 * 1024,
+            switchover_max_dirty_bytes: default_switchover_max_dirty_bytes(),
             rejoin_automatically: true,
             rejoin_retry_after: Duration::from_secs(10),
             keeps_name: false,

@@ -67,6 +67,22 @@ pub struct ClusterRecord {
     /// lease: only a fence proves that it stopped.
     #[serde(default)]
     pub left_running: bool,
+    /// A switchover that waits for its time. A new primary ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled: Option<ScheduledSwitchover>,
+}
+
+/// A switchover that an operator planned for later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduledSwitchover {
+    /// When it begins, on the controller's wall clock.
+    pub at: WallTime,
+    /// Who shall take over; the best candidate then, if not given.
+    pub to: Option<NodeName>,
+    /// Only candidates of this site.
+    pub site: Option<SiteName>,
+    /// Who asked.
+    pub who: String,
 }
 
 /// A node as the record remembers it.
@@ -112,6 +128,7 @@ impl ClusterRecord {
             holder_since: WallTime(0),
             longest_wait: Duration::ZERO,
             left_running: false,
+            scheduled: None,
         }
     }
 
@@ -142,6 +159,7 @@ impl ClusterRecord {
             synchronous_number: number,
             holder_since: now,
             left_running: false,
+            scheduled: None,
             ..self.clone()
         }
     }

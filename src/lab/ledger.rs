@@ -69,15 +69,18 @@ pub fn longest_gap(
         .or(Some(Duration::ZERO))
 }
 
-/// True if any writer had a commit of an older timeline acknowledged after the first of a newer one.
+/// True if any writer had a commit of an older epoch acknowledged after the first of a newer one. What a server itself says of its
+/// epoch is its timeline: each promotion begins one. So two servers on one timeline are two writers as well.
 pub fn two_writers(acknowledgements: &[Acknowledgement]) -> bool {
-    let mut first: BTreeMap<u32, Moment> = BTreeMap::new();
+    let mut first: BTreeMap<u32, (Moment, &str)> = BTreeMap::new();
     for ack in acknowledgements {
-        first.entry(ack.timeline).and_modify(|at| *at = (*at).min(ack.at)).or_insert(ack.at);
+        let (at, _) = first.entry(ack.timeline).or_insert((ack.at, &ack.server));
+        *at = (*at).min(ack.at);
     }
-    acknowledgements
-        .iter()
-        .any(|ack| first.range(ack.timeline.saturating_add(1)..).any(|(_, newer_began)| ack.at > *newer_began))
+    acknowledgements.iter().any(|ack| {
+        let is_late = first.range(ack.timeline.saturating_add(1)..).any(|(_, (newer_began, _))| ack.at > *newer_began);
+        is_late || first.get(&ack.timeline).is_some_and(|(_, server)| *server != ack.server)
+    })
 }
 
 /// Commits in each second of `[from, to]`, for the check that the load was as strong as promised.
@@ -133,6 +136,8 @@ mod tests {
         assert!(two_writers(&[ack(0, 0, 10, 1), ack(0, 1, 30, 2), ack(9, 0, 31, 1)]), "a bypassing writer counts");
         assert!(two_writers(&[ack(0, 0, 10, 1), ack(0, 1, 50, 3), ack(1, 1, 60, 2)]), "any pair of timelines");
         assert!(!two_writers(&[]));
+        let elsewhere = Acknowledgement { server: "127.0.0.2".into(), ..ack(1, 0, 20, 1) };
+        assert!(two_writers(&[ack(0, 0, 10, 1), elsewhere]), "two servers on one timeline");
     }
 
     #[test]

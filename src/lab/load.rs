@@ -144,6 +144,8 @@ async fn ask(url: String, token: String, rate: u32, stop: Arc<AtomicBool>) -> an
         .timeout(REQUEST_TIMEOUT)
         .build()
         .context("make the HTTP client")?;
+    // Made once: what the generator itself needs is missing to the servers beside it.
+    let request = client.get(&url).bearer_auth(&token).build().context("make the request")?;
     let tally = Arc::new(Mutex::new(Tally::default()));
     let places = Arc::new(Semaphore::new(WAITING_MAX));
     let mut beat = tokio::time::interval(BEAT);
@@ -156,11 +158,11 @@ async fn ask(url: String, token: String, rate: u32, stop: Arc<AtomicBool>) -> an
             let due = began.plus(Duration::from_secs_f64(asked as f64 / f64::from(rate)));
             asked += 1;
             let place = places.clone().acquire_owned().await.context("wait for a place")?;
-            let request = client.get(&url).bearer_auth(&token);
-            let tally = tally.clone();
+            let request = request.try_clone().context("a request without a body is repeated")?;
+            let (client, tally) = (client.clone(), tally.clone());
             tokio::spawn(async move {
                 let _place = place;
-                let is_good = match request.send().await {
+                let is_good = match client.execute(request).await {
                     Ok(answer) if answer.status().is_success() => answer.bytes().await.is_ok(),
                     _ => false,
                 };

@@ -148,6 +148,9 @@ fn added(mut one: Report, other: Report) -> Report {
     one.load_commits_per_second = one.load_commits_per_second.min(other.load_commits_per_second);
     one.new_primary = other.new_primary;
     one.epoch = other.epoch;
+    one.phases = other.phases;
+    one.restore_sequence.extend(other.restore_sequence);
+    one.dns_answer = other.dns_answer.or(one.dns_answer);
     one.failures.extend(other.failures);
     one.faults.extend(other.faults);
     for (error, count) in other.client_errors {

@@ -45,7 +45,7 @@ pub struct Report {
     pub refused_connections: u64,
     /// Connections through HAProxy that were not answered in time.
     pub unanswered_connections: u64,
-    /// True if any writer had a commit of an older timeline acknowledged after the first of a newer one.
+    /// True if any writer had a commit of an older epoch acknowledged after the first of a newer one.
     pub two_writers: bool,
     /// Primary before the fault.
     pub old_primary: Option<NodeName>,

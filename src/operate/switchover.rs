@@ -18,6 +18,8 @@ use crate::domain::view::View;
 
 /// The checkpoint runs before anything stops, so it may take its time.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(300);
+/// On a server that writes faster than its checkpoints, more of them help nobody.
+const CHECKPOINTS_MAX: u32 = 3;
 const HOLD_TIMEOUT: Duration = Duration::from_secs(2);
 const BACK_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -43,14 +45,15 @@ pub(super) fn next(operation: &Operation, view: &View, policy: &Policy) -> Next 
     let command = |command| Effect::Command { node: from.clone(), command };
     let undo = |why| Next::Undo { why };
 
-    let checkpoint = step(StepName::Checkpoint, command(Command::Checkpoint), CHECKPOINT_TIMEOUT);
+    let checkpoint = || step(StepName::Checkpoint, command(Command::Checkpoint), CHECKPOINT_TIMEOUT);
     let drain = step(StepName::Drain, Effect::HoldWrites, HOLD_TIMEOUT);
     let demote = step(
         StepName::Demote,
         command(Command::Demote { timeout: policy.switchover_timeout }),
         policy.switchover_timeout + Duration::from_secs(5),
     );
-    let shutdown = until_done(operation, view.now, checkpoint, 1, undo)
+    let shutdown = until_done(operation, view.now, checkpoint(), 1, undo)
+        .and_then(|output| little_is_dirty(operation, view, policy, from, output.lsn, checkpoint()))
         .and_then(|_| until_done(operation, view.now, drain, 1, undo))
         .and_then(|_| until_done(operation, view.now, demote, 1, undo));
     let required_lsn = match shutdown {
@@ -79,6 +82,33 @@ pub(super) fn next(operation: &Operation, view: &View, policy: &Policy) -> Next 
         }
         Err(next) => next,
     }
+}
+
+/// What the shutdown would have to write while clients wait is within its limit; another checkpoint may bring it there.
+fn little_is_dirty(
+    operation: &Operation,
+    view: &View,
+    policy: &Policy,
+    from: &NodeName,
+    redo: Option<Lsn>,
+    again: Step,
+) -> Result<(), Next> {
+    let written = view.report(from).and_then(|report| report.postgres.live.as_ref()).map(|live| live.flush_lsn);
+    let dirty_bytes = written.zip(redo).map_or(0, |(written, redo)| written.0.saturating_sub(redo.0));
+    if operation.attempts(StepName::Drain) > 0 || dirty_bytes <= policy.switchover_max_dirty_bytes {
+        return Ok(());
+    }
+    let attempts = operation.attempts(StepName::Checkpoint);
+    if attempts < CHECKPOINTS_MAX {
+        return Err(Next::Run(Box::new(Step { attempt: attempts + 1, ..again })));
+    }
+    Err(Next::Undo {
+        why: format!(
+            "{from} wrote {dirty_bytes} bytes of WAL since its checkpoint began, more than failover.switchover_max_dirty_bytes = {}: \
+             its shutdown would keep clients waiting; try again when it writes less",
+            policy.switchover_max_dirty_bytes
+        ),
+    })
 }
 
 /// Nobody gets the epoch who may lack a commit: what confirms every commit has them all, any other standby must first show that

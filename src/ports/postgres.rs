@@ -187,8 +187,8 @@ pub trait LocalPostgres: Send + Sync {
     /// Commits a transaction with an xid that flushes WAL, under `synchronous_commit = local`; the deadline is the client's.
     async fn probe_write(&self, timeout: Duration) -> Result<(), PostgresError>;
 
-    /// `CHECKPOINT`.
-    async fn checkpoint(&self, timeout: Duration) -> Result<(), PostgresError>;
+    /// `CHECKPOINT`. Returns where recovery would begin after it: what was written since is not in the data files yet.
+    async fn checkpoint(&self, timeout: Duration) -> Result<Lsn, PostgresError>;
 
     /// Points a running standby at `upstream`; `None` stops the WAL receiver and waits until it has stopped. Returns what was received.
     async fn follow(&self, upstream: Option<&Upstream>, timeout: Duration) -> Result<Lsn, PostgresError>;

@@ -193,6 +193,24 @@ pub enum Event {
         /// Who asked; `None`: the pause expired.
         who: Option<String>,
     },
+    /// A switchover waits for its time.
+    SwitchoverScheduled {
+        /// When it begins.
+        at: WallTime,
+        /// Who shall take over, if that was said.
+        node: Option<NodeName>,
+        /// In which site, if that was said.
+        site: Option<SiteName>,
+        /// Who asked.
+        who: String,
+    },
+    /// It does not any more.
+    SwitchoverUnscheduled {
+        /// When it was to begin.
+        at: WallTime,
+        /// Why.
+        reason: String,
+    },
     /// An operator keeps a node from writing.
     OperatorFenced {
         /// The node.
@@ -391,6 +409,8 @@ impl Event {
             Event::AloneEnded { .. } => "alone_ended",
             Event::PausedUntil { .. } => "paused_until",
             Event::Resumed { .. } => "resumed",
+            Event::SwitchoverScheduled { .. } => "switchover_scheduled",
+            Event::SwitchoverUnscheduled { .. } => "switchover_unscheduled",
             Event::OperatorFenced { .. } => "operator_fenced",
             Event::OperatorUnfenced { .. } => "operator_unfenced",
             Event::FenceConfirmed { .. } => "fence_confirmed",

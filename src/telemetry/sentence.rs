@@ -97,6 +97,19 @@ impl fmt::Display for Event {
             Event::Resumed { who: None } => {
                 formatter.write_str("Automatic operations are on again: the pause expired.")
             }
+            Event::SwitchoverScheduled { at, node, site, who } => {
+                write!(formatter, "A switchover is scheduled for {at}")?;
+                if let Some(node) = node {
+                    write!(formatter, ", to {node}")?;
+                }
+                if let Some(site) = site {
+                    write!(formatter, ", in site {site}")?;
+                }
+                write!(formatter, " (asked for by {who}).")
+            }
+            Event::SwitchoverUnscheduled { at, reason } => {
+                write!(formatter, "No switchover is scheduled for {at} any more: {reason}.")
+            }
             Event::OperatorFenced { node, who } => {
                 write!(formatter, "Node {node} is fenced, as {who} asked, until it is unfenced.")
             }

@@ -149,6 +149,7 @@ pub fn status() -> ClusterStatus {
         alone_since: None,
         automation: true,
         paused_until: None,
+        scheduled_switchover: None,
         nodes: Vec::new(),
         proxies: Vec::new(),
         name: None,

@@ -76,6 +76,7 @@ pub fn healthy() -> ClusterStatus {
         alone_since: None,
         automation: true,
         paused_until: None,
+        scheduled_switchover: None,
         nodes: vec![primary, node_status("db2", "east", "standby", "streaming"), behind],
         proxies: vec![ProxyStatus {
             name: "proxy-east".to_owned(),

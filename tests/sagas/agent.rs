@@ -33,6 +33,8 @@ pub struct Agent {
     pub primary_data: bool,
     pub history: History,
     pub lsn: Lsn,
+    /// Bytes of WAL that its clients write while it writes a checkpoint.
+    pub written_meanwhile: u64,
     pub standing: Standing,
     pub lease: Option<(Epoch, Moment)>,
     pub frozen: bool,
@@ -66,6 +68,7 @@ impl Agent {
             primary_data: matches!(postgres, Postgres::Primary | Postgres::Stopped),
             history: History::root(Timeline(1)),
             lsn,
+            written_meanwhile: 0,
             standing: Standing::default(),
             lease: None,
             frozen: false,
@@ -156,7 +159,11 @@ impl Agent {
                 self.fence(envelope.epoch);
                 Ok(None)
             }
-            Command::Checkpoint if self.postgres == Postgres::Primary => Ok(None),
+            Command::Checkpoint if self.postgres == Postgres::Primary => {
+                let redo = self.lsn;
+                self.lsn = Lsn(redo.0 + self.written_meanwhile);
+                Ok(Some(redo))
+            }
             Command::Demote { .. } if self.postgres == Postgres::Primary => {
                 self.fence(envelope.epoch);
                 Ok(Some(self.lsn))

@@ -55,7 +55,7 @@ pub async fn switch_over(world: &Arc<World>) {
         let named = state.random.percent(50);
         named.then(|| node(state.random.index(HOSTS)))
     };
-    let request = SwitchoverRequest { to, site: None, dry_run: false };
+    let request = SwitchoverRequest { to, ..SwitchoverRequest::default() };
     ask(world, "switchover", |handle| async move { handle.switchover("main", request, &caller()).await }).await;
 }
 

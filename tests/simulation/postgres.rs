@@ -291,11 +291,13 @@ impl LocalPostgres for HostPort {
         }
     }
 
-    async fn checkpoint(&self, timeout: Duration) -> Result<(), PostgresError> {
+    async fn checkpoint(&self, timeout: Duration) -> Result<Lsn, PostgresError> {
         self.question("checkpoint", timeout, false).await?;
         self.takes(10, 200).await;
-        match self.world.lock().hosts[self.host].server.disk {
-            Disk::Fine => Ok(()),
+        let state = self.world.lock();
+        let server = &state.hosts[self.host].server;
+        match server.disk {
+            Disk::Fine => Ok(server.data.as_ref().map_or(Lsn(0), |data| lsn(data.wal.len()))),
             Disk::Full | Disk::Stalled => Err(failed("checkpoint", "the disk is sick")),
         }
     }

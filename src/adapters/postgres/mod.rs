@@ -33,7 +33,7 @@ use tokio_postgres::error::SqlState;
 
 pub use settings::{Owner as FileOwner, Password, PostgresSettings, discover_bin_directory};
 
-use self::errors::{from_client, within};
+use self::errors::{failed, from_client, within};
 use self::session::{Held, Session};
 use self::settings::Setup;
 use crate::adapters::system::{Family, wait_for_exit};
@@ -222,13 +222,15 @@ impl LocalPostgres for Postgres {
         .await
     }
 
-    async fn checkpoint(&self, timeout: Duration) -> Result<(), PostgresError> {
+    async fn checkpoint(&self, timeout: Duration) -> Result<Lsn, PostgresError> {
         const ACTION: &str = "checkpoint";
+        const REDO: &str = "select redo_lsn from pg_catalog.pg_control_checkpoint()";
         within(timeout, ACTION, async {
             let session = Session::open(&self.setup, ACTION).await?;
             session.query(ACTION, "checkpoint").await?;
+            let redo = session.query(ACTION, REDO).await?.unwrap_or_default();
             session.close().await;
-            Ok(())
+            redo.parse().map_err(|error| failed(ACTION, error))
         })
         .await
     }

@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use prometheus_http_query::response::{Data, RangeVector};
 use prometheus_http_query::{Client, Error};
 
+use crate::adapters::chain;
 use crate::domain::feature::{AbsentValue, Feature};
 use crate::domain::ids::NodeName;
 use crate::ports::metrics::{MetricError, MetricSource, Sample, Samples};
@@ -243,16 +244,4 @@ fn words(error: &Error) -> String {
 /// Words of another server, which may be endless.
 fn bounded(words: &str) -> String {
     words.chars().filter(|letter| !letter.is_control()).take(WORDS_LENGTH_MAX).collect()
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
 }

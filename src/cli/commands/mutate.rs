@@ -112,14 +112,14 @@ impl Session<'_> {
     async fn request(&self, command: Command) -> Result<Request, Failure> {
         let encode = |body: serde_json::Result<Value>| body.expect("requests are plain data");
         Ok(match command {
-            Command::Switchover { cluster, to, site } => {
+            Command::Switchover { cluster, to, site, at, unschedule } => {
                 let to = to.as_deref().map(node_name).transpose()?;
                 let cluster = self.cluster(cluster.as_deref()).await?;
                 Request {
                     next: format!("stormglass status {cluster}"),
                     cluster,
                     verb: "switchover",
-                    body: encode(serde_json::to_value(SwitchoverRequest { to, site, dry_run: false })),
+                    body: encode(serde_json::to_value(SwitchoverRequest { to, site, at, unschedule, dry_run: false })),
                     can_plan: true,
                     risks: Vec::new(),
                     question: Question::Yes,

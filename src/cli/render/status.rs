@@ -1,7 +1,7 @@
 //! `status`: is it healthy, who is primary since when, can a node be lost, what is happening, what to do.
 
 use super::{Cell, Look, Table, Tone, risk, tabbed, words};
-use crate::api::wire::{ClusterStatus, Health, NameStatus, NodeStatus, ProxyStatus};
+use crate::api::wire::{ClusterStatus, Health, NameStatus, NodeStatus, ProxyStatus, ScheduledStatus};
 use crate::domain::operation::StepState;
 use crate::domain::traffic::TrafficReport;
 
@@ -80,6 +80,13 @@ fn summary(status: &ClusterStatus, look: Look) -> String {
             format!("Alone    commits have been confirmed by the primary alone for {held}: losing it loses them");
         text.push_str(&look.paint(Tone::Bad, &line));
         text.push('\n');
+    }
+    if let Some(scheduled) = &status.scheduled_switchover {
+        let ScheduledStatus { at, to, site, asked_by } = scheduled;
+        let to = to.as_ref().map_or_else(String::new, |to| format!(" to {to}"));
+        let site = site.as_ref().map_or_else(String::new, |site| format!(" in site {site}"));
+        let left = words::span(at.since(status.at));
+        text.push_str(&format!("Planned  switchover{to}{site} at {at}, in {left}, asked for by {asked_by}\n"));
     }
     if let Some(leader) = &status.leader {
         text.push_str(&format!("Leader   controller {}, at {}\n", leader.name, leader.url));

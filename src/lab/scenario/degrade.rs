@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use super::{audit_rows, recovery};
+use super::{audit_rows, recovery, restore_steps};
 use crate::api::wire::ClusterStatus;
 use crate::domain::clock::{Moment, WallTime};
 use crate::domain::ids::NodeName;
@@ -23,7 +23,7 @@ use crate::lab::client::{Client, Habits, Record};
 use crate::lab::progress::Progress;
 use crate::lab::report::{FaultReport, PredictionReport, REPORT_SCHEMA_VERSION, Report};
 use crate::lab::up::Lab;
-use crate::lab::{clock, ledger};
+use crate::lab::{clock, ledger, naming, phases};
 use growth::Growth;
 use load::Load;
 use samples::Incident;
@@ -123,6 +123,9 @@ pub(super) async fn run(
         let incident = Incident { node: &primary, began: before.at };
         samples::write(lab.layout(), directory, clock::now().since(began), Some(incident)).await?;
     }
+    // Read once more: the move and what followed from it have ended since.
+    let history = self::history(lab).await;
+    let decided = decision(&history, fault_at);
     let stopped_at = clock::now();
     let record = client.stop().await?;
     let rows = if part == Part::Act { audit_rows(lab, &name).await.ok() } else { None };
@@ -135,9 +138,11 @@ pub(super) async fn run(
         before: &before,
         after: after.as_ref(),
         record: &record,
+        history: &history,
         decided,
         part,
     });
+    report.dns_answer = naming::answer(lab.layout()).await;
     if let Some(prediction) = report.faults.first_mut().and_then(|fault| fault.prediction.as_mut()) {
         prediction.baselines = rules;
     }
@@ -281,6 +286,7 @@ struct Seen<'s> {
     before: &'s ClusterStatus,
     after: Option<&'s ClusterStatus>,
     record: &'s Record,
+    history: &'s [Operation],
     decided: Option<&'s Operation>,
     part: Part,
 }
@@ -303,6 +309,8 @@ fn summarise(seen: &Seen<'_>) -> Report {
         fault: seen.arguments.fault.map_or("none", |fault| fault.label()).to_owned(),
         write_outage_seconds: ledger::longest_gap(&record.proxied, seen.fault_at, seen.stopped_at, seen.stopped_at)
             .map(|gap| gap.as_secs_f64()),
+        phases: seen.decided.map(|operation| phases::phases(operation, seen.fault_at)).unwrap_or_default(),
+        steps: seen.decided.map(phases::steps).unwrap_or_default(),
         old_primary: seen.before.primary.clone(),
         new_primary: seen.after.and_then(|status| status.primary.clone()),
         epoch: seen.after.map(|status| status.epoch),
@@ -314,6 +322,8 @@ fn summarise(seen: &Seen<'_>) -> Report {
         scenario: seen.arguments.scenario.label().to_owned(),
         seed: seen.seed,
         write_outage_seconds: fault.write_outage_seconds,
+        phases: fault.phases.clone(),
+        restore_sequence: restore_steps(seen.history, seen.fault_at, &seen.before.primary.iter().collect::<Vec<_>>()),
         acked_commits: all.len() as u64,
         failed_commits: record.failed,
         refused_connections: record.refused_connections,

@@ -18,11 +18,11 @@ use crate::domain::operation::{Operation, OperationKind, OperationStatus};
 use crate::lab::client::{Client, Session};
 use crate::lab::clock;
 use crate::lab::ledger::{self, Acknowledgement};
-use crate::lab::phases;
 use crate::lab::process::postgres_family;
 use crate::lab::progress::Progress;
 use crate::lab::report::{FaultReport, REPORT_SCHEMA_VERSION, Report, RestoreReport};
 use crate::lab::up::Lab;
+use crate::lab::{naming, phases};
 
 /// A small database is backed up, and restored, within this on a busy machine.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(120);
@@ -142,6 +142,7 @@ pub(super) async fn run(lab: &mut Lab, seed: u64, progress: Progress) -> anyhow:
         faults: vec![fault],
         ..Report::default()
     };
+    report.dns_answer = naming::answer(lab.layout()).await;
     report.failures = failures(&report, &before);
     report.failures.extend(healed.err().map(|error| format!("{error:#}")));
     report.failures.extend(steady.err().map(|error| format!("{error:#}")));
