@@ -169,7 +169,7 @@ fn unknown_keys_name_the_nearest_known_one() {
         "rto = \"5s\"",
         "ttl = 30",
         "stormglass.toml:11:1: failover.ttl: unknown key: the nearest known key is `rto`, of rto, lease, renewal_interval, \
-         request_timeout, stop_budget, gray_after",
+         request_timeout, stop_budget, switchover_max_dirty_bytes, gray_after",
     );
     refused(
         DATABASE,

@@ -139,7 +139,8 @@ fn inspect(path: &str, text: &str) -> Vec<Finding> {
             rules.extend(lines_with_word(&shipped, word).map(|line| (line, format!("{room} is pure: no {word}"))));
         }
         if let Some((_, allowed)) = LIBRARIES.iter().find(|(name, _)| *name == room) {
-            for library in libraries().filter(|library| !allowed.contains(&library.as_str())) {
+            let is_told_above = |library: &str| impure.contains(&library);
+            for library in libraries().filter(|it| !allowed.contains(&it.as_str()) && !is_told_above(it)) {
                 rules.extend(
                     lines_with_library(&shipped, &library).map(|line| (line, format!("{room} does without {library}"))),
                 );

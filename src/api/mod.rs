@@ -19,6 +19,7 @@ pub mod openid;
 pub mod problem;
 mod question;
 pub mod rendered;
+pub mod requests;
 pub mod risk;
 pub mod router;
 pub mod routes;
