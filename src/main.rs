@@ -6,8 +6,12 @@ mod backup;
 mod clusters;
 #[path = "main/notifications.rs"]
 mod notifications;
+#[path = "main/openid.rs"]
+mod openid;
 #[path = "main/tls.rs"]
 mod transport;
+#[path = "main/vault.rs"]
+mod vault;
 #[path = "main/controller.rs"]
 mod wiring;
 
@@ -71,6 +75,7 @@ fn main() -> ExitCode {
         return run_lab(command, global.output);
     }
     let program = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    vault::open();
     let verbosity = program.global.verbose;
     match program.command {
         Command::Controller { command: Some(ControllerCommand::MigrateStore { config, from }), .. } => {

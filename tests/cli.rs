@@ -8,5 +8,7 @@ mod contract;
 mod controller;
 #[path = "cli/documents.rs"]
 mod documents;
+#[path = "cli/outcomes.rs"]
+mod outcomes;
 #[path = "cli/rendering.rs"]
 mod rendering;

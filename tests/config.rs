@@ -4,10 +4,14 @@
 mod dns;
 #[path = "config/notification.rs"]
 mod notification;
+#[path = "config/oidc.rs"]
+mod oidc;
 #[path = "config/retraining.rs"]
 mod retraining;
 #[path = "config/schema.rs"]
 mod schema;
+#[path = "config/secrets.rs"]
+mod secrets;
 #[path = "config/store.rs"]
 mod store;
 #[path = "config/timers.rs"]
@@ -223,7 +227,8 @@ fn missing_and_mistyped_values_say_where() {
 
 #[test]
 fn secrets_are_references_that_lead_somewhere_and_are_never_shown() {
-    let inline = "stormglass.toml:14:15: authentication.agent_token: a secret must be a reference, env:NAME or file:/path; \
+    let inline = "stormglass.toml:14:15: authentication.agent_token: a secret must be a reference, env:NAME, file:/path or \
+                  vault:MOUNT/data/PATH#FIELD; \
                   the value itself must not stand in the configuration";
     refused(CONTROLLER, "\"file:@/agent\"", "\"hunter2\"", inline);
     refused(

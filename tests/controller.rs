@@ -4,6 +4,8 @@
 
 #[path = "controller/alerts.rs"]
 mod alerts;
+#[path = "controller/audit.rs"]
+mod audit;
 #[path = "controller/backups.rs"]
 mod backups;
 #[path = "controller/harness.rs"]

@@ -230,6 +230,11 @@ fn tokens_in_headers() {
 }
 
 #[test]
+fn tokens_and_keys_of_issuers() {
+    damaged("openid", 800);
+}
+
+#[test]
 fn answers_of_haproxy() {
     damaged("haproxy", 400);
 }

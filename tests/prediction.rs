@@ -223,6 +223,7 @@ async fn begin(store: Arc<dyn Store>, prediction: Prediction) -> Running {
         Arc::new(HttpControl::new([(node("n1"), nowhere.to_owned())].into(), BTreeMap::new(), "token").expect("good"));
     let (shutdown, stopped) = watch::channel(false);
     let parts = ControllerParts {
+        audit: None,
         backup: None,
         name: "controller-1".to_owned(),
         cluster: ClusterName::new("main").expect("valid"),

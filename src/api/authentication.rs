@@ -1,15 +1,17 @@
 //! Who speaks: bearer tokens, kept as digests and compared in constant time.
 //!
-//! What an identity may do is the route's to say, not ours.
+//! What an identity may do is the route's to say, not ours; whose an OpenID token is, [`super::openid`]'s.
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
+use super::openid::OpenId;
 use crate::domain::access::Role;
 use crate::domain::ids::{ClusterName, HolderName};
 
@@ -23,8 +25,17 @@ pub struct Caller {
     pub name: String,
     /// What the token may do.
     pub role: Role,
+    /// For which clusters; all if none is named.
+    pub clusters: Vec<ClusterName>,
     /// Address that the request came from.
     pub peer: SocketAddr,
+}
+
+impl Caller {
+    /// True if the token is for this cluster.
+    pub fn may_touch(&self, cluster: &str) -> bool {
+        self.clusters.is_empty() || self.clusters.iter().any(|allowed| allowed.as_str() == cluster)
+    }
 }
 
 /// Whose token it is.
@@ -43,6 +54,13 @@ pub enum Identity {
         /// For which clusters; all if none is named.
         clusters: Vec<ClusterName>,
     },
+    /// Somebody whom the issuer of OpenID tokens knows, and who may do nothing here.
+    WithoutRole {
+        /// Its name.
+        name: String,
+        /// What it is told.
+        why: String,
+    },
 }
 
 impl fmt::Display for Identity {
@@ -50,7 +68,7 @@ impl fmt::Display for Identity {
         match self {
             Identity::Agent => formatter.write_str("the agents' token"),
             Identity::AgentOf(name) => write!(formatter, "agent {name}"),
-            Identity::Person { name, .. } => formatter.write_str(name),
+            Identity::Person { name, .. } | Identity::WithoutRole { name, .. } => formatter.write_str(name),
         }
     }
 }
@@ -134,6 +152,7 @@ pub struct Token {
 #[derive(Debug)]
 pub struct Authentication {
     known: Vec<(Identity, TokenDigest)>,
+    open_id: Option<Arc<OpenId>>,
 }
 
 impl Authentication {
@@ -161,7 +180,17 @@ impl Authentication {
             }
             known.push((identity, digest));
         }
-        Ok(Self { known })
+        Ok(Self { known, open_id: None })
+    }
+
+    /// The same, and tokens of an issuer count too.
+    pub fn with_open_id(self, open_id: Arc<OpenId>) -> Self {
+        Self { open_id: Some(open_id), ..self }
+    }
+
+    /// The judge of OpenID tokens, if there is one.
+    pub fn open_id(&self) -> Option<&OpenId> {
+        self.open_id.as_deref()
     }
 
     /// Every person's and script's token of the configuration.

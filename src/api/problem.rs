@@ -16,6 +16,9 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 /// Title of the one problem after which a client asks another controller.
 const NOT_THE_LEADER: &str = "not the leader";
 
+/// Title of the one problem that is neither done nor failed.
+const OUTCOME_UNKNOWN: &str = "outcome unknown";
+
 impl Problem {
     fn new(status: StatusCode, title: &str, detail: impl Into<String>) -> Self {
         Self {
@@ -110,7 +113,12 @@ impl Problem {
 
     /// 504: it may have happened. `detail` names the operation to look at.
     pub fn unknown_outcome(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::GATEWAY_TIMEOUT, "outcome unknown", detail)
+        Self::new(StatusCode::GATEWAY_TIMEOUT, OUTCOME_UNKNOWN, detail)
+    }
+
+    /// True for [`Problem::unknown_outcome`], however it travelled.
+    pub fn is_unknown_outcome(&self) -> bool {
+        self.status == StatusCode::GATEWAY_TIMEOUT.as_u16() && self.title == OUTCOME_UNKNOWN
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! Answers come from [`ControllerHandler`]; nothing is decided here but access.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Json;
@@ -10,7 +9,6 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, FromRequestParts, RawPathParams, Request, State};
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
-use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method as HttpMethod, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
@@ -25,15 +23,16 @@ use super::limits::{Limits, REQUESTS_PER_SECOND_DEFAULT, Strangers};
 use super::listing::{Listing, Wanted};
 use super::mutation::{Done, Mutation, Wish};
 use super::openapi::OPENAPI;
+use super::openid;
+use super::question::{Question, printable};
 use super::routes::{Access, Endpoint, Method, ROUTES, Route};
 use super::stream;
 use super::tokens::{TokenDocument, TokenRequest};
 use super::wire::{Problem, Word};
-use crate::domain::certificate::{CertificateRole, Holder};
+use crate::domain::certificate::CertificateRole;
 use crate::domain::ids::ClusterName;
 use crate::domain::operation::Operation;
 use crate::domain::report::{ProxyReport, Report};
-use crate::domain::trail::AuditRow;
 
 /// The page for people.
 const DASHBOARD: &str = include_str!("dashboard.html");
@@ -85,17 +84,6 @@ struct Api {
     strangers: Arc<Mutex<Strangers>>,
 }
 
-/// What a request is about, once its head has been read.
-struct Question {
-    route: &'static Route,
-    /// Name and value of every parameter of the path.
-    parameters: Vec<(String, String)>,
-    peer: SocketAddr,
-    /// Whose certificate the connection showed.
-    holder: Option<Holder>,
-    parts: Parts,
-}
-
 impl Api {
     async fn answer(self, route: &'static Route, request: Request) -> Response {
         let (mut parts, body) = request.into_parts();
@@ -126,8 +114,8 @@ impl Api {
         match (route.access, identity) {
             (Access::Open, _) => self.open(route.endpoint),
             (Access::Agents, _) => self.agent(&question, &body).await.unwrap_or_else(Problem::into_response),
-            (Access::AtLeast(_), Some(Identity::Person { name, role, .. })) => {
-                let caller = Caller { name, role, peer: question.peer };
+            (Access::AtLeast(_), Some(Identity::Person { name, role, clusters })) => {
+                let caller = Caller { name, role, clusters, peer: question.peer };
                 if route.is_mutation() {
                     self.mutate_to_the_end(question, caller, body).await
                 } else {
@@ -144,17 +132,15 @@ impl Api {
             Access::Open => return Ok(None),
             needed => needed,
         };
-        let identity = match self.identify(question) {
-            Ok(identity) => identity,
-            // Who follows knows no tokens but those of the configuration: the leader does.
-            Err(problem) => return Err(problem),
+        // An error: who follows knows no stored tokens; the leader does.
+        let (identity, words) = match self.identify(question).await? {
+            Speaker::Known(identity) => (Some(identity), String::new()),
+            Speaker::Unknown(words) => (None, words),
         };
         self.limit(question, identity.as_ref())?;
         let problem = match (needed, &identity) {
-            (_, None) => Problem::unauthorised(match presented_token(&question.parts.headers) {
-                Some(_) => "the token is not known here: check it, or ask an administrator for one",
-                None => "send a token: authorization: Bearer TOKEN, or x-api-token: TOKEN",
-            }),
+            (_, None) => Problem::unauthorised(words),
+            (_, Some(Identity::WithoutRole { why, .. })) => Problem::forbidden(why.clone()),
             (Access::Agents, Some(Identity::Agent | Identity::AgentOf(_))) => return Ok(identity),
             (Access::AtLeast(needed), Some(Identity::Person { name, role, clusters })) if *role >= needed => {
                 match self.scope_problem(question, name, clusters).await {
@@ -186,32 +172,44 @@ impl Api {
         Err(problem)
     }
 
-    /// Whose token a request carries, of the configuration or of the store.
-    fn identify(&self, question: &Question) -> Result<Option<Identity>, Problem> {
+    /// Whose token a request carries: of the configuration, of an issuer of OpenID tokens, or of the store.
+    async fn identify(&self, question: &Question) -> Result<Speaker, Problem> {
         let Some(token) = presented_token(&question.parts.headers) else {
             // Without a token the certificate speaks, and only an agent's says enough.
             let agent = question.holder.as_ref().filter(|holder| holder.role == CertificateRole::Agent);
-            return Ok(agent.map(|holder| Identity::AgentOf(holder.name.clone())));
+            let words = "send a token: authorization: Bearer TOKEN, or x-api-token: TOKEN";
+            return Ok(agent.map_or_else(
+                || Speaker::Unknown(words.to_owned()),
+                |holder| Speaker::Known(Identity::AgentOf(holder.name.clone())),
+            ));
         };
-        match self.authentication.identify(token) {
-            Some(identity) => Ok(Some(identity.clone())),
-            None => self.handler.stored_token(&TokenDigest::of(token)),
+        if let Some(identity) = self.authentication.identify(token) {
+            return Ok(Speaker::Known(identity.clone()));
         }
+        // No agent has an OpenID token, and no heartbeat waits for an issuer.
+        let judge = self.authentication.open_id().filter(|_| question.route.access != Access::Agents);
+        if let Some(judge) = judge.filter(|_| openid::looks_like_one(token)) {
+            let judged = judge.identify(token, self.handler.wall()).await;
+            return Ok(judged.map_or_else(|refusal| Speaker::Unknown(refusal.to_string()), Speaker::Known));
+        }
+        let words = "the token is not known here: check it, or ask an administrator for one";
+        let stored = self.handler.stored_token(&TokenDigest::of(token))?;
+        Ok(stored.map_or_else(|| Speaker::Unknown(words.to_owned()), Speaker::Known))
     }
 
     /// Whether this caller may ask once more now.
     fn limit(&self, question: &Question, identity: Option<&Identity>) -> Result<(), Problem> {
         let may = match identity {
             Some(Identity::Agent | Identity::AgentOf(_)) => true,
-            Some(Identity::Person { name, .. }) => self.limits.admit(name),
+            Some(Identity::Person { name, .. } | Identity::WithoutRole { name, .. }) => self.limits.admit(name),
             None => self.limits.admit_stranger(question.peer.ip()),
         };
         if may { Ok(()) } else { Err(Problem::too_many("you ask too often: wait a second")) }
     }
 
-    /// A token for some clusters is good for nothing else.
+    /// A token for some clusters is good for nothing else. Alerts of one post are of several: each is judged where it is taken.
     async fn scope_problem(&self, question: &Question, name: &str, clusters: &[ClusterName]) -> Option<Problem> {
-        if clusters.is_empty() {
+        if clusters.is_empty() || question.route.endpoint == Endpoint::Alertmanager {
             return None;
         }
         let named = question.parameters.iter().find(|(parameter, _)| parameter == "cluster");
@@ -398,76 +396,17 @@ impl Api {
     }
 
     async fn audit(&self, question: &Question, who: &str, request: &str, result: &Result<Done, Problem>) {
-        if !question.route.is_mutation() {
-            return;
+        if question.route.is_mutation() {
+            self.handler.record_audit(question.row(self.handler.wall(), who, request, result)).await;
         }
-        let outcome = match result {
-            Ok(done) => format!("accepted: {}", done.message),
-            Err(problem) => {
-                let word = match problem.status {
-                    504 => "unknown",
-                    500..=599 => "failed",
-                    _ => "refused",
-                };
-                format!("{word} ({}): {}", problem.status, problem.detail)
-            }
-        };
-        let target = printable(&question.subject());
-        let words = [question.route.verb, target.as_str(), request];
-        let what = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
-        self.handler
-            .record_audit(AuditRow {
-                wall: self.handler.wall(),
-                who: who.to_owned(),
-                from: question.peer.to_string(),
-                what,
-                outcome,
-            })
-            .await;
     }
 }
 
-impl Question {
-    /// The first parameter of the path: the cluster, the operation; empty where there is none.
-    fn target(&self) -> &str {
-        self.parameters.first().map(|(_, value)| value.as_str()).unwrap_or_default()
-    }
-
-    /// What is asked about, for the audit log.
-    fn subject(&self) -> String {
-        self.parameters.iter().map(|(_, value)| value.as_str()).collect::<Vec<_>>().join(" ")
-    }
-
-    /// The second parameter of the path; empty where there is none.
-    fn second(&self) -> &str {
-        self.parameters.get(1).map(|(_, value)| value.as_str()).unwrap_or_default()
-    }
-
-    /// An agent that shows its certificate in place of the token speaks for itself only.
-    fn require_speaker(&self, reported: &str) -> Result<(), Problem> {
-        let Some(holder) = self.holder.as_ref().filter(|_| presented_token(&self.parts.headers).is_none()) else {
-            return Ok(());
-        };
-        if holder.name.as_str() == reported {
-            return Ok(());
-        }
-        Err(Problem::forbidden(format!(
-            "the certificate is that of {holder}, the report is of {reported}: issue one for {reported}"
-        )))
-    }
-
-    fn require_cluster(&self, reported: &ClusterName) -> Result<(), Problem> {
-        if reported.as_str() == self.target() {
-            return Ok(());
-        }
-        Err(Problem::refused(
-            format!(
-                "the report is of cluster {reported}, the address of cluster {:?}: check the agent's configuration",
-                self.target()
-            ),
-            Vec::new(),
-        ))
-    }
+/// Who brings a request, as far as anybody can tell.
+enum Speaker {
+    Known(Identity),
+    /// Nobody who is known; with what is said to that.
+    Unknown(String),
 }
 
 /// A token of the configuration as it is listed.
@@ -479,9 +418,4 @@ fn configured(identity: &Identity) -> Option<TokenDocument> {
 
 fn name(identity: Option<&Identity>) -> String {
     identity.map(Identity::to_string).unwrap_or_default()
-}
-
-/// A path parameter for the audit log: one line, not endless.
-fn printable(text: &str) -> String {
-    text.chars().filter(|letter| !letter.is_control()).take(80).collect()
 }

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::authentication::{Identity, TokenDigest};
 use super::wire::SCHEMA_VERSION;
-use crate::domain::access::Role;
+use crate::domain::access::{RESERVED_NAMES, Role};
 use crate::domain::clock::WallTime;
 use crate::domain::ids::ClusterName;
 
@@ -32,6 +32,9 @@ pub struct TokenRequest {
 impl TokenRequest {
     /// What is wrong with the name, if anything is.
     pub fn name_problem(&self) -> Option<String> {
+        if RESERVED_NAMES.contains(&self.name.as_str()) {
+            return Some(format!("the name {:?} is the controller's own: take another one", self.name));
+        }
         let is_plain = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit();
         let good = self.name.len() <= 63
             && self.name.starts_with(is_plain)

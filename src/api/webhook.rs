@@ -85,6 +85,9 @@ pub struct AlertsReply {
     pub out_of_time: usize,
     /// About another cluster.
     pub other_cluster: usize,
+    /// About a cluster that the token is not for: refused.
+    #[serde(default)]
+    pub out_of_scope: usize,
     /// No route fits.
     pub unmatched: usize,
 }
@@ -103,16 +106,21 @@ impl AlertsReply {
         self.ignored += other.ignored;
         self.out_of_time += other.out_of_time;
         self.other_cluster += other.other_cluster;
+        self.out_of_scope += other.out_of_scope;
         self.unmatched += other.unmatched;
     }
 
     /// One line.
     pub fn sentence(&self) -> String {
         let Self { accepted, repeated, resolved, ignored, out_of_time, other_cluster, unmatched, .. } = self;
-        format!(
+        let mut sentence = format!(
             "{accepted} alerts accepted, {repeated} repeated, {resolved} resolved, {ignored} ignored, {out_of_time} out of time, \
              {other_cluster} of other clusters, {unmatched} without a route"
-        )
+        );
+        if self.out_of_scope > 0 {
+            sentence.push_str(&format!(", {} refused: of clusters that the token is not for", self.out_of_scope));
+        }
+        sentence
     }
 }
 

@@ -97,6 +97,10 @@ impl From<ClientError> for Failure {
                     403 => Failure::new(Exit::NotAuthorised, text).advise("use a token whose role allows this"),
                     404 => Failure::new(Exit::NotFound, text),
                     409 => Failure::new(Exit::Refused, format!("refused: {text}")),
+                    429 => Failure::new(Exit::ControllerError, text).advise("ask less often, or wait a second"),
+                    _ if problem.is_unknown_outcome() => {
+                        Failure::new(Exit::Unknown, format!("the outcome is not known: {text}"))
+                    }
                     400..=499 => Failure::new(Exit::Usage, text),
                     _ => Failure::new(Exit::ControllerError, format!("the controller failed: {text}"))
                         .advise("look into the controller's log"),

@@ -12,6 +12,7 @@ use super::dns::DnsSection;
 use super::duration::DurationText;
 use super::error::ConfigError;
 use super::notification::NotificationSection;
+use super::oidc::OidcSection;
 pub use super::predictor::{PredictorSection, PrometheusSection};
 use super::secret::SecretReference;
 use super::sequence::SequenceSection;
@@ -218,6 +219,9 @@ pub struct AuthenticationSection {
     /// Requests a second of one caller; twice as many at once.
     #[serde(default = "default_requests_per_second")]
     pub requests_per_second: u32,
+    /// Tokens of an issuer that count beside them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oidc: Option<OidcSection>,
 }
 
 /// One bearer token.

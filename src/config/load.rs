@@ -31,7 +31,7 @@ trait Settings: DeserializeOwned + Serialize {
     /// Rules that types alone cannot hold.
     fn check(&self) -> Result<(), Violation>;
     /// Every reference to a secret, with its key.
-    fn secrets(&self) -> Vec<(String, &SecretReference)>;
+    fn secrets(&self) -> Result<Vec<(String, SecretReference)>, Violation>;
     /// The own certificate, if there is one.
     fn tls(&self) -> Option<&TlsSection>;
 }
@@ -41,7 +41,7 @@ impl Settings for ControllerConfig {
         self.violation()
     }
 
-    fn secrets(&self) -> Vec<(String, &SecretReference)> {
+    fn secrets(&self) -> Result<Vec<(String, SecretReference)>, Violation> {
         let mut secrets = Vec::new();
         let agent_token = self.authentication.agent_token.as_ref();
         secrets.extend(agent_token.map(|token| ("authentication.agent_token".to_owned(), token)));
@@ -52,7 +52,11 @@ impl Settings for ControllerConfig {
         secrets.extend(self.prometheus.iter().flat_map(|prometheus| prometheus.secrets()));
         secrets.extend(self.notifications.iter().enumerate().flat_map(|(index, channel)| channel.secrets(index)));
         secrets.extend(self.store.password.as_ref().map(|password| ("store.password".to_owned(), password)));
-        secrets
+        let mut secrets = owned(secrets);
+        for (index, sequence) in self.sequences.iter().enumerate() {
+            secrets.extend(sequence.secrets(index)?);
+        }
+        Ok(secrets)
     }
 
     fn tls(&self) -> Option<&TlsSection> {
@@ -65,7 +69,7 @@ impl Settings for AgentConfig {
         self.violation()
     }
 
-    fn secrets(&self) -> Vec<(String, &SecretReference)> {
+    fn secrets(&self) -> Result<Vec<(String, SecretReference)>, Violation> {
         let mut secrets = Vec::new();
         secrets.extend(self.agent.token.as_ref().map(|token| ("agent.token".to_owned(), token)));
         if let Some(postgresql) = &self.postgresql {
@@ -76,18 +80,23 @@ impl Settings for AgentConfig {
                 postgresql.replication_password.as_ref().map(|it| ("postgresql.replication_password".to_owned(), it)),
             );
         }
-        if let Some(password) =
-            self.proxy.as_ref().and_then(|proxy| proxy.verify.as_ref()).and_then(|verify| verify.password.as_ref())
-        {
-            secrets.push(("proxy.verify.password".to_owned(), password));
+        if let Some(proxy) = &self.proxy {
+            let verify = proxy.verify.as_ref().and_then(|verify| verify.password.as_ref());
+            let pooler = proxy.pgbouncer.as_ref().and_then(|pgbouncer| pgbouncer.password.as_ref());
+            secrets.extend(verify.map(|it| ("proxy.verify.password".to_owned(), it)));
+            secrets.extend(pooler.map(|it| ("proxy.pgbouncer.password".to_owned(), it)));
         }
         secrets.extend(self.backup.iter().flat_map(|backup| backup.secrets()));
-        secrets
+        Ok(owned(secrets))
     }
 
     fn tls(&self) -> Option<&TlsSection> {
         self.tls.as_ref()
     }
+}
+
+fn owned(secrets: Vec<(String, &SecretReference)>) -> Vec<(String, SecretReference)> {
+    secrets.into_iter().map(|(key, reference)| (key, reference.clone())).collect()
 }
 
 /// Settings of either kind.
@@ -127,8 +136,8 @@ pub fn load_controller_text(name: &Path, text: String) -> Result<ControllerConfi
 fn proven_controller(source: &Source) -> Result<ControllerConfig, ConfigError> {
     let document = source.parse(CONTROLLER_SECTIONS)?;
     let settings: ControllerConfig = checked(&document)?;
-    secrets_can_be_had(&document, &settings)?;
-    tokens_differ(&document, &settings)?;
+    let secrets = secrets_can_be_had(&document, &settings)?;
+    tokens_differ(&document, secrets)?;
     Ok(settings)
 }
 
@@ -192,22 +201,29 @@ fn checked<T: Settings>(document: &Document<'_>) -> Result<T, ConfigError> {
     Ok(settings)
 }
 
-fn secrets_can_be_had<T: Settings>(document: &Document<'_>, settings: &T) -> Result<(), ConfigError> {
-    for (key, reference) in settings.secrets() {
-        reference
+/// Reads every secret once, and returns what was read, with its key.
+fn secrets_can_be_had<T: Settings>(
+    document: &Document<'_>,
+    settings: &T,
+) -> Result<Vec<(String, String)>, ConfigError> {
+    let secrets = settings.secrets().map_err(|violation| document.violation(violation))?;
+    let mut read = Vec::new();
+    for (key, reference) in secrets {
+        let value = reference
             .resolve()
             .map_err(|source| ConfigError::Secret { place: document.place(&Violation::at(&key, "").key), source })?;
+        read.push((key, value));
     }
-    settings.tls().map_or(Ok(()), TlsSection::unusable).map_err(|violation| document.violation(violation))
+    settings.tls().map_or(Ok(()), TlsSection::unusable).map_err(|violation| document.violation(violation))?;
+    Ok(read)
 }
 
 /// Two equal tokens would make a role a matter of order, and an agent's token that people hold could command agents.
-fn tokens_differ(document: &Document<'_>, settings: &ControllerConfig) -> Result<(), ConfigError> {
+fn tokens_differ(document: &Document<'_>, secrets: Vec<(String, String)>) -> Result<(), ConfigError> {
     let mut seen: Vec<(String, String)> = Vec::new();
-    // Channels may share a mailbox: what they hold opens nothing here.
-    let tokens = settings.secrets().into_iter().filter(|(key, _)| !key.starts_with("notification."));
-    for (key, reference) in tokens {
-        let Ok(value) = reference.resolve() else { continue };
+    // Channels may share a mailbox, and steps a password: what they hold opens nothing here.
+    let opens_nothing = |key: &str| key.starts_with("notification.") || key.starts_with("sequence.");
+    for (key, value) in secrets.into_iter().filter(|(key, _)| !opens_nothing(key)) {
         if let Some((other, _)) = seen.iter().find(|(_, known)| *known == value) {
             let problem = format!("the same secret as {other}: every token needs its own");
             return Err(document.violation(Violation::at(&key, problem)));

@@ -14,6 +14,7 @@ pub mod error;
 pub mod features;
 pub mod load;
 pub mod notification;
+pub mod oidc;
 pub mod predictor;
 pub mod schema;
 pub mod secret;

@@ -188,6 +188,32 @@ fn default_timeout() -> Duration {
     Duration::from_secs(300)
 }
 
+impl SequenceSection {
+    /// Every reference to a secret of the sequence at `index`, with its key. One that is none is an error at its key.
+    pub(super) fn secrets(&self, index: usize) -> Result<Vec<(String, SecretReference)>, Violation> {
+        let mut secrets = Vec::new();
+        for (place, step) in self.steps.iter().enumerate() {
+            let key = |rest: &str| format!("sequence.{index}.step.{place}.{rest}");
+            secrets.extend(step.password.clone().map(|password| (key("password"), password)));
+            let maps = [
+                ("environment", &step.environment),
+                ("headers", &step.headers),
+                ("variables", &step.variables),
+                ("values", &step.values),
+            ];
+            for (table, values) in maps {
+                for (name, value) in values.iter().filter(|(_, value)| SecretReference::is_meant(value)) {
+                    let key = key(&format!("{table}.{name}"));
+                    let reference = SecretReference::try_from(value.clone())
+                        .map_err(|error| Violation::at(&key, error.to_string()))?;
+                    secrets.push((key, reference));
+                }
+            }
+        }
+        Ok(secrets)
+    }
+}
+
 impl StepSection {
     /// Keys that are written, besides those that every kind takes.
     fn written(&self) -> Vec<&'static str> {

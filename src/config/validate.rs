@@ -8,9 +8,11 @@ use std::path::{Component, Path, PathBuf};
 
 use super::agent::{PostgresqlSection, ProxySection};
 use super::error::{ConfigError, Place, Violation, key_text};
+use super::oidc::OidcSection;
 use super::predictor::PredictorSection;
 use super::tls::{TlsSection, listener};
 use super::{AgentConfig, ControllerConfig};
+use crate::domain::access::RESERVED_NAMES;
 use crate::domain::ids::Address;
 use crate::domain::lease::{LeaseTimers, RTO_MIN, TimerContradiction};
 use crate::domain::policy::{DurabilityMode, Policy, SyncScope};
@@ -156,6 +158,13 @@ impl ControllerConfig {
         if self.authentication.requests_per_second == 0 {
             return Err(Violation::at("authentication.requests_per_second", "must be more than 0"));
         }
+        let is_taken = |name: &str| RESERVED_NAMES.contains(&name) || name.starts_with("oidc:");
+        if let Some(index) = self.authentication.tokens.iter().position(|token| is_taken(&token.name)) {
+            let problem = "is a name by which the audit log knows somebody else: the controller itself, or, after \"oidc:\", whom an \
+                           issuer of OpenID tokens knows; take another one";
+            return Err(Violation::at(&format!("authentication.token.{index}.name"), problem));
+        }
+        self.authentication.oidc.as_ref().map_or(Ok(()), OidcSection::violation)?;
         let sequences: Vec<&str> = self.sequences.iter().map(|sequence| sequence.name.as_str()).collect();
         self.webhook.violation(&sequences, self.predictor.is_some())?;
         self.terraform.violation()?;

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::event_loop::Event as LoopEvent;
 use super::handler::ControllerHandle;
 use super::sequences::SequenceAsked;
+use crate::api::authentication::Caller;
 use crate::api::webhook::AlertsReply;
 use crate::api::wire::Problem;
 use crate::decide::alert::{self, Routing};
@@ -43,14 +44,19 @@ impl Outcome {
 }
 
 impl ControllerHandle {
-    /// Takes the alerts of one post.
-    pub(super) async fn take_alerts(&self, alerts: Vec<Alert>, who: &str) -> Result<AlertsReply, Problem> {
+    /// Takes the alerts of one post, those of clusters that the caller's token is not for left out.
+    pub(super) async fn take_alerts(&self, alerts: Vec<Alert>, caller: &Caller) -> Result<AlertsReply, Problem> {
         let glance = self.glance().await?;
         let epoch = glance.view.record.as_ref().map_or_else(Default::default, |record| record.epoch);
         let now = self.clock().wall();
         let mut reply = AlertsReply::new();
         let mut wanted = Vec::new();
         for alert in alerts {
+            // Without the label it is one of this cluster.
+            if !caller.may_touch(alert.label("cluster").unwrap_or(self.cluster().as_str())) {
+                reply.out_of_scope += 1;
+                continue;
+            }
             match alert::route(&alert, &self.ways().alerts, self.configured_sequences(), self.cluster(), now) {
                 Routing::Act(errands) => wanted.extend(errands.iter().enumerate().map(|(place, errand)| {
                     let accepted = AcceptedAlert {
@@ -58,7 +64,7 @@ impl ControllerHandle {
                         sequence: errand.sequence.map(str::to_owned),
                         epoch,
                         received: now,
-                        who: who.to_owned(),
+                        who: caller.name.clone(),
                         outcome: None,
                         operation: None,
                         alert: alert.clone(),

@@ -28,7 +28,7 @@ const DECISIONS_MAX: usize = 16;
 /// For pushing assignments; the heartbeat brings them anyway.
 const PUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// After the store refused a write, before it is asked what it holds.
-const STORE_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Controller {
     /// Acts on the state as it is now. Never waits.
@@ -177,7 +177,7 @@ impl Controller {
         for operation in ended {
             self.state.in_flight.retain(|id| *id != operation.id);
             self.note_ended(&operation);
-            self.save(operation);
+            self.save_end(operation);
         }
     }
 
@@ -253,7 +253,7 @@ impl Controller {
                     operation.ended_wall = Some(wall);
                     let ended = operation.clone();
                     self.note_ended(&ended);
-                    self.save(ended);
+                    self.save_end(ended);
                     self.push();
                     return;
                 }
@@ -446,21 +446,6 @@ impl Controller {
             };
             let stored = current.as_deref() == Some(&record);
             let _ = events.send(Event::RecordUpdated { record: current, stored }).await;
-        });
-    }
-
-    /// Stores an operation without a step that would. Its end is stored however long that takes: the next leader would resume
-    /// an operation that never ended.
-    pub(super) fn save(&self, operation: Operation) {
-        let (journal, events) = (self.journal.clone(), self.events.clone());
-        tokio::spawn(async move {
-            while let Err(error) = journal.save(&operation).await {
-                tracing::error!(operation = %operation.id, %error, "the store did not take an operation");
-                tokio::time::sleep(STORE_PAUSE).await;
-                if !operation.status.is_final() || events.is_closed() {
-                    break;
-                }
-            }
         });
     }
 

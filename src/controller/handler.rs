@@ -179,7 +179,8 @@ impl ControllerHandle {
         self.clock.as_ref()
     }
 
-    pub(super) fn store(&self) -> Arc<dyn Store> {
+    /// The memory that it writes to.
+    pub fn store(&self) -> Arc<dyn Store> {
         self.store.clone()
     }
 
@@ -600,7 +601,7 @@ impl ControllerHandler for ControllerHandle {
     }
 
     async fn alerts(&self, alerts: Vec<Alert>, caller: &Caller) -> Result<AlertsReply, Problem> {
-        self.take_alerts(alerts, &caller.name).await
+        self.take_alerts(alerts, caller).await
     }
 
     async fn page_of_events(&self, cluster: &str, wanted: Wanted) -> Result<Listing<EventRow>, Problem> {

@@ -4,6 +4,7 @@
 //! an event. Decisions are made on every event. No rule about *what* to do lives here.
 
 mod alerts;
+mod audit;
 mod backup;
 mod clusters;
 mod drive;
@@ -43,7 +44,7 @@ use crate::domain::policy::Policy;
 use crate::domain::readiness::Circumstances;
 use crate::domain::record::ClusterRecord;
 use crate::domain::traffic::TrafficDefinition;
-use crate::ports::{Clock, NodeControl, PrimaryProbe, ProxyControl, StoreError, Term};
+use crate::ports::{Clock, NodeControl, PrimaryProbe, ProxyControl, Store, StoreError, Term};
 use crate::telemetry::metrics::ControllerMetrics;
 
 pub use clusters::Clusters;
@@ -106,6 +107,8 @@ pub struct ControllerParts {
     pub clock: Arc<dyn Clock>,
     /// The leadership under which it runs, and with it the memory.
     pub term: Arc<dyn Term>,
+    /// Where the audit log is, if not in that memory: several clusters of one controller share a log.
+    pub audit: Option<Arc<dyn Store>>,
     /// Agents of database hosts.
     pub node_control: Arc<dyn NodeControl>,
     /// Agents of proxy hosts.

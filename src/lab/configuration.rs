@@ -91,6 +91,7 @@ pub fn controller(
                 .to_vec(),
             // The lab is measured.
             requests_per_second: 100_000,
+            oidc: None,
         },
         nodes: layout
             .nodes

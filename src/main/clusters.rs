@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -18,9 +18,10 @@ use stormglass::config::{ControllerConfig, load_controller, load_controller_text
 use stormglass::controller::{Clusters, Kept, Workshop};
 use stormglass::domain::certificate::Protection;
 use stormglass::domain::ids::ClusterName;
+use stormglass::ports::Store;
 use stormglass::telemetry::metrics::ControllerMetrics;
 
-use super::wiring::{Parts, alone, metrics, parts as parts_of};
+use super::wiring::{Parts, Shared, alone, metrics, parts as parts_of};
 
 /// What a definition that stands in no file yet is called in errors.
 const UNNAMED: &str = "definition";
@@ -101,6 +102,8 @@ struct Bench {
     protection: watch::Receiver<Protection>,
     metrics: Arc<ControllerMetrics>,
     stopped: watch::Receiver<bool>,
+    /// The first one's store, once it is open: the audit log of all is there.
+    audit: OnceLock<Arc<dyn Store>>,
     /// Clusters that were let go since the controller began: their stores may be busy for a moment.
     let_go: Mutex<BTreeSet<ClusterName>>,
 }
@@ -130,7 +133,8 @@ impl Bench {
     async fn begin(&self, config: &ControllerConfig, parts: Parts) -> anyhow::Result<Kept> {
         let (stop, own) = watch::channel(false);
         let directory = self.directory(&config.cluster.name);
-        let handle = alone(config, parts, Some((&directory, self.metrics.clone())), own).await?;
+        let (metrics, audit) = (self.metrics.clone(), self.audit.get().cloned());
+        let handle = alone(config, parts, Some(Shared { directory: &directory, metrics, audit }), own).await?;
         let (mut stopped, ending) = (self.stopped.clone(), stop.clone());
         tokio::spawn(async move {
             tokio::select! {
@@ -213,15 +217,18 @@ pub async fn start(
 ) -> anyhow::Result<Arc<dyn ControllerHandler>> {
     let Loaded { first, others, .. } = loaded;
     let definitions = DefinitionDirectory::new(directory, first.0.clone());
-    let let_go = Mutex::default();
-    let bench = Bench { first, control, protection, metrics: metrics(), stopped, let_go };
+    let (audit, let_go) = (OnceLock::new(), Mutex::default());
+    let bench = Bench { first, control, protection, metrics: metrics(), stopped, audit, let_go };
     let all = std::iter::once(&bench.first).chain(&others);
     let prepared = all.map(|(file, config)| Ok((config, bench.prepare(config, file)?)));
     let prepared = prepared.collect::<anyhow::Result<Vec<_>>>().context("prepare the clusters of this controller")?;
     let mut kept = Vec::new();
     for (config, parts) in prepared {
         let one = bench.begin(config, parts).await;
-        kept.push(one.with_context(|| format!("start the cluster {}", config.cluster.name))?);
+        let one = one.with_context(|| format!("start the cluster {}", config.cluster.name))?;
+        // The first one comes first.
+        bench.audit.get_or_init(|| one.handle.store());
+        kept.push(one);
     }
     let first = kept.remove(0);
     Ok(Arc::new(Clusters::new(first, kept, Arc::new(definitions), Arc::new(bench))))

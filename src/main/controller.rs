@@ -40,10 +40,10 @@ use stormglass::domain::ids::ProxyName;
 use stormglass::domain::policy::Policy;
 use stormglass::domain::readiness::{Circumstances, NameFacts};
 use stormglass::domain::sequence::{Sequence, Trigger};
-use stormglass::ports::{Clock, Leader, Leadership as _, NameService, Sole, Term};
+use stormglass::ports::{Clock, Leader, Leadership as _, NameService, Sole, Store, Term};
 use stormglass::telemetry::metrics::ControllerMetrics;
 
-use super::{block_on, clusters, notifications, secret, stop_signal, transport};
+use super::{block_on, clusters, notifications, openid, secret, stop_signal, transport};
 
 /// A leadership that is not given back in this time ends by itself.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -76,7 +76,10 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
                 })
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
-        let authentication = Authentication::new(agent_token.as_deref(), tokens)?;
+        let mut authentication = Authentication::new(agent_token.as_deref(), tokens)?;
+        if let Some(section) = &config.authentication.oidc {
+            authentication = authentication.with_open_id(openid::begin(section, Arc::new(SystemClock::new()?))?);
+        }
         let control = control(&config, OwnCredentials::new(agent_token, tls.as_ref()))?;
         let clusters = 1 + loaded.others.len();
         let (stop, stopped) = watch::channel(false);
@@ -165,6 +168,7 @@ pub(super) fn parts(
         traffic: traffic.clone(),
         clock: clock.clone(),
         term,
+        audit: None,
         node_control: control.clone(),
         proxy_control: control.clone(),
         primary_probe: Arc::new(TcpPrimaryProbe),
@@ -181,7 +185,9 @@ pub(super) fn parts(
 fn sequences(config: &ControllerConfig) -> anyhow::Result<Sequences> {
     let resolve = |reference: &str| {
         let reference = SecretReference::try_from(reference.to_owned()).map_err(|error| error.to_string())?;
-        reference.resolve().map_err(|error| error.to_string())
+        // Vault is asked over the network: what else runs on this thread goes on elsewhere meanwhile.
+        let secret = tokio::task::block_in_place(|| reference.resolve());
+        secret.map_err(|error| error.to_string())
     };
     // Never the whole environment: it may hold the tokens of this controller.
     let inherited = ["PATH", "HOME", "USER", "LANG", "TMPDIR", "SSH_AUTH_SOCK"].into_iter().filter_map(|name| {
@@ -303,22 +309,31 @@ fn control(config: &ControllerConfig, credentials: OwnCredentials) -> anyhow::Re
     Ok(HttpControl::new(nodes, proxies, credentials)?)
 }
 
-/// The only controller leads for ever. `below`: the directory of its store, if not the controller's own; with the counters of all.
+/// What a cluster shares with the others of its controller.
+pub(super) struct Shared<'a> {
+    /// The directory of its own store.
+    pub directory: &'a Path,
+    /// The counters of all.
+    pub metrics: Arc<ControllerMetrics>,
+    /// Where the audit log of all is; `None`: in its own store.
+    pub audit: Option<Arc<dyn Store>>,
+}
+
+/// The only controller leads for ever. `shared`: with other clusters, if there are any.
 pub(super) async fn alone(
     config: &ControllerConfig,
     parts: Parts,
-    below: Option<(&Path, Arc<ControllerMetrics>)>,
+    shared: Option<Shared<'_>>,
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<ControllerHandle> {
-    let (directory, metrics) = match below {
-        Some((directory, metrics)) => (directory, metrics),
-        None => (config.controller.data_directory.as_path(), metrics()),
-    };
+    let own = config.controller.data_directory.as_path();
+    let Shared { directory, metrics, audit } =
+        shared.unwrap_or_else(|| Shared { directory: own, metrics: metrics(), audit: None });
     std::fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
     let file = directory.join("stormglass.db");
     // An old store is read through when it is opened, and other clusters may be kept meanwhile.
     let store = tokio::task::spawn_blocking(move || SqliteStore::open(&file)).await.context("open the store")??;
-    let parts = ControllerParts { metrics, ..parts(Arc::new(Sole::new(Arc::new(store)))) };
+    let parts = ControllerParts { metrics, audit, ..parts(Arc::new(Sole::new(Arc::new(store)))) };
     parts.metrics.set_leading(true);
     Ok(controller::start(parts, stopped).await?)
 }

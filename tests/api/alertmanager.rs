@@ -85,6 +85,22 @@ async fn everything_else_is_refused_and_says_why() {
     assert!(served.script.alerts.lock().expect("no panic").is_empty());
 }
 
+#[tokio::test]
+async fn a_token_for_other_clusters_is_answered_with_202_too() {
+    let served = Served::begin();
+    let request = json!({ "name": "am", "role": "operator", "clusters": ["other"] });
+    let made = served.post("/api/v1/tokens", Role::Admin).json(&request).send().await.expect("an answer");
+    let made: Value = made.json().await.expect("JSON");
+    let token = made["secret"].as_str().expect("shown once");
+    let post = served.request(reqwest::Method::POST, PATH).bearer_auth(token).json(&post(vec![alert(1)]));
+    assert_eq!(post.send().await.expect("an answer").status().as_u16(), 202);
+    let last = served.script.rows().last().expect("audited").clone();
+    assert!(last.who == "am" && last.outcome.starts_with("accepted: "), "{last:?}");
+    // What else it asks of a cluster that it is not for is refused as before.
+    let other = served.request(reqwest::Method::POST, "/api/v1/clusters/main/resume").bearer_auth(token);
+    problem(other.send().await.expect("an answer"), 403).await;
+}
+
 /// Ends with the test.
 struct Alertmanager {
     child: Child,

@@ -7,6 +7,7 @@ mod access;
 mod alertmanager;
 mod audit;
 mod certificates;
+mod openid;
 mod problems;
 mod script;
 mod serving;
@@ -50,10 +51,17 @@ impl Served {
     }
 
     fn begin_behind(door: impl FnOnce(TcpListener) -> Door) -> Self {
+        Self::begin_with(door, |authentication| authentication)
+    }
+
+    fn begin_with(
+        door: impl FnOnce(TcpListener) -> Door,
+        change: impl FnOnce(Authentication) -> Authentication,
+    ) -> Self {
         let script = Arc::new(Script::default());
         let tokens =
             ROLES.map(|role| Token { name: role.label().to_owned(), role, clusters: Vec::new(), secret: secret(role) });
-        let authentication = Authentication::new(AGENT, tokens).expect("valid tokens");
+        let authentication = change(Authentication::new(AGENT, tokens).expect("valid tokens"));
         let router = router::router(script.clone(), Arc::new(authentication));
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");

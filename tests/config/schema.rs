@@ -9,7 +9,7 @@ use stormglass::config::schema::{FileKind, document};
 use stormglass::config::{
     AnyConfig, agent, backup, controller, dns, notification, read_any, sequence, store, terraform,
 };
-use stormglass::config::{tls, traffic, webhook};
+use stormglass::config::{oidc, tls, traffic, webhook};
 use stormglass::domain::alert::AlertRoute;
 use stormglass::domain::report::Tags;
 
@@ -130,7 +130,7 @@ fn durations_and_secrets_have_their_forms_and_keys_their_words() {
     let definitions = &schema["$defs"];
     let pattern = |name: &str| definitions[name]["pattern"].as_str().unwrap_or_default().to_owned();
     assert!(pattern("DurationText").starts_with("^[0-9]+"), "{definitions:#}");
-    assert!(pattern("SecretReference").starts_with("^(env|file"), "{definitions:#}");
+    assert!(pattern("SecretReference").starts_with("^(env:"), "{definitions:#}");
     let lease = &definitions["FailoverSection"]["properties"]["lease"];
     assert_eq!(
         (&lease["$ref"], &lease["description"]),
@@ -165,6 +165,8 @@ fn every_key_that_the_loader_takes_is_in_the_schema() {
         ("FailoverSection", keys::<controller::FailoverSection>()),
         ("AuthenticationSection", keys::<controller::AuthenticationSection>()),
         ("TokenSection", keys::<controller::TokenSection>()),
+        ("OidcSection", keys::<oidc::OidcSection>()),
+        ("OidcRoles", keys::<oidc::OidcRoles>()),
         ("NodeSection", keys::<controller::NodeSection>()),
         ("ProxyHostSection", keys::<controller::ProxyHostSection>()),
         ("PrometheusSection", keys::<controller::PrometheusSection>()),

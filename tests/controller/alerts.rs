@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use stormglass::api::authentication::Caller;
 use stormglass::api::controller::ControllerHandler;
 use stormglass::api::webhook::AlertsReply;
 use stormglass::controller::WaysIn;
 use stormglass::domain::alert::{AcceptedAlert, Alert, AlertAction, AlertPolicy, AlertRoute, AlertState, LabelValues};
 use stormglass::domain::clock::WallTime;
 use stormglass::domain::epoch::Epoch;
+use stormglass::domain::ids::ClusterName;
 use stormglass::ports::Card;
 
 use super::{PATIENCE, Running, caller, start_with};
@@ -100,6 +102,32 @@ async fn what_is_over_old_unknown_or_of_others_moves_nothing() {
     post(&controller, vec![labelled("node", "n2")]).await;
     let handled = controller.until_told("alert_handled", 1).await;
     assert!(handled[0].contains("alert about another (the alert is about n2)"), "{handled:?}");
+}
+
+#[tokio::test]
+async fn a_token_for_some_clusters_brings_the_alerts_of_those_and_the_others_are_refused_alone() {
+    let controller = begin(&[]).await;
+    let of = |number: usize, cluster: Option<&str>| {
+        let mut alert = alert(&controller, "Look", number);
+        alert.labels.remove("cluster");
+        alert.labels.extend(cluster.map(|cluster| ("cluster".to_owned(), cluster.to_owned())));
+        alert
+    };
+    let alerts = vec![of(1, Some("main")), of(2, None), of(3, Some("billing")), of(4, Some("orders"))];
+    let only = |cluster: &str| Caller { clusters: vec![ClusterName::new(cluster).expect("valid")], ..caller() };
+    let post = async |caller: Caller| controller.handle.alerts(alerts.clone(), &caller).await.expect("taken");
+
+    // The controller keeps main: an alert without the label is one of main.
+    let reply = post(only("orders")).await;
+    assert_eq!(reply, AlertsReply { out_of_scope: 3, other_cluster: 1, ..AlertsReply::new() });
+    assert!(reply.sentence().ends_with(", 3 refused: of clusters that the token is not for"), "{}", reply.sentence());
+    assert!(controller.told("alert_accepted").await.is_empty());
+    let reply = post(only("main")).await;
+    assert_eq!(reply, AlertsReply { accepted: 2, out_of_scope: 2, ..AlertsReply::new() });
+    controller.until_told("alert_handled", 2).await;
+    let reply = post(caller()).await;
+    assert_eq!(reply, AlertsReply { repeated: 2, other_cluster: 2, ..AlertsReply::new() });
+    assert!(!reply.sentence().contains("refused"), "{}", reply.sentence());
 }
 
 #[tokio::test]

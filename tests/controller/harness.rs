@@ -116,6 +116,8 @@ pub struct Setting<'a> {
     pub backup: Option<ControllerBackupSection>,
     pub prediction: Option<Prediction>,
     pub notifications: Notifications,
+    /// Where the audit log is; in the controller's own store if not given.
+    pub audit: Option<Arc<dyn Store>>,
     /// So much later it is by its wall clock.
     pub later: Arc<AtomicI64>,
 }
@@ -132,6 +134,7 @@ impl Default for Setting<'_> {
             backup: None,
             prediction: None,
             notifications: Notifications::default(),
+            audit: None,
             later: Default::default(),
         }
     }
@@ -182,7 +185,8 @@ pub async fn run_on(
 
 /// The same, however it is configured; what the store shall hold is there already.
 pub async fn run_in(directory: tempfile::TempDir, store: Arc<dyn Store>, setting: Setting<'_>) -> Running {
-    let Setting { leads_for, stale_after, ways, sequences, backup, prediction, notifications, later, .. } = setting;
+    let Setting { leads_for, stale_after, ways, sequences, backup, prediction, notifications, audit, later, .. } =
+        setting;
     let configured = |name: &str| ConfiguredNode {
         name: node(name),
         site: SiteName::new("a").expect("valid"),
@@ -210,6 +214,7 @@ pub async fn run_in(directory: tempfile::TempDir, store: Arc<dyn Store>, setting
         Some(leads_for) => Arc::new(Ending { sole, until: clock.now().plus(leads_for) }),
     };
     let parts = ControllerParts {
+        audit,
         backup,
         name: "controller-1".to_owned(),
         cluster: cluster(),
@@ -341,5 +346,5 @@ impl Running {
 }
 
 pub fn caller() -> Caller {
-    Caller { name: "on-call".to_owned(), role: Role::Operator, peer: ([127, 0, 0, 1], 1).into() }
+    Caller { name: "on-call".to_owned(), role: Role::Operator, clusters: Vec::new(), peer: ([127, 0, 0, 1], 1).into() }
 }

@@ -12,9 +12,10 @@ use axum::http::{HeaderMap, HeaderValue};
 use serde::de::DeserializeOwned;
 use stormglass::adapters::haproxy::{backends, socket, template};
 use stormglass::adapters::prometheus::{Credentials, PrometheusSettings, PrometheusSource};
-use stormglass::api::authentication::presented_token;
+use stormglass::api::authentication::{Identity, presented_token};
 use stormglass::api::body;
 use stormglass::api::clusters::{ClusterAddRequest, ClusterRemoveRequest};
+use stormglass::api::openid::{KeySet, OpenId, OpenIdRules};
 use stormglass::api::tokens::TokenRequest;
 use stormglass::api::webhook::AlertmanagerPost;
 use stormglass::api::wire::{
@@ -24,6 +25,7 @@ use stormglass::api::wire::{
 use stormglass::config::features::load_features;
 use stormglass::config::load::{load_agent_with, load_controller_with};
 use stormglass::config::read_any;
+use stormglass::domain::access::Role;
 use stormglass::domain::clock::WallTime;
 use stormglass::domain::command::CommandEnvelope;
 use stormglass::domain::feature::{Direction, Feature};
@@ -51,6 +53,7 @@ pub const TARGETS: &[Target] = &[
     ("bodies", bodies),
     ("reports", reports),
     ("tokens", tokens),
+    ("openid", openid),
     ("haproxy", haproxy),
     ("words", words),
     ("configuration", configuration),
@@ -127,6 +130,38 @@ pub fn tokens(bytes: &[u8]) {
     if let Ok(value) = HeaderValue::from_bytes(bytes) {
         let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
         assert!(presented_token(&headers).is_none_or(|token| !token.is_empty() && token.trim() == token));
+    }
+}
+
+/// Key set of the issuer that signed the good examples.
+const KEYS: &str = include_str!("../../fuzz/seeds/openid/keys.json");
+
+/// OpenID tokens, and the key sets that issuers publish. What is admitted is what the issuer signed, whatever was done to it.
+pub fn openid(bytes: &[u8]) {
+    const NOW: WallTime = WallTime(1_795_000_000_000_000);
+    static JUDGE: OnceLock<OpenId> = OnceLock::new();
+    if let Err(error) = KeySet::parse(bytes) {
+        check_words(&error.to_string());
+    }
+    let judge = JUDGE.get_or_init(|| {
+        let rules = OpenIdRules {
+            issuer: "https://idp.example.org".to_owned(),
+            audience: "stormglass".to_owned(),
+            role_claim: "groups".to_owned(),
+            roles: [(Role::Operator, vec!["dba".to_owned()])].into(),
+            name_claim: "sub".to_owned(),
+            clusters_claim: None,
+        };
+        let judge = OpenId::new(rules, Arc::default());
+        judge.take(Ok(KEYS.as_bytes()), NOW).expect("good keys");
+        judge
+    });
+    match judge.judge(&String::from_utf8_lossy(bytes), NOW) {
+        Ok(identity) => {
+            let ann = Identity::Person { name: "oidc:ann".to_owned(), role: Role::Operator, clusters: Vec::new() };
+            assert_eq!(identity, ann);
+        }
+        Err(refusal) => check_words(&refusal.to_string()),
     }
 }
 

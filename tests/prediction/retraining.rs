@@ -150,7 +150,7 @@ fn record() -> ClusterRecord {
 }
 
 fn caller() -> Caller {
-    Caller { name: "on-call".to_owned(), role: Role::Operator, peer: ([127, 0, 0, 1], 1).into() }
+    Caller { name: "on-call".to_owned(), role: Role::Operator, clusters: Vec::new(), peer: ([127, 0, 0, 1], 1).into() }
 }
 
 async fn retrain(running: &Running) -> Operation {

@@ -145,6 +145,7 @@ async fn live(world: Arc<World>, index: usize, process: Process) {
 fn parts(port: &ControllerPort, term: Arc<dyn Term>) -> ControllerParts {
     let control = Arc::new(port.clone());
     ControllerParts {
+        audit: None,
         backup: None,
         name: format!("c{}", port.index + 1),
         cluster: cluster(),

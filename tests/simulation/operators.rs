@@ -19,7 +19,12 @@ const AGAIN: Duration = Duration::from_millis(500);
 const ATTEMPTS: u32 = 120;
 
 fn caller() -> Caller {
-    Caller { name: "operator".to_owned(), role: Role::Operator, peer: "127.0.0.1:1".parse().expect("an address") }
+    Caller {
+        name: "operator".to_owned(),
+        role: Role::Operator,
+        clusters: Vec::new(),
+        peer: "127.0.0.1:1".parse().expect("an address"),
+    }
 }
 
 /// What the controller that leads says; `None`: nobody answers.

@@ -22,7 +22,7 @@ use crate::ports::steps::{StepError, StepRunner};
 use process::Program;
 use template::Template;
 
-/// Reads a secret by its reference, as in `env:NAME` or `file:/path`.
+/// Reads a secret by its reference, as in `env:NAME`, `file:/path` or `vault:PATH#FIELD`.
 pub type Resolve = Arc<dyn Fn(&str) -> Result<String, String> + Send + Sync>;
 
 /// What replaces a secret in outputs and errors.
@@ -64,7 +64,7 @@ impl Prepared<'_> {
 
     /// A value that may be a reference to a secret.
     fn secret(&self, value: &str) -> Result<String, StepError> {
-        if !(value.starts_with("env:") || value.starts_with("file:")) {
+        if !["env:", "file:", "vault:"].iter().any(|prefix| value.starts_with(prefix)) {
             return self.text(value);
         }
         let Some(resolve) = self.resolve else { return Ok(format!("[{value}]")) };

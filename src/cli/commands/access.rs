@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use super::Session;
+use super::mutate::lost_answer;
 use crate::api::audit;
 use crate::api::tokens::TokenDocument;
 use crate::cli::arguments::{AuditCommand, TokenCommand};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::render;
+use crate::cli::render::{self, words};
 use crate::domain::ids::ClusterName;
 use crate::domain::trail::AuditEntry;
 
@@ -24,7 +25,17 @@ impl Session<'_> {
                     "clusters": clusters,
                     "expires_in_seconds": expires_in.map(|duration| duration.as_secs()),
                 });
-                let reply = self.client.post("/api/v1/tokens", &body).await?;
+                if self.global.dry_run {
+                    let scope = if clusters.is_empty() { "every cluster".to_owned() } else { clusters.join(", ") };
+                    let ends = expires_in.map(|length| format!(", which ends after {}", words::span(length)));
+                    let (role, ends) = (role.label(), ends.unwrap_or_default());
+                    self.emit(&body, |_| format!("would make the token {name} with role {role} for {scope}{ends}\n"))?;
+                    return Ok(Exit::Done);
+                }
+                let reply = self.client.post("/api/v1/tokens", &body).await.map_err(|error| {
+                    let look = format!("stormglass token list; if {name} is there, revoke it: its secret is lost");
+                    lost_answer(error, &look)
+                })?;
                 let secret = reply["secret"].as_str().unwrap_or_default().to_owned();
                 self.emit(&reply, |_| secret + "\n")?;
                 let expires = reply["token"]["expires"].as_str().map(|at| format!("; it ends at {at}"));
@@ -46,7 +57,15 @@ impl Session<'_> {
                     return Err(Failure::new(Exit::Usage, format!("{name:?} is no name of a token"))
                         .advise("stormglass token list"));
                 }
-                let reply = self.client.post(&format!("/api/v1/tokens/{name}/revoke"), &json!({})).await?;
+                let plan = format!("Will     end the token {name}: whoever uses it is refused at once\n");
+                let raw = json!({ "name": name, "message": plan.trim_start_matches("Will").trim() });
+                if self.global.dry_run {
+                    self.emit(&raw, |_| plan)?;
+                    return Ok(Exit::Done);
+                }
+                self.confirm(&raw, &plan, None).await?;
+                let reply = self.client.post(&format!("/api/v1/tokens/{name}/revoke"), &json!({})).await;
+                let reply = reply.map_err(|error| lost_answer(error, "stormglass token list"))?;
                 let message = reply["message"].as_str().unwrap_or_default().to_owned();
                 self.emit(&reply, |_| message + "\n")?;
             }

@@ -50,7 +50,8 @@ impl Session<'_> {
             return Ok(Exit::Done);
         }
         self.confirm(&found.raw, &plan, None).await?;
-        self.client.cancel(id).await.map_err(|error| super::mutate::lost_answer(error, &found.value.cluster))?;
+        let look = format!("stormglass operation show {id}");
+        self.client.cancel(id).await.map_err(|error| super::mutate::lost_answer(error, &look))?;
         if !self.waits() {
             self.console.note(&format!("Asked for. Next: stormglass operation watch {id}"));
             return Ok(Exit::Done);

@@ -1,6 +1,7 @@
 //! Models of the predictor: list, show, promote, roll back.
 
 use super::Session;
+use super::mutate::lost_answer;
 use crate::cli::arguments::ModelCommand;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::render;
@@ -25,9 +26,10 @@ impl Session<'_> {
         }
         self.confirm(&list.raw, &plan, None).await?;
         let reply = match name {
-            Some(name) => self.client.promote_model(name).await?,
-            None => self.client.roll_back_model().await?,
+            Some(name) => self.client.promote_model(name).await,
+            None => self.client.roll_back_model().await,
         };
+        let reply = reply.map_err(|error| lost_answer(error, "stormglass model list"))?;
         self.emit(&reply.raw, |_| format!("{}\n", reply.value.message))?;
         self.console.note("Next: stormglass model list");
         Ok(Exit::Done)

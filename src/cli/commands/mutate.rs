@@ -16,6 +16,9 @@ use crate::domain::ids::NodeName;
 use crate::domain::operation::OperationKind;
 use crate::domain::plan::Intent;
 
+/// Statuses after which nobody knows whether a request was carried out: 502 of a proxy on the way, 504 of one or of the controller.
+const GATEWAY: [u16; 2] = [502, 504];
+
 /// What is asked of the controller.
 struct Request {
     cluster: String,
@@ -64,7 +67,7 @@ impl Session<'_> {
             .client
             .mutate(&request.cluster, request.verb, &request.body)
             .await
-            .map_err(|error| lost_answer(error, &request.cluster))?;
+            .map_err(|error| lost_answer(error, &operations_of(&request.cluster)))?;
         let Some(operation) = reply.value.operation.clone() else {
             self.emit(&reply.raw, |_| format!("{}\n", reply.value.message))?;
             self.console.note(&format!("Next: {}", request.next));
@@ -360,19 +363,28 @@ fn old_primary(planned: &Document<MutationReply>, view: &ClusterStatus) -> Optio
     }
 }
 
-/// A mutation whose answer got lost may have begun: that is no failure, and must not be sent again blindly.
-pub(super) fn lost_answer(error: ClientError, cluster: &(impl std::fmt::Display + ?Sized)) -> Failure {
-    match error {
+/// A mutation whose answer got lost may have been carried out: that is no failure, and must not be sent again blindly. `look` is the
+/// command that shows whether it was.
+pub(super) fn lost_answer(error: ClientError, look: &str) -> Failure {
+    let failure = match error {
         ClientError::NoAnswer { .. } => {
             Failure::new(Exit::Unknown, format!("the request may have been carried out: {}", chain(&error)))
-                .advise(format!("stormglass operation list {cluster}"))
         }
         ClientError::Malformed { .. } => {
             Failure::new(Exit::Unknown, format!("the request was carried out: {}", chain(&error)))
-                .advise(format!("stormglass operation list {cluster}"))
         }
-        other => other.into(),
-    }
+        // Said by the controller, or by a proxy on the way that does not know what became of the request.
+        ClientError::Problem { ref problem } if GATEWAY.contains(&problem.status) => {
+            Failure::new(Exit::Unknown, format!("the request may have been carried out: {}", chain(&error)))
+        }
+        other => return other.into(),
+    };
+    failure.advise(look)
+}
+
+/// The command that shows whether an operation was begun.
+pub(super) fn operations_of(cluster: &(impl std::fmt::Display + ?Sized)) -> String {
+    format!("stormglass operation list {cluster}")
 }
 
 fn aborted() -> Failure {

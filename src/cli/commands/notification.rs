@@ -1,6 +1,7 @@
 //! `notification list` and `notification test`: which channels there are, and whether one works.
 
 use super::Session;
+use super::mutate::lost_answer;
 use crate::api::client::ClientError;
 use crate::cli::arguments::NotificationCommand;
 use crate::cli::exit::{Exit, Failure};
@@ -34,7 +35,9 @@ impl Session<'_> {
                 let failure = Failure::new(Exit::Failed, problem.detail);
                 return Err(failure.advise("check [[notification]] in the controller's configuration"));
             }
-            other => other?,
+            other => {
+                other.map_err(|error| lost_answer(error, "look whether it arrived: stormglass notification list"))?
+            }
         };
         self.emit(&reply.raw, |_| format!("{}\n", reply.value.message))?;
         Ok(Exit::Done)

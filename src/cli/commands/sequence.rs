@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::Session;
 use super::follow::exit_of;
-use super::mutate::lost_answer;
+use super::mutate::{lost_answer, operations_of};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::render;
 
@@ -32,7 +32,7 @@ impl Session<'_> {
         }
         self.confirm(&planned.raw, &plan, None).await?;
         let begun = self.client.mutate(&cluster, &verb, &json!({})).await;
-        let begun = begun.map_err(|error| lost_answer(error, &cluster))?;
+        let begun = begun.map_err(|error| lost_answer(error, &operations_of(&cluster)))?;
         let Some(operation) = begun.value.operation else {
             return Err(Failure::new(Exit::ControllerError, "the controller began nothing"));
         };
