@@ -301,6 +301,11 @@ fn piped(status: &ClusterStatus) -> String {
         &status.epoch.to_string(),
         &status.at.to_string(),
     ]);
+    if let Some(scheduled) = &status.scheduled_switchover {
+        let to = scheduled.to.as_ref().map_or("-", |to| to.as_str());
+        let site = scheduled.site.as_deref().unwrap_or("-");
+        lines.push_str(&tabbed(["scheduled", &scheduled.at.to_string(), to, site, &scheduled.asked_by]));
+    }
     if let Some(leader) = &status.leader {
         lines.push_str(&tabbed(["leader", leader.name.as_str(), &leader.url]));
     }
