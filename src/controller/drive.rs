@@ -53,7 +53,8 @@ impl Controller {
                     break;
                 }
                 Intent::Start { operation } => {
-                    self.begin(operation, &plan, "automatic");
+                    let origin = self.origin_of(&plan);
+                    self.begin(operation, &plan, &origin);
                     self.drive_operations();
                 }
             }
