@@ -33,8 +33,8 @@ pub fn policy_document(policy: &Policy) -> Value {
     document
 }
 
-/// serde writes a duration as an object of exactly two numbers, and nothing else in a policy looks so.
-fn write_durations(value: &mut Value) {
+/// serde writes a duration as an object of exactly two numbers, and nothing else in a policy or a setting looks so.
+pub(super) fn write_durations(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             let number = |name: &str| fields.get(name).and_then(Value::as_u64);

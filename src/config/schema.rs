@@ -5,6 +5,7 @@
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use super::effective::write_durations;
 use super::{AgentConfig, ControllerConfig};
 
 /// The dialect.
@@ -67,6 +68,12 @@ fn settle(schema: &mut Value) {
     }
     if fields.contains_key("properties") && !fields.contains_key("additionalProperties") {
         fields.insert("additionalProperties".to_owned(), false.into());
+    }
+    // Defaults are written as in a file, where what is left out is not written at all.
+    match fields.get_mut("default") {
+        Some(Value::Null) => drop(fields.remove("default")),
+        Some(default) => write_durations(default),
+        None => {}
     }
     // Formats of OpenAPI, such as int64, are none of JSON Schema.
     fields.remove("format");

@@ -136,6 +136,7 @@ fn durations_and_secrets_have_their_forms_and_keys_their_words() {
         (&lease["$ref"], &lease["description"]),
         (&"#/$defs/DurationText".into(), &"Override of the lease.".into())
     );
+    assert_eq!(definitions["FailoverSection"]["properties"]["rto"]["default"], "5s");
     let text = schema.to_string();
     for target in text.split("\"$ref\":\"#/$defs/").skip(1).filter_map(|rest| rest.split('"').next()) {
         assert!(definitions[target].is_object(), "{target} is not defined");
@@ -144,6 +145,11 @@ fn durations_and_secrets_have_their_forms_and_keys_their_words() {
     for (name, definition) in definitions.as_object().expect("definitions") {
         for (key, property) in definition["properties"].as_object().into_iter().flatten() {
             assert!(property["description"].is_string(), "{name}.{key} has no description: {property}");
+            let mut found = Vec::new();
+            if let Some(default) = property.get("default") {
+                faults(property, &schema, default, &format!("{name}.{key}"), &mut found);
+            }
+            assert_eq!(found, [] as [&str; 0], "the default is written as in a file");
         }
     }
 }
