@@ -5,8 +5,8 @@ use stormglass::ports::LocalPostgres;
 use stormglass::ports::backup::BackupRepository;
 use stormglass::ports::postgres::RewindOutcome;
 
-/// It archived the segment in which it parted ways, and got that segment's beginning again as a standby. Under the same name the
-/// repository takes no second one, and PostgreSQL would try for ever before it archives what comes after.
+/// Whatever its `pg_wal` still holds of the timelines before, and the repository has otherwise, it gets to its own. (That older
+/// segments are left to others is shown beside the code; here it may happen that none is in the way.)
 #[tokio::test]
 async fn a_rewound_primary_that_is_promoted_again_archives_what_is_its_own() {
     let place = Place::new();
