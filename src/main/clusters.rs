@@ -1,7 +1,6 @@
 //! A directory of configurations: one controller, several clusters, which may come and go. Part of `main`, decides nothing.
 
 use std::collections::BTreeSet;
-use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use tokio::sync::watch;
 use stormglass::adapters::control::HttpControl;
 use stormglass::adapters::definitions::DefinitionDirectory;
 use stormglass::api::controller::ControllerHandler;
+use stormglass::cli::exit::chain;
 use stormglass::config::store::StoreKind;
 use stormglass::config::{ControllerConfig, load_controller, load_controller_text};
 use stormglass::controller::{Clusters, Kept, Workshop};
@@ -195,16 +195,6 @@ impl Workshop for Bench {
     fn let_go(&self, cluster: &ClusterName) {
         self.let_go.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster.clone());
     }
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut below = error.source();
-    while let Some(source) = below {
-        text.push_str(&format!(": {source}"));
-        below = source.source();
-    }
-    text
 }
 
 /// Starts every cluster of a directory. All are prepared before the first begins: a mistake in one of them starts nothing.
