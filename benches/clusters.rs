@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use agent::{Agent, Postgres, address, cluster as main_cluster, node};
+use agent::{Agent, Postgres, cluster as main_cluster, node};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path as RoutePath, State};
@@ -47,6 +47,7 @@ const BYTES_MAX: u64 = 500_000_000;
 
 /// One cluster's nodes.
 struct Cluster {
+    number: usize,
     name: ClusterName,
     agents: [Agent; 3],
 }
@@ -88,7 +89,7 @@ impl Cluster {
             }
             agent
         });
-        Self { name, agents }
+        Self { number, name, agents }
     }
 
     fn record(&self) -> ClusterRecord {
@@ -98,7 +99,7 @@ impl Cluster {
                 self.name.clone(),
                 agent::IDENTIFIER,
                 node(NODES[0]),
-                address(&node(NODES[0])),
+                postgres_of(self.number, 0),
                 DurabilityMode::Sync,
             )
         }
@@ -124,6 +125,7 @@ impl Cluster {
         }
         let mut report = self.agents[place].report(at, rows, place > 0);
         report.cluster = self.name.clone();
+        report.address = postgres_of(self.number, place);
         report
     }
 }
@@ -132,6 +134,11 @@ impl Cluster {
 fn host_of(number: usize, place: usize) -> Ipv4Addr {
     let octet = |value: usize| u8::try_from(value).expect("fewer than 62,500 clusters of three nodes");
     Ipv4Addr::new(127, octet(place + 1), octet(number / 250), octet(number % 250 + 1))
+}
+
+/// Where a node's PostgreSQL would listen: nobody does. A name in its place would be looked up, which is not what is measured.
+fn postgres_of(number: usize, place: usize) -> Address {
+    Address::new(host_of(number, place).to_string(), 5432)
 }
 
 /// Which cluster's agent, and which of its three, a request is for.

@@ -122,9 +122,7 @@ impl Clusters {
         let found = keeping::conflicts(&config, kept.iter().map(|handle| (handle.cluster(), handle.defined())));
         if found.is_empty() { Ok(config) } else { Err(Problem::refused(found.join("; "), Vec::new())) }
     }
-}
 
-impl Clusters {
     /// The definition of a cluster that is not let go comes back to its place.
     async fn kept_after_all(&self, aside: &Path, file: &Path, problem: Problem) -> Problem {
         match self.definitions.take_back(aside, file).await {

@@ -15,6 +15,7 @@ use crate::domain::readiness::Circumstances;
 use crate::domain::record::{ClusterRecord, ScheduledSwitchover};
 use crate::domain::report::Report;
 use crate::domain::risk::ModelName;
+use crate::domain::timing::words;
 use crate::domain::view::View;
 use crate::telemetry::event::{Event, StepOutcome};
 use crate::telemetry::metrics::{ClusterGauges, NodeGauges};
@@ -147,7 +148,7 @@ impl Controller {
             }),
             None => {
                 if let (Some(before), Some(scheduled)) = (before, scheduled) {
-                    let reason = self.why_unscheduled(scheduled, before.epoch < next.epoch).to_owned();
+                    let reason = self.why_unscheduled(scheduled, before.epoch < next.epoch);
                     self.tell(&Event::SwitchoverUnscheduled { at: scheduled.at, reason });
                 }
             }
@@ -159,15 +160,15 @@ impl Controller {
     }
 
     /// Why nobody waits for `scheduled` any more.
-    fn why_unscheduled(&self, scheduled: &ScheduledSwitchover, is_new_epoch: bool) -> &'static str {
+    fn why_unscheduled(&self, scheduled: &ScheduledSwitchover, is_new_epoch: bool) -> String {
         if decide::schedule::has_begun(scheduled, &self.state.operations) {
-            "it has begun"
+            "it has begun".to_owned()
         } else if is_new_epoch {
-            "another node is the primary since"
+            "another node is the primary since".to_owned()
         } else if self.parts.clock.wall() > scheduled.at {
-            "it could not begin within 5 minutes of its time"
+            format!("it could not begin within {} of its time", words(decide::schedule::LATE_MAX))
         } else {
-            "an operator took it back"
+            "an operator took it back".to_owned()
         }
     }
 

@@ -2,8 +2,10 @@
 
 use super::backup;
 use crate::api::wire::{MutationReply, SCHEMA_VERSION};
+use crate::decide::schedule::LATE_MAX;
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan, ReasonCode};
+use crate::domain::timing::words;
 
 /// The answer to a request that was not refused.
 pub(super) fn reply(plan: Plan, operation: Option<Operation>, dry_run: bool) -> MutationReply {
@@ -51,7 +53,10 @@ pub(super) fn reply(plan: Plan, operation: Option<Operation>, dry_run: bool) -> 
                 Some(scheduled) => (
                     format!("switchover scheduled for {}", scheduled.at),
                     vec![
-                        "it begins then if nothing stands against it, and within 5 minutes if something did".to_owned(),
+                        format!(
+                            "it begins then if nothing stands against it, and within {} if something did",
+                            words(LATE_MAX)
+                        ),
                         "a new primary or a later --at takes its place".to_owned(),
                     ],
                 ),
