@@ -166,7 +166,7 @@ pub struct RunArguments {
     /// kill-primary: once alone, and once while the controller, on a core of its own, answers so many status requests a second
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub status_rate: Option<u32>,
-    /// hang-primary: which processes stop; degrade-primary: what grows; all of them one after the other if not given
+    /// hang-primary: which processes stop; degrade-primary: what grows; if not given, one after the other all that do not need root
     #[arg(long, value_enum)]
     pub fault: Option<NamedFault>,
     /// The cluster's durability mode [default: sync]
@@ -277,6 +277,11 @@ impl RunArguments {
         self.sync_scope.unwrap_or(fallback)
     }
 
+    /// Whether every node needs a disk and a control group of its own.
+    pub fn needs_disks(&self) -> bool {
+        self.fault.is_some_and(NamedFault::needs_disk)
+    }
+
     /// Whether a link is cut or slowed down, or may be by hand.
     pub fn needs_links(&self) -> bool {
         let cuts = matches!(
@@ -342,14 +347,14 @@ pub enum NamedFault {
     WalPilingUp,
     /// degrade-primary: the processors are taken away from the primary's PostgreSQL, as a hypervisor does it
     ProcessorStolen,
-    /// degrade-primary: the disk gets slower (needs root and a throttled block device)
+    /// degrade-primary: the disk begins fewer and fewer writes a second (needs root, loop devices and control groups)
     DiskSlowing,
-    /// degrade-primary: memory gets short (needs root and a memory cgroup)
+    /// degrade-primary: the memory that the primary's PostgreSQL may use shrinks (needs root, loop devices and control groups)
     MemoryPressure,
 }
 
 impl NamedFault {
-    /// Faults that grow and that the lab can inject.
+    /// Faults that grow and that the lab can inject without root.
     pub const GROWING: [NamedFault; 4] =
         [NamedFault::DiskFilling, NamedFault::ConnectionsLeaking, NamedFault::WalPilingUp, NamedFault::ProcessorStolen];
 
@@ -375,6 +380,8 @@ impl NamedFault {
             NamedFault::ConnectionsLeaking => "connections to the primary are opened and never closed",
             NamedFault::WalPilingUp => "WAL piles up behind a slot of the primary",
             NamedFault::ProcessorStolen => "processor time of the primary is stolen",
+            NamedFault::DiskSlowing => "the disk of the primary gets slower",
+            NamedFault::MemoryPressure => "the memory of the primary gets short",
             other => other.label(),
         }
     }
@@ -387,17 +394,9 @@ impl NamedFault {
         }
     }
 
-    /// What the lab lacks to inject it; `None` if nothing.
-    pub fn missing(self) -> Option<&'static str> {
-        match self {
-            NamedFault::DiskSlowing => Some(
-                "a disk gets slower only where root throttles a block device of its own (cgroup blkio), which the lab does not set up",
-            ),
-            NamedFault::MemoryPressure => Some(
-                "memory gets short for one node only in a memory cgroup of its own, which root makes and the lab does not set up",
-            ),
-            _ => None,
-        }
+    /// Whether it acts on a disk and a control group of the node's own, which only root can make.
+    pub fn needs_disk(self) -> bool {
+        matches!(self, NamedFault::DiskSlowing | NamedFault::MemoryPressure)
     }
 }
 
@@ -432,9 +431,6 @@ impl LabCommand {
         }
         if let Some(fault) = run.fault.filter(|fault| fault.scenario() != run.scenario) {
             return Some(format!("--fault {} belongs to the scenario {}", fault.label(), fault.scenario().label()));
-        }
-        if let Some(missing) = run.fault.and_then(NamedFault::missing) {
-            return Some(format!("--fault {}: {missing}", run.fault.map_or("", NamedFault::label)));
         }
         if run.namespaces && run.scenario == Scenario::RejoinLadder {
             return Some("--namespaces: Terraform starts the replacement outside of them".to_owned());
@@ -515,10 +511,8 @@ mod tests {
         assert!(contradiction(&["run", "disk-full", "--keep"]).is_some());
         assert!(contradiction(&["run", "degrade-primary", "--fault", "agent"]).is_some());
         assert!(contradiction(&["run", "hang-primary", "--fault", "disk-filling"]).is_some());
-        assert!(
-            contradiction(&["run", "degrade-primary", "--fault", "memory-pressure"])
-                .is_some_and(|why| why.contains("root"))
-        );
+        assert!(contradiction(&["run", "degrade-primary", "--fault", "memory-pressure"]).is_none());
+        assert!(contradiction(&["run", "hang-primary", "--fault", "disk-slowing"]).is_some());
         assert!(contradiction(&["run", "degrade-primary", "--fault", "wal-piling-up", "--grows-for", "8m"]).is_none());
         assert!(contradiction(&["run", "degrade-primary", "--grows-for", "1s"]).is_some());
         assert!(contradiction(&["run", "switchover", "--grows-for", "8m"]).is_some());

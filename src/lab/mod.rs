@@ -9,8 +9,10 @@ pub mod chaos;
 pub mod client;
 pub mod clock;
 pub mod configuration;
+pub mod confinement;
 pub mod control;
 pub mod database;
+pub mod disk;
 pub mod down;
 pub mod ladder;
 pub mod layout;
@@ -83,6 +85,13 @@ pub async fn execute(command: LabCommand, output: OutputFormat) -> anyhow::Resul
         LabCommand::Chaos(arguments) if arguments.list => {
             print(output, &chaos::catalogue(), chaos::listed).map(|()| exit::DONE)
         }
+        LabCommand::Run(arguments) if arguments.needs_disks() && arguments.prepared.is_none() => {
+            if let Some(missing) = disk::missing().await? {
+                say(&missing);
+                return Ok(exit::USAGE);
+            }
+            degrade(&arguments, &user, output).await
+        }
         command if unprivileged::is_root() => as_user(&user, &command).await,
         LabCommand::Up { namespaces: true, .. } | LabCommand::Run(RunArguments { namespaces: true, .. })
             if !namespaces::is_inside() =>
@@ -118,10 +127,7 @@ pub async fn execute(command: LabCommand, output: OutputFormat) -> anyhow::Resul
         LabCommand::Run(arguments)
             if arguments.scenario == Scenario::DegradePrimary && arguments.prepared.is_none() =>
         {
-            let Some(report) = prediction::run(&arguments, &user, Progress::new()).await? else {
-                return Ok(exit::USAGE);
-            };
-            Ok(if finish(&arguments, vec![report], output)? { exit::DONE } else { exit::FAILED })
+            degrade(&arguments, &user, output).await
         }
         LabCommand::Run(arguments) if arguments.scenario.needs_volumes() && arguments.prepared.is_none() => {
             volume::run_with_volumes(&user).await
@@ -130,6 +136,12 @@ pub async fn execute(command: LabCommand, output: OutputFormat) -> anyhow::Resul
         LabCommand::Application { site, listen } => application::serve(&site, &listen).await.map(|()| exit::DONE),
         LabCommand::Network { directory } => network::serve(&directory).await.map(|()| exit::DONE),
     }
+}
+
+/// Both parts of `degrade-primary`, each in a lab of its own.
+async fn degrade(arguments: &RunArguments, user: &place::User, output: OutputFormat) -> anyhow::Result<u8> {
+    let Some(report) = prediction::run(arguments, user, Progress::new()).await? else { return Ok(exit::USAGE) };
+    Ok(if finish(arguments, vec![report], output)? { exit::DONE } else { exit::FAILED })
 }
 
 /// Root hands over to the lab's user. What was left behind when that one was killed in its tracks is removed after it.

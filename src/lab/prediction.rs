@@ -13,7 +13,7 @@ use super::arguments::{NamedFault, Part, RunArguments};
 use super::place::{self, User};
 use super::progress::Progress;
 use super::report::Report;
-use super::{exit, volume};
+use super::{disk, exit, volume};
 
 /// Runs everything; `None` if this host cannot.
 pub async fn run(arguments: &RunArguments, user: &User, progress: Progress) -> anyhow::Result<Option<Report>> {
@@ -21,6 +21,9 @@ pub async fn run(arguments: &RunArguments, user: &User, progress: Progress) -> a
     let faults = arguments.fault.map_or_else(|| NamedFault::GROWING.to_vec(), |fault| vec![fault]);
     let folder = place::temporary_directory().join(format!("stormglass-parts-{:x}", uuid::Uuid::now_v7().as_u128()));
     std::fs::create_dir(&folder).with_context(|| format!("make the directory {}", folder.display()))?;
+    // Started by root, the parts are the user's, and their reports too.
+    std::os::unix::fs::chown(&folder, Some(user.uid), Some(user.gid))
+        .with_context(|| format!("give {} away", folder.display()))?;
     let mut whole: Option<Report> = None;
     let mut failures = Vec::new();
     for fault in faults {
@@ -89,7 +92,11 @@ async fn run_part(
     if let Some(samples) = &arguments.samples {
         given.extend(["--samples".into(), samples.join(name).into()]);
     }
-    let code = volume::run_again(user, given, Stdio::null()).await?;
+    let code = if fault.needs_disk() {
+        disk::run_again(user, given, Stdio::null()).await?
+    } else {
+        volume::run_again(user, given, Stdio::null()).await?
+    };
     if code == exit::USAGE {
         return Ok(None);
     }

@@ -1,6 +1,6 @@
 //! PostgreSQL refuses to run as root: started by root, the lab runs again as an ordinary user and hands its results back.
 //!
-//! Invariant: as root nothing of a lab is started; root's part is to copy, to wait and to copy back.
+//! Invariant: as root nothing of a lab is started; root's part is to copy, to wait and to copy back, and to make what only root can.
 
 use std::ffi::OsString;
 use std::fs;
@@ -10,7 +10,7 @@ use std::process::ExitStatus;
 
 use anyhow::{Context as _, bail};
 use rustix::process::{Resource, Rlimit, setrlimit};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::arguments::LabCommand;
@@ -38,7 +38,7 @@ pub fn lab_user() -> anyhow::Result<User> {
 }
 
 /// What a service file says with `LimitNICE=-10`: agents and controllers may run before others. Without it they run as they are.
-fn allow_priority() {
+pub(super) fn allow_priority() {
     /// The kernel counts from 20 down: 30 allows the nice value -10.
     const NICE_LIMIT: u64 = 30;
     let limit = Rlimit { current: Some(NICE_LIMIT), maximum: Some(NICE_LIMIT) };
@@ -49,10 +49,6 @@ fn allow_priority() {
 
 /// Runs the same command as `user`, in the middle of namespaces if asked to, and returns its exit code.
 pub async fn run_as(user: &User, command: &LabCommand, in_namespaces: bool) -> anyhow::Result<u8> {
-    // Both signals are for the child, which cleans up; this process only waits for it. From a terminal the child gets
-    // Ctrl-C by itself.
-    let mut interrupts = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
-    let mut terminations = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let stay = Stay::make(user)?;
     allow_priority();
     let mut child = if in_namespaces {
@@ -92,32 +88,30 @@ pub async fn run_as(user: &User, command: &LabCommand, in_namespaces: bool) -> a
             }
         }
     }
-    child
-        // Where the caller stands may be closed to the user.
-        .current_dir("/")
-        .env("HOME", &stay.directory)
-        .env("USER", &user.name)
-        .env("LOGNAME", &user.name)
-        .env("TMPDIR", place::temporary_directory())
-        .env_remove("XDG_RUNTIME_DIR");
-
-    let mut running = child.spawn().with_context(|| format!("run the lab as user {}", user.name))?;
-    let status = loop {
-        tokio::select! {
-            status = running.wait() => break status.context("wait for the lab")?,
-            _ = interrupts.recv() => {}
-            _ = terminations.recv() => {
-                let identity = running.id().and_then(super::process::ProcessIdentity::of);
-                identity.inspect(|identity| { identity.signal(rustix::process::Signal::TERM); });
-            }
-        }
-    };
+    stay.furnish(&mut child, user);
+    let status = wait(child.spawn().with_context(|| format!("run the lab as user {}", user.name))?).await?;
     if let Some((inside, wanted)) = results
         && inside.exists()
     {
         hand_over(&inside, &wanted)?;
     }
     Ok(code_of(status))
+}
+
+/// Waits for the lab's process. Signals are for that one, which cleans up; from a terminal it gets Ctrl-C by itself.
+pub(super) async fn wait(mut running: Child) -> anyhow::Result<ExitStatus> {
+    let mut interrupts = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
+    let mut terminations = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    loop {
+        tokio::select! {
+            status = running.wait() => return status.context("wait for the lab"),
+            _ = interrupts.recv() => {}
+            _ = terminations.recv() => {
+                let identity = running.id().and_then(super::process::ProcessIdentity::of);
+                identity.inspect(|identity| { identity.signal(rustix::process::Signal::TERM); });
+            }
+        }
+    }
 }
 
 /// The arguments without `option` and its value, which this process replaces by one that holds anywhere.
@@ -153,12 +147,12 @@ pub(super) fn code_of(status: ExitStatus) -> u8 {
 }
 
 /// A copy of this program where the user can execute it, for as long as this process waits.
-struct Stay {
+pub(super) struct Stay {
     directory: PathBuf,
 }
 
 impl Stay {
-    fn make(user: &User) -> anyhow::Result<Self> {
+    pub(super) fn make(user: &User) -> anyhow::Result<Self> {
         let random = uuid::Uuid::now_v7().as_u128() as u64;
         let directory = place::temporary_directory().join(format!("stormglass-as-{}-{random:016x}", user.name));
         fs::create_dir(&directory).with_context(|| format!("make the directory {}", directory.display()))?;
@@ -172,8 +166,20 @@ impl Stay {
         Ok(stay)
     }
 
-    fn program(&self) -> PathBuf {
+    pub(super) fn program(&self) -> PathBuf {
         self.directory.join("stormglass")
+    }
+
+    /// What the user finds around a command, in place of what root has.
+    pub(super) fn furnish(&self, command: &mut Command, user: &User) {
+        command
+            // Where the caller stands may be closed to the user.
+            .current_dir("/")
+            .env("HOME", &self.directory)
+            .env("USER", &user.name)
+            .env("LOGNAME", &user.name)
+            .env("TMPDIR", place::temporary_directory())
+            .env_remove("XDG_RUNTIME_DIR");
     }
 }
 

@@ -11,15 +11,13 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
 use tokio::process::Command;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::layout::{Layout, NODE_NAMES};
 use super::place::{self, User};
-use super::process::ProcessIdentity;
 use super::{down, exit, say, unprivileged, up};
 
 /// Size of each: a database of the lab and its WAL take a third of it.
-const SIZE_MEBIBYTES: u32 = 512;
+pub const SIZE_MEBIBYTES: u32 = 512;
 
 /// The file that takes the space.
 const BALLAST: &str = "ballast";
@@ -37,7 +35,7 @@ exec unshare --user --map-user="$uid" --map-group="$gid" -- "$@"
 "#;
 
 /// Where a node's volume is.
-fn of_node(directory: &Path, node: &str) -> PathBuf {
+pub fn of_node(directory: &Path, node: &str) -> PathBuf {
     directory.join(node).join("volume")
 }
 
@@ -58,8 +56,6 @@ pub async fn run_again(user: &User, given: Vec<OsString>, out: Stdio) -> anyhow:
         ));
         return Ok(exit::USAGE);
     }
-    let mut interrupts = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
-    let mut terminations = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let directory = place::run_directory();
     place::create(&directory)?;
     let volumes: Vec<PathBuf> = NODE_NAMES.iter().map(|node| of_node(&directory, node)).collect();
@@ -78,17 +74,7 @@ pub async fn run_again(user: &User, given: Vec<OsString>, out: Stdio) -> anyhow:
         .arg("--prepared")
         .arg(&directory)
         .stdout(out);
-    let mut running = child.spawn().context("start unshare")?;
-    let status = loop {
-        tokio::select! {
-            status = running.wait() => break status.context("wait for the lab")?,
-            // From a terminal the child has it too, and cleans up.
-            _ = interrupts.recv() => {}
-            _ = terminations.recv() => {
-                running.id().and_then(ProcessIdentity::of).inspect(|identity| { identity.signal(rustix::process::Signal::TERM); });
-            }
-        }
-    };
+    let status = unprivileged::wait(child.spawn().context("start unshare")?).await?;
     // Inside, the mount points could not be removed.
     if place::is_lab_of(&directory, user.uid) {
         down::take_down(&directory, user.uid)?;

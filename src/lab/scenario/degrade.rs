@@ -7,6 +7,7 @@ pub(in crate::lab) mod baselines;
 mod growth;
 mod load;
 pub(in crate::lab) mod samples;
+mod squeeze;
 
 use std::time::Duration;
 

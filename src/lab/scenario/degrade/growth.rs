@@ -12,17 +12,19 @@ use anyhow::{Context as _, anyhow, bail};
 use rustix::process::Signal;
 use tokio::task::JoinHandle;
 
+use super::squeeze;
 use crate::domain::ids::Address;
 use crate::lab::arguments::NamedFault;
 use crate::lab::client::Session;
 use crate::lab::clock;
+use crate::lab::confinement::{Confined, Resource};
 use crate::lab::layout::NodeLayout;
 use crate::lab::process::postgres_family;
 use crate::lab::up::Lab;
 use crate::lab::volume;
 
 /// How often it takes a bit more.
-const BITE: Duration = Duration::from_millis(250);
+pub(super) const BITE: Duration = Duration::from_millis(250);
 /// Connections that are leaked: a few more than the server has.
 const CONNECTIONS: u32 = 220;
 /// A thief of processor time lets the processes run for so long, and then stops them for what makes his share.
@@ -36,9 +38,29 @@ const SLOT: &str = "stormglass_stuck";
 
 /// A fault under way.
 pub(super) struct Growth {
-    stop: Arc<AtomicBool>,
+    brake: Brake,
     task: JoinHandle<anyhow::Result<()>>,
     relief: Relief,
+}
+
+/// Ends the fault also where nobody waits for that any more: of a lab that is taken down, nothing may hang in a limit.
+struct Brake {
+    stop: Arc<AtomicBool>,
+    confined: Option<Arc<Confined>>,
+}
+
+impl Brake {
+    fn pull(&self) -> anyhow::Result<()> {
+        self.stop.store(true, Ordering::Release);
+        self.confined.as_ref().map_or(Ok(()), |confined| confined.let_go())
+    }
+}
+
+impl Drop for Brake {
+    fn drop(&mut self) {
+        // Who could be told has asked before.
+        let _ = self.pull();
+    }
 }
 
 /// What gives the resource back.
@@ -53,6 +75,7 @@ impl Growth {
     pub async fn start(lab: &Lab, fault: NamedFault, node: &NodeLayout, grows_for: Duration) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
+        let mut brake = Brake { stop, confined: None };
         let volume = node.volume.clone().context("the node has no volume of limited size")?;
         let (task, relief) = match fault {
             NamedFault::DiskFilling => {
@@ -88,14 +111,22 @@ impl Growth {
                 });
                 (task, Relief::Nothing)
             }
+            NamedFault::DiskSlowing | NamedFault::MemoryPressure => {
+                let resource = if fault == NamedFault::DiskSlowing { Resource::Writes } else { Resource::Memory };
+                let data = node.data_directory();
+                let confined = Arc::new(Confined::new(lab.manifest.uid, &data, resource)?);
+                brake.confined = Some(Arc::clone(&confined));
+                (squeeze::start(confined, resource, &data, grows_for, seen), Relief::Nothing)
+            }
             other => bail!("{} does not grow", other.label()),
         };
-        Ok(Self { stop, task, relief })
+        Ok(Self { brake, task, relief })
     }
 
     /// Takes no more, and gives back what was taken.
     pub async fn stop(self) -> anyhow::Result<()> {
-        self.stop.store(true, Ordering::Release);
+        // Limits are lifted first of all: until then the server's processes hang in them.
+        let lifted = self.brake.pull();
         let ended = self.task.await.context("wait for the fault")?;
         match self.relief {
             Relief::Nothing => {}
@@ -103,7 +134,7 @@ impl Growth {
             // A node that comes back as a standby keeps its slots, and what they hold. It may not answer at once.
             Relief::Slot(address, password) => drop_slot(&address, &password).await,
         }
-        ended
+        lifted.and(ended)
     }
 }
 
