@@ -48,7 +48,7 @@ const RULES: [(&str, &str); 9] = [
     ),
     (
         "threshold: a slot that nobody reads",
-        "max by (node) (pg_replication_slots_pg_wal_lsn_diff{node=~\"$node\",slot_name=\"stormglass_stuck\"}) >= 0",
+        "max by (node) (pg_replication_slots_pg_wal_lsn_diff{node=~\"$node\",slot_name=\"forgotten_consumer\"}) >= 0",
     ),
     // The usual rules ask node_exporter how long the device takes; what holds writes back before the device is not in that.
     (
