@@ -45,10 +45,10 @@ fn free_address() -> String {
     listener.local_addr().expect("bound").to_string()
 }
 
-/// A cluster of one node whose agent is not there.
+/// A cluster of one node whose agent is not there: `1.toml` has it on port 1.
 fn write(directory: &Path, file: &str, cluster: &str, listen: &str) {
-    std::fs::write(directory.join(file), definition(directory, cluster, listen, "http://127.0.0.1:1"))
-        .expect("written");
+    let agent = format!("http://127.0.0.1:{}", file.trim_end_matches(".toml"));
+    std::fs::write(directory.join(file), definition(directory, cluster, listen, &agent)).expect("written");
 }
 
 fn definition(directory: &Path, cluster: &str, listen: &str, agent: &str) -> String {
@@ -116,6 +116,14 @@ fn directories_that_cannot_be_kept_are_refused_with_the_file_and_what_to_do() {
             write(home, "2.toml", "orders", "127.0.0.1:18433");
         },
         "[controller] differs",
+    );
+    refused(
+        &|home| {
+            let definition = |cluster| definition(home, cluster, "127.0.0.1:18432", "http://127.0.0.1:1");
+            std::fs::write(home.join("1.toml"), definition("main")).expect("written");
+            std::fs::write(home.join("2.toml"), definition("orders")).expect("written");
+        },
+        "its agent http://127.0.0.1:1 is that of node main-1 of the cluster main",
     );
 }
 
@@ -285,8 +293,8 @@ async fn metrics(listen: &str) -> (u16, String) {
 async fn a_controller_of_one_file_keeps_that_and_says_how_to_keep_more() {
     let home = tempfile::tempdir().expect("a directory");
     let listen = free_address();
-    write(home.path(), "main.toml", "main", &listen);
-    let path = home.path().join("main.toml");
+    write(home.path(), "1.toml", "main", &listen);
+    let path = home.path().join("1.toml");
     let _controller = Controller(stormglass(&path).stderr(Stdio::null()).spawn().expect("built"));
     answer(&listen, "/api/v1/clusters").await;
     let file = path.to_str().expect("UTF-8");
@@ -296,4 +304,25 @@ async fn a_controller_of_one_file_keeps_that_and_says_how_to_keep_more() {
     }
     let (exit, out, words) = ask(&listen, &["cluster", "show"]).await;
     assert!(exit == 0 && out.contains(&format!("file\t{file}\n")), "{exit}: {out}{words}");
+}
+
+#[tokio::test]
+async fn a_service_comes_before_the_sessions_of_others() {
+    let home = tempfile::tempdir().expect("a directory");
+    let listen = free_address();
+    write(home.path(), "1.toml", "main", &listen);
+    let service = stormglass(home.path());
+    let mut command = Command::new("setsid");
+    command.arg(service.get_program()).args(service.get_args());
+    command.envs(service.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    let controller = Controller(command.stderr(Stdio::null()).spawn().expect("util-linux"));
+    answer(&listen, "/api/v1/clusters").await;
+    let process = format!("/proc/{}", controller.0.id());
+    let stat = std::fs::read_to_string(format!("{process}/stat")).expect("it runs");
+    let nice =
+        stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(16)).expect("field 19").to_owned();
+    match std::fs::read_to_string(format!("{process}/autogroup")) {
+        Ok(group) => assert_eq!(group.trim().rsplit(' ').next(), Some(nice.as_str()), "{group}"),
+        Err(error) => eprintln!("skipped: this kernel does not group processes by session: {error}"),
+    }
 }

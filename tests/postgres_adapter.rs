@@ -74,6 +74,13 @@ async fn a_start_that_fails_says_why() {
     assert!(error.to_string().contains("another server has the port"), "{error}");
     drop(_taken);
 
+    // What is said before PostgreSQL has a log.
+    std::fs::remove_file(&node.settings.log_file).expect("of the last try");
+    std::fs::create_dir(&node.settings.log_file).expect("in the place of the log");
+    let error = node.postgres.start(&mode).await.expect_err("no log");
+    assert!(error.to_string().contains("Is a directory"), "{error}");
+    std::fs::remove_dir(&node.settings.log_file).expect("empty");
+
     // A lock file whose number now belongs to somebody else.
     std::fs::write(node.data().join("postmaster.pid"), format!("{}\n", std::process::id())).expect("write");
     assert_eq!(node.postgres.presence().await, Presence::Stopped);

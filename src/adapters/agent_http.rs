@@ -10,6 +10,7 @@ use std::time::Duration;
 use reqwest::RequestBuilder;
 use rustls::ClientConfig;
 
+use super::host_names::HostNameResolver;
 use super::tls::Tls;
 
 /// Connections that are not used for this long are closed. Heartbeats come many times as often.
@@ -43,7 +44,11 @@ impl Credentials {
 
     /// A client that waits for nothing but the other side. A proxy of the environment would stand between the hosts of one cluster.
     pub(super) fn client(&self) -> reqwest::ClientBuilder {
-        let builder = reqwest::Client::builder().tcp_nodelay(true).no_proxy().pool_idle_timeout(IDLE);
+        let builder = reqwest::Client::builder()
+            .tcp_nodelay(true)
+            .no_proxy()
+            .pool_idle_timeout(IDLE)
+            .dns_resolver(HostNameResolver);
         match &self.tls {
             Some(tls) => builder.tls_backend_preconfigured(tls.clone()),
             None => builder,

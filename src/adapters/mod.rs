@@ -9,6 +9,7 @@ pub mod controller_link;
 pub mod definitions;
 pub mod dns;
 pub mod haproxy;
+mod host_names;
 pub mod models;
 pub mod notifications;
 pub mod openid;

@@ -31,14 +31,16 @@ const PUSH_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Controller {
-    /// Acts on the state as it is now. Never waits.
-    pub(super) fn turn(&mut self) {
+    /// Acts on the state as it is now. Never waits. Returns how long the next turn may be put off if nothing happens.
+    pub(super) fn turn(&mut self) -> Duration {
         let began = self.parts.clock.now();
         self.grant_wish();
         self.drive_operations();
-        self.note_changes(&self.view());
+        // One copy of what is known serves the whole turn, until something is begun: with a thousand clusters, copies are what a
+        // controller spends most of its time on.
+        let mut view = self.view();
+        self.note_changes(&view);
         for _ in 0..DECISIONS_MAX {
-            let view = self.view();
             self.watch_trouble(&view);
             let plan = decide::decide(&view, &self.state.policy, &self.state.operations);
             self.note_plan(&plan);
@@ -56,16 +58,19 @@ impl Controller {
                     let origin = self.origin_of(&plan);
                     self.begin(operation, &plan, &origin);
                     self.drive_operations();
+                    view = self.view();
                 }
             }
         }
-        self.begin_due_sequences();
-        self.show_door(&self.view());
+        self.begin_due_sequences(&view);
+        self.show_door(&view);
         self.show_name();
-        self.note_strains();
-        self.note_risks();
-        self.show_gauges();
+        self.note_strains(&view);
+        self.note_risks(&view);
+        self.show_gauges(&view);
+        let rest = self.rest(&view);
         self.parts.metrics.observe_decision(self.parts.clock.now().since(began));
+        rest
     }
 
     pub(super) fn view(&self) -> View {
@@ -157,6 +162,9 @@ impl Controller {
 
     /// Drops operations that only prepare when they are cancelled, or when the primary that they would move is lost.
     fn abandon_preparations(&mut self) {
+        if !self.state.operations.iter().any(|operation| !operation.status.is_final() && operation.only_prepares()) {
+            return;
+        }
         let view = self.view();
         let is_lost = view
             .record

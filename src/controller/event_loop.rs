@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 
 use super::journal::Journal;
 use super::name::{self, NameSight, Wanted};
@@ -31,9 +32,6 @@ use crate::domain::report::{ProxyReport, Report};
 use crate::domain::view::View;
 use crate::operate;
 use crate::telemetry;
-
-/// Fallback for what no event announces: silence and the passing of a deadline.
-const TICK: Duration = Duration::from_millis(100);
 
 /// While nothing happens, those who look see a copy that may be this old: thousands a second share a few.
 const GLANCE_KEPT: Duration = Duration::from_millis(10);
@@ -118,6 +116,8 @@ pub(super) struct Controller {
     pub outbox: Outbox,
     /// The epoch, for the scoring task.
     pub epochs: watch::Sender<Epoch>,
+    /// When the gauges were last brought up to date.
+    pub gauges_shown_at: Option<Moment>,
     /// The cluster was let go: nothing is decided any more.
     is_retired: bool,
 }
@@ -222,13 +222,12 @@ pub(super) async fn run(
         journal,
         outbox,
         epochs,
+        gauges_shown_at: None,
         is_retired: false,
     };
     controller.note_started();
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut looks = Looks::default();
-    let mut turned_at = now;
+    let mut next_turn = Instant::now();
     loop {
         // In a fixed order, so that the same events always give the same turns; none starves.
         let mut is_due = false;
@@ -239,7 +238,7 @@ pub(super) async fn run(
                 Some(event) => is_due |= controller.take(event, &mut looks),
                 None => break,
             },
-            _ = tick.tick() => is_due = true,
+            () = sleep_until(next_turn) => is_due = true,
         }
         while let Ok(event) = inbox.try_recv() {
             is_due |= controller.take(event, &mut looks);
@@ -249,9 +248,8 @@ pub(super) async fn run(
         }
         // Every event is a turn, but for those that only look: thousands a second may come, and must not put off what time alone does.
         let now = controller.parts.clock.now();
-        if is_due || now >= turned_at.plus(TICK) {
-            controller.turn();
-            turned_at = now;
+        if is_due || Instant::now() >= next_turn {
+            next_turn = Instant::now() + controller.turn();
             looks.last = None;
         }
         controller.show(&mut looks, now);

@@ -77,6 +77,17 @@ impl Definition {
         }
     }
 
+    /// Each agent that `other` of the cluster `cluster` has as well, in words.
+    pub fn shared_agents(&self, cluster: &ClusterName, other: &Self) -> Vec<String> {
+        let shared = self.agents().filter_map(|(whose, address)| {
+            let (another, _) = other.agents().find(|(_, known)| *known == address)?;
+            Some(format!(
+                "{whose}: its agent {address} is that of {another} of the cluster {cluster}: an agent belongs to one cluster"
+            ))
+        });
+        shared.collect()
+    }
+
     /// Addresses of all agents, with who has each.
     fn agents(&self) -> impl Iterator<Item = (String, &str)> {
         let nodes = self.nodes.iter().map(|node| (format!("node {}", node.name), node.agent.as_str()));
@@ -121,13 +132,7 @@ pub(super) fn conflicts<'k>(
                 definition.file.display()
             ));
         }
-        for (whose, address) in wanted.agents() {
-            if let Some((other, _)) = definition.agents().find(|(_, known)| *known == address) {
-                found.push(format!(
-                    "{whose}: its agent {address} is that of {other} of the cluster {cluster}: an agent belongs to one cluster"
-                ));
-            }
-        }
+        found.extend(wanted.shared_agents(cluster, definition));
     }
     found
 }

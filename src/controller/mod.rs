@@ -19,6 +19,7 @@ mod name;
 mod notes;
 pub mod notifications;
 mod outlook;
+mod pace;
 pub mod prediction;
 mod replies;
 pub mod retraining;

@@ -1,4 +1,4 @@
-//! What the controller tells people: events as they happen, gauges after every turn. Changes nothing.
+//! What the controller tells people: events as they happen, gauges a few times a second. Changes nothing.
 
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ use crate::telemetry::metrics::{ClusterGauges, NodeGauges};
 
 /// A strain that has not been seen for so long is over.
 const STRAIN_OVER_AFTER: Duration = Duration::from_secs(10);
+/// Gauges are read every few seconds; after each turn they would cost as much as the decision.
+const GAUGES_KEPT: Duration = Duration::from_millis(250);
 /// Between two examinations for the gauge.
 const EXAMINATION_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -226,13 +228,12 @@ impl Controller {
     }
 
     /// Tells of whom trouble is expected, once, and when it no longer is.
-    pub(super) fn note_risks(&mut self) {
+    pub(super) fn note_risks(&mut self, view: &View) {
         if self.state.predictor.is_none() {
             return;
         }
-        let view = self.view();
         for node in view.nodes.keys() {
-            let alarm = decide::early_warning::alarm(&view, &self.state.policy, node);
+            let alarm = decide::early_warning::alarm(view, &self.state.policy, node);
             let probability = view
                 .outlooks
                 .get(node)
@@ -249,9 +250,8 @@ impl Controller {
 
     /// Tells what strains the cluster, once; and its end once it has been over for a while, so that a load at the limit is no storm
     /// of events.
-    pub(super) fn note_strains(&mut self) {
-        let view = self.view();
-        for reason in decide::strain::strains(&view, &self.state.policy) {
+    pub(super) fn note_strains(&mut self, view: &View) {
+        for reason in decide::strain::strains(view, &self.state.policy) {
             let key = (reason.code, reason.node.clone());
             if self.state.strains.insert(key, view.now).is_none() {
                 self.parts.metrics.show_strain(&self.state.cluster, reason.node.as_ref(), reason.code, true);
@@ -319,11 +319,14 @@ impl Controller {
         self.parts.metrics.show_readiness(&self.state.cluster, readiness.score);
     }
 
-    /// Brings the gauges up to date.
-    pub(super) fn show_gauges(&mut self) {
-        let view = self.view();
+    /// Brings the gauges up to date, unless they were just before.
+    pub(super) fn show_gauges(&mut self, view: &View) {
+        if self.gauges_shown_at.is_some_and(|at| view.now < at.plus(GAUGES_KEPT)) {
+            return;
+        }
+        self.gauges_shown_at = Some(view.now);
         let metrics = self.parts.metrics.clone();
-        let (health, _) = decide::health::health(&view, &self.state.policy);
+        let (health, _) = decide::health::health(view, &self.state.policy);
         let record = view.record.as_ref();
         metrics.show_cluster(&ClusterGauges {
             cluster: &self.state.cluster,
@@ -341,15 +344,15 @@ impl Controller {
                 &self.state.cluster,
                 &NodeGauges {
                     node: &node.node,
-                    role: status::role_word(&view, node),
+                    role: status::role_word(view, node),
                     is_up: status::is_up(node),
-                    lag_bytes: status::lag_bytes(&view, node),
+                    lag_bytes: status::lag_bytes(view, node),
                     lease_remaining: report.and_then(|report| report.standing.lease_remaining),
                     report_age: status::report_age(node),
                 },
             );
         }
-        self.show_readiness(&view);
+        self.show_readiness(view);
         for (proxy, facts) in &view.proxies {
             let agrees = facts.report.known().is_some_and(|report| {
                 record.is_some_and(|record| report.write_target.as_ref() == Some(&record.holder_address))

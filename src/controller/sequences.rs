@@ -10,6 +10,7 @@ use crate::decide;
 use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Plan, Reason, ReasonCode};
 use crate::domain::sequence::{Sequence, Trigger};
+use crate::domain::view::View;
 use crate::operate::sequence::run_of;
 use crate::ports::steps::{NoSteps, StepRunner};
 
@@ -56,25 +57,24 @@ impl Controller {
     }
 
     /// Begins every sequence that the last failover or the primary's risk calls for.
-    pub(super) fn begin_due_sequences(&mut self) {
+    pub(super) fn begin_due_sequences(&mut self, view: &View) {
         if self.parts.sequences.all.is_empty() {
             return;
         }
         let all = self.parts.sequences.all.clone();
         // Each begun one is no longer due.
         for _ in 0..all.len() {
-            let view = self.view();
             let operations = &self.state.operations;
-            let after_failover = decide::sequence::due(&view, operations, &all).map(|(sequence, cause)| {
+            let after_failover = decide::sequence::due(view, operations, &all).map(|(sequence, cause)| {
                 let why = Reason::new(ReasonCode::OperationUnderWay, format!("failover {} succeeded", cause.id));
                 (sequence, Some(cause), why)
             });
             let by_risk = || {
-                let (sequence, why) = decide::sequence::due_by_risk(&view, &self.state.policy, operations, &all)?;
+                let (sequence, why) = decide::sequence::due_by_risk(view, &self.state.policy, operations, &all)?;
                 Some((sequence, None, why))
             };
             let Some((sequence, cause, why)) = after_failover.or_else(by_risk) else { return };
-            let plan = decide::sequence::plan(&view, operations, sequence, cause, why);
+            let plan = decide::sequence::plan(view, operations, sequence, cause, why);
             let Intent::Start { operation } = plan.intent.clone() else { return };
             let begun = self.begin(operation, &plan, "automatic");
             self.save(begun);

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
+use rustix::process::setpriority_process;
 use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -23,6 +24,8 @@ use crate::domain::clock::Moment;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Requests that wait for an answer at the same time; more wait here, and their time runs.
 const WAITING_MAX: usize = 512;
+/// Nice value of the generator's thread, like that of controller and agents.
+const PRIORITY: i32 = -10;
 /// How often the generator looks what is due.
 const BEAT: Duration = Duration::from_millis(1);
 
@@ -101,6 +104,9 @@ impl StatusLoad {
             .name("status-load".to_owned())
             .spawn(move || {
                 sched_setaffinity(None, &only(cores.1)).with_context(|| format!("stay on core {}", cores.1))?;
+                // The servers beside it would be measured otherwise: a request's time runs while this thread waits for its core. Who
+                // may not raise it measures them as well.
+                let _may_be_refused = setpriority_process(None, PRIORITY);
                 let runtime =
                     tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
                 runtime.block_on(ask(asked, token.trim().to_owned(), rate, stopped))

@@ -15,7 +15,7 @@ use stormglass::api::controller::ControllerHandler;
 use stormglass::cli::exit::chain;
 use stormglass::config::store::StoreKind;
 use stormglass::config::{ControllerConfig, load_controller, load_controller_text};
-use stormglass::controller::{Clusters, Kept, Workshop};
+use stormglass::controller::{Clusters, Definition, Kept, Workshop};
 use stormglass::domain::certificate::Protection;
 use stormglass::domain::ids::ClusterName;
 use stormglass::ports::Store;
@@ -73,6 +73,11 @@ pub fn load(path: &Path) -> anyhow::Result<Loaded> {
         }
         if let Some((twin, _)) = known.iter().find(|(_, other)| other.cluster.name == config.cluster.name) {
             bail!("{} and {} both keep the cluster {}", twin.display(), file.display(), config.cluster.name);
+        }
+        let definition = |(file, config): &(PathBuf, ControllerConfig)| Definition::of(config, file, String::new());
+        for other in &known {
+            let shared = definition(one).shared_agents(&other.1.cluster.name, &definition(other));
+            ensure!(shared.is_empty(), "{}: {}", file.display(), shared.join("\n"));
         }
         known.push(one);
     }

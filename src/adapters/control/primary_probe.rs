@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::adapters::host_names::sockets;
 use crate::domain::ids::Address;
 use crate::ports::control::PrimaryProbe;
 
@@ -23,7 +24,7 @@ pub struct TcpPrimaryProbe;
 impl PrimaryProbe for TcpPrimaryProbe {
     async fn probe(&self, address: &Address, timeout: Duration) -> Result<(), String> {
         let ask = async {
-            let mut stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+            let mut stream = TcpStream::connect(&*sockets(&address.host, address.port).await?).await?;
             stream.write_all(&SSL_REQUEST).await?;
             stream.read_u8().await
         };

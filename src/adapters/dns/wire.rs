@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::adapters::host_names::sockets;
 use crate::domain::ids::Address;
 use crate::domain::name::{NameRecord, NameValue};
 use crate::ports::name::{NameError, ServerAnswer};
@@ -56,7 +57,8 @@ impl Connection {
     pub async fn open(server: &Address, zone: &Name) -> Result<Self, NameError> {
         let label = format!("name server {server}");
         let unreachable = |problem: String| NameError::Unreachable { server: label.clone(), problem };
-        let stream = timeout(ANSWER_TIMEOUT, TcpStream::connect((server.host.as_str(), server.port)))
+        let connected = async { TcpStream::connect(&*sockets(&server.host, server.port).await?).await };
+        let stream = timeout(ANSWER_TIMEOUT, connected)
             .await
             .map_err(|_| unreachable(format!("no connection within {} s", ANSWER_TIMEOUT.as_secs())))?
             .map_err(|error| unreachable(error.to_string()))?;

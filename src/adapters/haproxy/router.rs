@@ -5,8 +5,7 @@
 
 mod lifecycle;
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use super::socket::{
     MasterSocket, RuntimeSocket, ServerState, server_state, starting_sessions, unexpected, waiting_connections,
 };
 use super::{HaproxySettings, backends, file, process, template};
+use crate::adapters::host_names::sockets;
 use crate::adapters::system::wait_for_exit;
 use crate::domain::ids::Address;
 use crate::ports::traffic::{Arrangement, Inspection, Route, Settled, TrafficError, TrafficRouter};
@@ -57,7 +57,6 @@ struct Memory {
     refused: Option<Refused>,
     /// HAProxy's master.
     master: Option<i32>,
-    resolved: HashMap<Address, SocketAddr>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,27 +90,15 @@ impl HaproxyRouter {
     }
 
     async fn resolve(&self, action: &'static str, address: &Address) -> Result<Target, TrafficError> {
-        let named = address.clone();
-        if let Ok(literal) = address.host.parse::<IpAddr>() {
-            return Ok(Target { named, socket: SocketAddr::new(literal, address.port) });
-        }
-        let lookup = timeout(RESOLVE_LIMIT, tokio::net::lookup_host((address.host.as_str(), address.port))).await;
-        let problem = match lookup {
-            Ok(Ok(mut found)) => match found.next() {
-                Some(socket) => {
-                    self.memory().resolved.insert(named.clone(), socket);
-                    return Ok(Target { named, socket });
-                }
-                None => "the name has no address".to_owned(),
-                // A name server that fails now is no reason to leave clients at a dead primary.
+        let failed = |problem: String| TrafficError::Failed { action, problem };
+        match timeout(RESOLVE_LIMIT, sockets(&address.host, address.port)).await {
+            Ok(Ok(found)) => match found.first() {
+                Some(socket) => Ok(Target { named: address.clone(), socket: *socket }),
+                None => Err(failed(format!("resolve {}: the name has no address", address.host))),
             },
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("the name server did not answer within {RESOLVE_LIMIT:?}"),
-        };
-        let known = self.memory().resolved.get(address).copied();
-        known
-            .map(|socket| Target { named, socket })
-            .ok_or_else(|| TrafficError::Failed { action, problem: format!("resolve {}: {problem}", address.host) })
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Err(_) => Err(failed(format!("resolve {}: no answer within {RESOLVE_LIMIT:?}", address.host))),
+        }
     }
 
     /// Points the write server somewhere and makes sure that it is so.

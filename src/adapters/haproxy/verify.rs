@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{Config, NoTls, SimpleQueryMessage};
 
+use crate::adapters::host_names::sockets;
 use crate::domain::ids::Address;
 use crate::ports::traffic::WriteVerifier;
 
@@ -54,8 +55,6 @@ impl PostgresWriteVerifier {
         };
         let mut config = Config::new();
         config
-            .host(host)
-            .port(write.port)
             .user(&credentials.user)
             .dbname(&credentials.database)
             .application_name("stormglass-verify")
@@ -74,9 +73,22 @@ impl PostgresWriteVerifier {
         self
     }
 
+    /// The settings with the addresses of the write port's host, which the client would look up at each connection.
+    async fn resolved(&self) -> Result<Config, String> {
+        let mut config = self.config.clone();
+        let host = &self.write.host;
+        let found =
+            sockets(host, self.write.port).await.map_err(|error| format!("connect to {}: {error}", self.write))?;
+        for socket in found {
+            config.host(host).port(self.write.port).hostaddr(socket.ip());
+        }
+        Ok(config)
+    }
+
     async fn try_once(&self, expect: &Address) -> Result<String, String> {
         let (client, connection) = self
-            .config
+            .resolved()
+            .await?
             .connect(NoTls)
             .await
             .map_err(|error| format!("connect to {}: {}", self.write, words(&error)))?;
@@ -150,9 +162,9 @@ async fn arrived(host: Option<&str>, port: Option<u16>, expect: &Address) -> boo
     }
     match expect.host.parse::<IpAddr>() {
         Ok(expected) => expected == host,
-        Err(_) => tokio::net::lookup_host((expect.host.as_str(), expect.port))
+        Err(_) => sockets(&expect.host, expect.port)
             .await
-            .is_ok_and(|mut addresses| addresses.any(|address| address.ip() == host)),
+            .is_ok_and(|addresses| addresses.iter().any(|address| address.ip() == host)),
     }
 }
 

@@ -131,8 +131,8 @@ pub(super) async fn start(setup: &Arc<Setup>, mode: &StartMode) -> Result<i32, P
         prepare_log(&here).map_err(|error| failed(START, format!("{}: {error}", here.settings.log_file.display())))
     };
     let log_begin = setup.lanes.start.run(START_TIMEOUT, START, prepare).await?;
-    launch(setup, is_closed).await?;
-    within(START_TIMEOUT, START, wait_until_bound(setup, log_begin)).await
+    let said = launch(setup, is_closed).await?;
+    within(START_TIMEOUT, START, wait_until_bound(setup, log_begin, &said)).await
 }
 
 /// Lock files of sockets that this data directory's PostgreSQL left. It would take them for valid as long as something has
@@ -161,8 +161,9 @@ fn prepare_log(setup: &Setup) -> std::io::Result<u64> {
     Ok(fs::metadata(log).map_or(0, |metadata| metadata.len()))
 }
 
-/// `pg_ctl` makes PostgreSQL a session of its own, so that it outlives the agent.
-async fn launch(setup: &Setup, is_closed: bool) -> Result<(), PostgresError> {
+/// `pg_ctl` makes PostgreSQL a session of its own, so that it outlives the agent. Returns what was said before PostgreSQL's own log was
+/// open: the shell that `pg_ctl` starts may fail to open it, or to run PostgreSQL, and `pg_ctl` does not wait for that.
+async fn launch(setup: &Setup, is_closed: bool) -> Result<String, PostgresError> {
     let settings = &setup.settings;
     let sockets: Vec<_> = [&settings.private_socket_directory]
         .into_iter()
@@ -187,14 +188,14 @@ async fn launch(setup: &Setup, is_closed: bool) -> Result<(), PostgresError> {
     // moment, so that a fence finds even a postmaster that has not gone there itself yet.
     command.kill_on_drop(false).current_dir(&setup.data);
     command.env("PG_OOM_ADJUST_FILE", "/proc/self/oom_score_adj").env("PG_OOM_ADJUST_VALUE", "0");
-    programs::run(command, START, START_TIMEOUT).await.map(drop)
+    Ok(programs::run(command, START, START_TIMEOUT).await?.stderr)
 }
 
 /// Waits for `postmaster.opts`, which is written once all sockets are bound, and closes it.
-async fn wait_until_bound(setup: &Arc<Setup>, log_begin: u64) -> Result<i32, PostgresError> {
+async fn wait_until_bound(setup: &Arc<Setup>, log_begin: u64, said: &str) -> Result<i32, PostgresError> {
     loop {
         let found = presence(setup).await;
-        let here = setup.clone();
+        let (here, said) = (setup.clone(), said.to_owned());
         let look = move || {
             let options = fs::read_to_string(here.data.join("postmaster.opts")).unwrap_or_default();
             match found {
@@ -205,7 +206,7 @@ async fn wait_until_bound(setup: &Arc<Setup>, log_begin: u64) -> Result<i32, Pos
                     Ok(Some(postmaster))
                 }
                 Presence::Stopped | Presence::NoData => {
-                    Err(failed(START, format!("it ended at once: {}", read_log(&here, log_begin))))
+                    Err(failed(START, format!("it ended at once: {}", read_log(&here, log_begin, &said))))
                 }
                 Presence::Running { .. } | Presence::Orphans => Ok(None),
             }
@@ -217,8 +218,8 @@ async fn wait_until_bound(setup: &Arc<Setup>, log_begin: u64) -> Result<i32, Pos
     }
 }
 
-/// What PostgreSQL said since `begin`.
-fn read_log(setup: &Setup, begin: u64) -> String {
+/// What PostgreSQL said since `begin`, or else what was `said` before it had a log.
+fn read_log(setup: &Setup, begin: u64, said: &str) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = fs::File::open(&setup.settings.log_file)?;
         let length = file.metadata()?.len();
@@ -229,6 +230,7 @@ fn read_log(setup: &Setup, begin: u64) -> String {
     };
     match read() {
         Ok(text) if !text.trim().is_empty() => last_lines(&text),
+        _ if !said.trim().is_empty() => last_lines(said),
         _ => format!("and said nothing in {}; see PostgreSQL's own log", setup.settings.log_file.display()),
     }
 }
