@@ -4,6 +4,7 @@
 
 use super::calibration::Calibration;
 use super::document::{Architecture, FeatureDescription, ModelDocument, SCHEMA_VERSION, TrainingSpan};
+use super::familiar::FamiliarSizes;
 use super::forecaster::{Forecaster, ForecasterState, Network};
 use super::model::{ModelError, sha256, weights_bytes};
 use super::samples::Samples;
@@ -76,17 +77,18 @@ pub fn finish(
     scales: &Scales,
     network: Option<Network>,
 ) -> Result<(ModelDocument, Vec<u8>), ModelError> {
+    let step_seconds = outline.step_seconds;
     let directions = outline.features.iter().map(|feature| feature.direction).collect();
     let forecaster = Forecaster::new(&outline.architecture, directions, network.clone());
     let mut covariances = Covariances::new(&forecaster, outline.features.len());
-    each_row(&forecaster, nodes, scales, |_, state| covariances.add(state));
+    each_row(&forecaster, nodes, scales, step_seconds, |_, state, _| covariances.add(state));
     let whitenings = covariances.whitenings();
 
     let mut calibration = Calibration::shipped([0.0; COMPONENTS]);
     let mut histories = calibration.levels(f32::MAX);
     let mut centred = Vec::new();
-    each_row(&forecaster, nodes, scales, |varying, state| {
-        let scores = whitenings.scores(state, varying, &mut centred);
+    each_row(&forecaster, nodes, scales, step_seconds, |varying, state, unfamiliar| {
+        let scores = whitenings.scores(state, unfamiliar, varying, &mut centred);
         histories.iter_mut().zip(scores).for_each(|(history, score)| history.add(score));
     });
     for (reference, history) in calibration.references.iter_mut().zip(&mut histories) {
@@ -112,17 +114,19 @@ pub fn finish(
     Ok((document, weights))
 }
 
-/// Calls `visit` with how many features vary, and what is known after every settled row.
+/// Calls `visit` with how many features vary, what is known after every settled row, and what is unfamiliar in it.
 fn each_row(
     forecaster: &Forecaster,
     nodes: &[Samples],
     scales: &Scales,
-    mut visit: impl FnMut(usize, &ForecasterState),
+    step_seconds: u32,
+    mut visit: impl FnMut(usize, &ForecasterState, &[f32]),
 ) {
-    let (mut row, mut scaled) = (Vec::new(), Vec::new());
+    let (mut row, mut scaled, mut unfamiliar) = (Vec::new(), Vec::new(), Vec::new());
     for (node, scales) in nodes.iter().zip(&scales.own) {
         let varying = scales.iter().filter(|scale| scale.spread > 0.0).count();
         let mut state = forecaster.start();
+        let mut familiar = FamiliarSizes::new(scales.len(), step_seconds);
         for index in 0..node.rows() {
             node.read(index, &mut row);
             scale_row(scales, &row, &mut scaled);
@@ -130,8 +134,9 @@ fn each_row(
                 continue;
             }
             forecaster.advance(&mut state, &scaled);
+            familiar.relate(state.values(), &mut unfamiliar);
             if state.rows() > forecaster.settling_rows() {
-                visit(varying, &state);
+                visit(varying, &state, &unfamiliar);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! From samples to risk: pure arithmetic on numbers that others collected.
 //!
 //! What lives here, in the order in which a sample passes: [`samples`] a node's matrix, [`scaler`], [`forecaster`] (with [`lstm`]),
-//! [`residuals`], [`scores`], [`levels`], [`calibration`], [`drift`], and [`scorer`], which holds them together; [`document`] and [`model`] say what
+//! [`residuals`], [`familiar`], [`scores`], [`levels`], [`calibration`], [`drift`], and [`scorer`], which holds them together; [`document`] and [`model`] say what
 //! a model is, `shipped_curve` what a new one takes surprise to mean, [`weights`] are named tensors from and to bytes, [`fit`] is training without its gradients, [`exhaustion`] needs no model.
 //! What never enters: a clock, files, the network, `async`, randomness (a seed's numbers are passed in), and decisions.
 
@@ -9,6 +9,7 @@ pub mod calibration;
 pub mod document;
 pub mod drift;
 pub mod exhaustion;
+pub mod familiar;
 pub mod fit;
 pub mod forecaster;
 pub mod levels;
@@ -20,6 +21,7 @@ pub mod scaler;
 pub mod scorer;
 pub mod scores;
 mod shipped_curve;
+mod symmetric;
 #[cfg(test)]
 mod tests;
 pub mod weights;

@@ -8,11 +8,16 @@ use super::document::{Architecture, ModelDocument, NetworkKind, SCHEMA_VERSION};
 use super::forecaster::{Forecaster, Network};
 use super::lstm::{Lstm, LstmError, LstmShape};
 use super::residuals::Whitening;
-use super::scores::Whitenings;
+use super::scores::{ResidualWhitening, Whitenings};
 use super::weights::{self, NamedTensor, Tensors, WeightsError};
 
 /// Largest number of features, units and rows that a document may ask for: a damaged one must not ask for all memory.
 const SIZE_MAX: usize = 4096;
+
+/// What the tensor of a whitening matrix is called.
+const WHOLE: &str = "whitening";
+/// The same of a half whitening; a model without one ranks by the size of its residuals instead.
+const HALF: &str = "half_whitening";
 
 /// Why a model cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,9 +91,12 @@ impl Model {
         let forecaster = Forecaster::new(&document.architecture, directions, network);
         let count = forecaster.residual_count();
         let whitenings = Whitenings {
-            residuals: whitening(&tensors, "residuals", count)?,
-            plain: forecaster.has_network().then(|| whitening(&tensors, "plain_residuals", count)).transpose()?,
-            levels: whitening(&tensors, "levels", document.features.len())?,
+            residuals: residual_whitening(&tensors, "residuals", count)?,
+            plain: forecaster
+                .has_network()
+                .then(|| residual_whitening(&tensors, "plain_residuals", count))
+                .transpose()?,
+            levels: whitening(&tensors, "levels", WHOLE, document.features.len())?,
         };
         Ok(Self { document, forecaster, whitenings })
     }
@@ -126,17 +134,18 @@ pub fn weights_bytes(network: Option<&Network>, whitenings: &Whitenings) -> Resu
         tensors.insert("head.weight".to_owned(), weight);
         tensors.insert("head.bias".to_owned(), NamedTensor { shape: vec![outputs], values: network.head_bias.clone() });
     }
-    let all = [
-        ("residuals", Some(&whitenings.residuals)),
-        ("plain_residuals", whitenings.plain.as_ref()),
-        ("levels", Some(&whitenings.levels)),
-    ];
-    for (name, whitening) in all.into_iter().filter_map(|(name, whitening)| Some((name, whitening?))) {
+    let mut add = |name: &str, kind: &str, whitening: &Whitening| {
         let (mean, matrix) = whitening.parts();
         let size = whitening.size();
         tensors.insert(format!("{name}.mean"), NamedTensor { shape: vec![size], values: mean.to_vec() });
-        tensors.insert(format!("{name}.whitening"), NamedTensor { shape: vec![size, size], values: matrix.to_vec() });
+        tensors.insert(format!("{name}.{kind}"), NamedTensor { shape: vec![size, size], values: matrix.to_vec() });
+    };
+    let residuals = [("residuals", Some(&whitenings.residuals)), ("plain_residuals", whitenings.plain.as_ref())];
+    for (name, whitening) in residuals.into_iter().filter_map(|(name, whitening)| Some((name, whitening?))) {
+        add(name, WHOLE, &whitening.whole);
+        whitening.half.iter().for_each(|half| add(name, HALF, half));
     }
+    add("levels", WHOLE, &whitenings.levels);
     weights::write(&tensors).map_err(ModelError::Weights)
 }
 
@@ -193,9 +202,15 @@ fn network(document: &ModelDocument, tensors: &Tensors) -> Result<Option<Network
     }))
 }
 
-fn whitening(tensors: &Tensors, name: &str, size: usize) -> Result<Whitening, ModelError> {
+fn residual_whitening(tensors: &Tensors, name: &str, size: usize) -> Result<ResidualWhitening, ModelError> {
+    let has_half = tensors.contains_key(&format!("{name}.{HALF}"));
+    let half = has_half.then(|| whitening(tensors, name, HALF, size)).transpose()?;
+    Ok(ResidualWhitening { whole: whitening(tensors, name, WHOLE, size)?, half })
+}
+
+fn whitening(tensors: &Tensors, name: &str, kind: &str, size: usize) -> Result<Whitening, ModelError> {
     let take = |name: String, shape: &[usize]| weights::take(tensors, &name, shape).map_err(ModelError::Weights);
     let mean = take(format!("{name}.mean"), &[size])?;
-    let matrix = take(format!("{name}.whitening"), &[size, size])?;
+    let matrix = take(format!("{name}.{kind}"), &[size, size])?;
     Ok(Whitening::from_parts(mean, matrix).expect("the shapes were checked"))
 }

@@ -1,12 +1,17 @@
 //! From residuals to distances: how unusual a row is, given how features usually stray together.
 //!
-//! What lives here: running covariance, the shrunk whitening matrix, distances. What never enters: time, thresholds.
+//! What lives here: running covariance, the shrunk whitening matrix and the half whitening, distances. What never enters: time, thresholds.
 //! Source: Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", 2004, with a fixed share instead of
 //! the estimated one.
+
+use super::symmetric::square_root;
 
 /// Share of the mean variance that is added to every variance before the covariance is inverted. Without it the directions in which
 /// training never strayed would decide everything.
 pub const RIDGE: f64 = 0.3;
+
+/// The same for the half whitening, which has little need of it: it divides by the fourth root of a variance.
+const HALF_RIDGE: f64 = 0.001;
 
 /// Mean and covariance of rows, summed up in double precision.
 #[derive(Debug, Clone)]
@@ -44,35 +49,38 @@ impl Covariance {
     /// The whitening of these rows, shrunk by [`RIDGE`]. With no variance at all it leaves everything out.
     #[must_use]
     pub fn whitening(&self) -> Whitening {
+        let (mean, varies, mut covariance) = self.varying();
+        let ridge = RIDGE * mean_variance(&covariance, varies.len());
+        (0..varies.len()).for_each(|index| covariance[index * varies.len() + index] += ridge);
+        Whitening::of(&mean, &varies, &covariance)
+    }
+
+    /// Half way to the whitening: each direction divided by the root of what usually happens in it. Undivided, what is always large
+    /// decides; whitened, what is always small.
+    #[must_use]
+    pub fn half_whitening(&self) -> Whitening {
+        let (mean, varies, covariance) = self.varying();
+        let ridge = HALF_RIDGE * mean_variance(&covariance, varies.len());
+        Whitening::of(&mean, &varies, &square_root(&covariance, varies.len(), ridge))
+    }
+
+    /// The mean, which numbers stray, and the covariance of these. One that never strays is left out; it would lower the mean variance of
+    /// the others.
+    fn varying(&self) -> (Vec<f64>, Vec<usize>, Vec<f64>) {
         let rows = self.rows.max(1.0);
         let mean: Vec<f64> = self.sum.iter().map(|sum| sum / rows).collect();
-        let at = |row: usize, column: usize| self.products[row * self.size + column] / rows - mean[row] * mean[column];
-        // A feature that never strays is left out; it would lower the mean variance of the others.
+        let at = |row: usize, column: usize| {
+            self.products[row.max(column) * self.size + row.min(column)] / rows - mean[row] * mean[column]
+        };
         let varies: Vec<usize> = (0..self.size).filter(|&index| at(index, index) > 1e-10).collect();
-        let variance = varies.iter().map(|&index| at(index, index)).sum::<f64>() / varies.len().max(1) as f64;
-        let size = varies.len();
-        let mut factor = vec![0.0; size * size];
-        for (row, &row_feature) in varies.iter().enumerate() {
-            for (column, &column_feature) in varies[..=row].iter().enumerate() {
-                let ridge = if row == column { RIDGE * variance } else { 0.0 };
-                let known: f64 = (0..column).map(|k| factor[row * size + k] * factor[column * size + k]).sum();
-                let rest = at(row_feature, column_feature) + ridge - known;
-                factor[row * size + column] =
-                    if row == column { rest.max(1e-12).sqrt() } else { rest / factor[column * size + column] };
-            }
-        }
-        // The inverse of the triangular factor, column by column, spread over all features again.
-        let mut matrix = vec![0.0_f32; self.size * self.size];
-        for column in 0..size {
-            let mut inverse = vec![0.0; size];
-            for row in column..size {
-                let known: f64 = (column..row).map(|k| factor[row * size + k] * inverse[k]).sum();
-                inverse[row] = (f64::from(u8::from(row == column)) - known) / factor[row * size + row];
-                matrix[varies[row] * self.size + varies[column]] = inverse[row] as f32;
-            }
-        }
-        Whitening { size: self.size, used: size, mean: mean.iter().map(|&mean| mean as f32).collect(), matrix }
+        let covariance = varies.iter().flat_map(|&row| varies.iter().map(move |&column| (row, column)));
+        let covariance = covariance.map(|(row, column)| at(row, column)).collect();
+        (mean, varies, covariance)
     }
+}
+
+fn mean_variance(covariance: &[f64], size: usize) -> f64 {
+    covariance.iter().step_by(size + 1).sum::<f64>() / size.max(1) as f64
 }
 
 /// The lower triangular matrix that makes rows uncorrelated, and their mean.
@@ -85,6 +93,30 @@ pub struct Whitening {
 }
 
 impl Whitening {
+    /// The inverse of the triangular factor (Cholesky) of the covariance of those numbers that stray, spread over all again.
+    fn of(mean: &[f64], varies: &[usize], covariance: &[f64]) -> Self {
+        let (all, size) = (mean.len(), varies.len());
+        let mut factor = vec![0.0; size * size];
+        for row in 0..size {
+            for column in 0..=row {
+                let known: f64 = (0..column).map(|k| factor[row * size + k] * factor[column * size + k]).sum();
+                let rest = covariance[row * size + column] - known;
+                factor[row * size + column] =
+                    if row == column { rest.max(1e-12).sqrt() } else { rest / factor[column * size + column] };
+            }
+        }
+        let mut matrix = vec![0.0_f32; all * all];
+        for column in 0..size {
+            let mut inverse = vec![0.0; size];
+            for row in column..size {
+                let known: f64 = (column..row).map(|k| factor[row * size + k] * inverse[k]).sum();
+                inverse[row] = (f64::from(u8::from(row == column)) - known) / factor[row * size + row];
+                matrix[varies[row] * all + varies[column]] = inverse[row] as f32;
+            }
+        }
+        Self { size: all, used: size, mean: mean.iter().map(|&mean| mean as f32).collect(), matrix }
+    }
+
     /// From a mean and a square matrix, row by row, whose upper triangle is not read. `None` if the sizes do not fit.
     #[must_use]
     pub fn from_parts(mean: &[f32], matrix: &[f32]) -> Option<Self> {
@@ -180,6 +212,23 @@ mod tests {
         let together = whitening.distance(&[1.0, 1.0, 0.0, 0.0], &mut centred);
         let apart = whitening.distance(&[1.0, -1.0, 0.0, 0.0], &mut centred);
         assert!(apart > 2.0 * together, "{apart} {together}");
+    }
+
+    #[test]
+    fn half_whitening_lies_between_the_size_and_the_whitened_distance() {
+        // One number strays ten times as far as the other, apart from it.
+        let mut covariance = Covariance::new(2);
+        (0..400).for_each(|row| {
+            let signs = [row % 2, row / 2 % 2].map(|sign| if sign == 0 { 1.0 } else { -1.0 });
+            covariance.add(&[10.0 * signs[0], signs[1]]);
+        });
+        let mut centred = Vec::new();
+        let half = covariance.half_whitening();
+        // Divided by the root of ten and by one, and the root of the mean of two squares.
+        let wide = half.distance(&[10.0, 0.0], &mut centred);
+        assert!((wide - (10.0_f32 / 2.0).sqrt()).abs() < 0.01, "{wide}");
+        let narrow = half.distance(&[0.0, 1.0], &mut centred);
+        assert!((narrow - 0.5_f32.sqrt()).abs() < 0.02, "{narrow}");
     }
 
     #[test]

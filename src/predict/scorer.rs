@@ -4,6 +4,7 @@
 //! whoever collects them says when one is missing by passing `None`s).
 
 use super::drift::Drift;
+use super::familiar::FamiliarSizes;
 use super::forecaster::ForecasterState;
 use super::levels::LevelHistory;
 use super::model::Model;
@@ -12,8 +13,11 @@ use super::samples::Samples;
 use super::scaler::FeatureScale;
 use super::scores::{COMPONENTS, ranking};
 
-/// Weight of the newest row in the score for ranking: about five rows.
-const SMOOTHING: f32 = 0.2;
+/// Weight of the newest row in the score for ranking while the score rises: two rows or three.
+const ATTACK: f32 = 0.4;
+
+/// The same while it falls, about ten rows: what was unusual a moment ago still is, and an incident that flickers is one.
+const RELEASE: f32 = 0.1;
 
 /// Weight of the newest row in the surprise: a single wild row counts for a little less than two in a row.
 const SURPRISE_SMOOTHING: f32 = 0.7;
@@ -89,10 +93,12 @@ pub struct NodeScorer {
     varying: usize,
     state: ForecasterState,
     levels: [LevelHistory; COMPONENTS],
+    familiar: FamiliarSizes,
     smoothed: Option<f32>,
     surprise: f32,
     rows_missed: u64,
     scaled: Vec<Option<f32>>,
+    unfamiliar: Vec<f32>,
     centred: Vec<f32>,
 }
 
@@ -108,10 +114,12 @@ impl NodeScorer {
             varying: 0,
             state: model.forecaster().start(),
             levels: calibration.levels(memory_rows),
+            familiar: FamiliarSizes::new(document.features.len(), document.step_seconds),
             smoothed: None,
             surprise: 0.0,
             rows_missed: 0,
             scaled: Vec::with_capacity(document.features.len()),
+            unfamiliar: Vec::with_capacity(document.features.len()),
             centred: Vec::with_capacity(model.forecaster().residual_count()),
         };
         scorer.count_varying();
@@ -164,6 +172,7 @@ impl NodeScorer {
         }
         self.rows_missed = 0;
         model.forecaster().advance(&mut self.state, &self.scaled);
+        self.familiar.relate(self.state.values(), &mut self.unfamiliar);
         let settling = model.forecaster().settling_rows();
         if self.state.rows() <= settling {
             return self.abstain(Abstention::WarmingUp { rows_missing: settling + 1 - self.state.rows() });
@@ -172,14 +181,17 @@ impl NodeScorer {
     }
 
     fn assess(&mut self, model: &Model) -> Assessment {
-        let scores = model.whitenings().scores(&self.state, self.varying, &mut self.centred);
+        let scores = model.whitenings().scores(&self.state, &self.unfamiliar, self.varying, &mut self.centred);
+        let halves = model.whitenings().half_scores(&self.state, &scores, &mut self.centred);
         let calibration = &model.document().calibration;
         let instant = calibration.surprise(&scores, &mut self.levels);
         self.surprise += SURPRISE_SMOOTHING * (instant - self.surprise);
         let surprise = self.surprise;
         self.levels.iter_mut().zip(scores).for_each(|(level, score)| level.add(score));
-        let instant = ranking(&scores);
-        let smoothed = self.smoothed.map_or(instant, |before| before + SMOOTHING * (instant - before));
+        let instant = ranking(&scores, &halves);
+        let smoothed = self
+            .smoothed
+            .map_or(instant, |before| before + if instant > before { ATTACK } else { RELEASE } * (instant - before));
         self.smoothed = Some(smoothed);
         if let Some(drift) = self.drift(model).filter(|drift| drift.is_too_far()) {
             return self.abstain(Abstention::Drift { ratio: drift.ratio });

@@ -145,6 +145,57 @@ fn scoring_is_the_same_from_its_files() {
 }
 
 #[test]
+fn a_model_of_before_there_was_a_half_whitening_says_the_same_and_ranks_by_size() {
+    let (mut document, weights) = fitted();
+    let mut tensors = weights::read(&weights).expect("tensors");
+    tensors.remove("residuals.half_whitening").expect("is there");
+    let before = weights::write(&tensors).expect("bytes");
+    document.weights_sha256 = model::sha256(&before);
+    let (old, new) = (Model::new(document, &before).expect("it can be used"), model());
+    let mut wild = sample(1000);
+    wild[1] = Some(7.0);
+    let (mut of_old, mut of_new) = (warm(&old), warm(&new));
+    let (old_said, new_said) = (of_old.push(&old, &wild), of_new.push(&new, &wild));
+    assert_eq!((old_said.surprise, old_said.alarm), (new_said.surprise, new_said.alarm));
+    assert_ne!(old_said.score, new_said.score);
+    assert!(of_old.push(&old, &wild).score > old_said.score, "it ranks all the same");
+}
+
+#[test]
+fn the_score_rises_in_a_few_rows_and_falls_in_many() {
+    let model = model();
+    let mut scorer = warm(&model);
+    let usual = scorer.push(&model, &sample(1000)).score;
+    let mut wild = sample(1001);
+    wild[1] = Some(9.0);
+    let first = scorer.push(&model, &wild).score;
+    wild = sample(1002);
+    wild[1] = Some(9.0);
+    let second = scorer.push(&model, &wild).score;
+    assert!(first > 1.5 * usual && second > first, "{usual} {first} {second}");
+    let calm = (1003..1010).map(|row| scorer.push(&model, &sample(row)).score).last().expect("rows");
+    assert!(calm > 0.4 * second && calm < 0.8 * second, "{second} {calm}: seven rows of about ten");
+}
+
+#[test]
+fn a_level_that_stays_for_days_ceases_to_stand_out() {
+    let model = model();
+    let mut scorer = warm(&model);
+    let higher = |row: usize| {
+        let mut sample = sample(row);
+        sample[1] = sample[1].map(|latency| latency + 1.5);
+        sample
+    };
+    let score_after = |scorer: &mut NodeScorer, rows: std::ops::Range<usize>| {
+        rows.map(|row| scorer.push(&model, &higher(row)).score).last().expect("rows")
+    };
+    // The residuals forget the step within the hour; the rest is the level.
+    let hours = score_after(&mut scorer, 1000..1200);
+    let days = score_after(&mut scorer, 1200..1200 + 4 * 1440);
+    assert!(days < 0.8 * hours, "{hours} {days}");
+}
+
+#[test]
 fn a_damaged_or_foreign_model_is_refused_with_its_reason() {
     let (document, weights) = fitted();
     let refused =
