@@ -26,6 +26,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause between two looks at a server that starts or stops.
 const PAUSE: Duration = Duration::from_millis(3);
 
+/// So many looks in a row must find nobody before a server that was just started counts as ended.
+const ABSENCES: u32 = 4;
+
 /// How long the files of the data directory may keep an answer waiting.
 const FILES_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -193,8 +196,13 @@ async fn launch(setup: &Setup, is_closed: bool) -> Result<String, PostgresError>
 
 /// Waits for `postmaster.opts`, which is written once all sockets are bound, and closes it.
 async fn wait_until_bound(setup: &Arc<Setup>, log_begin: u64, said: &str) -> Result<i32, PostgresError> {
+    let mut absences = 0;
     loop {
         let found = presence(setup).await;
+        // `pg_ctl` returns while its child is about to become PostgreSQL. On a busy host a single look at that moment has found nobody,
+        // where no log and no error told of an end.
+        absences = if matches!(found, Presence::Stopped | Presence::NoData) { absences + 1 } else { 0 };
+        let is_gone = absences >= ABSENCES;
         let (here, said) = (setup.clone(), said.to_owned());
         let look = move || {
             let options = fs::read_to_string(here.data.join("postmaster.opts")).unwrap_or_default();
@@ -205,10 +213,10 @@ async fn wait_until_bound(setup: &Arc<Setup>, log_begin: u64, said: &str) -> Res
                     close_postmaster_options(&here, &here.data).map_err(|error| failed(START, error))?;
                     Ok(Some(postmaster))
                 }
-                Presence::Stopped | Presence::NoData => {
+                Presence::Stopped | Presence::NoData if is_gone => {
                     Err(failed(START, format!("it ended at once: {}", read_log(&here, log_begin, &said))))
                 }
-                Presence::Running { .. } | Presence::Orphans => Ok(None),
+                _ => Ok(None),
             }
         };
         if let Some(postmaster) = setup.lanes.start.run(START_TIMEOUT, START, look).await? {
