@@ -78,7 +78,7 @@ struct Known {
     lookup: Option<Lookup>,
 }
 
-/// HostNames and what they last resolved to. There is one lookup of a name at a time, whoever asks.
+/// Host names and what they last resolved to. There is one lookup of a name at a time, whoever asks.
 struct HostNames {
     ask: Arc<Ask>,
     known: Mutex<HashMap<String, Known>>,
@@ -97,8 +97,7 @@ impl HostNames {
     }
 
     async fn addresses(&self, host: &str) -> io::Result<Addresses> {
-        let literal = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
-        if let Ok(address) = literal.parse::<IpAddr>() {
+        if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(Arc::from([SocketAddr::new(address, 0)]));
         }
         let (lookup, last) = self.look_up(host);
@@ -202,8 +201,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_address_is_never_asked_for() {
         let (resolver, names) = Resolver::names();
-        for (literal, address) in [("10.0.0.5", "10.0.0.5"), ("::1", "::1"), ("[::1]", "::1")] {
-            assert_eq!(names.addresses(literal).await.expect("a literal"), at(address));
+        for literal in ["10.0.0.5", "::1"] {
+            assert_eq!(names.addresses(literal).await.expect("a literal"), at(literal));
         }
         assert_eq!(resolver.asked(), 0);
     }

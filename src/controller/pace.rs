@@ -26,8 +26,7 @@ impl Controller {
         let stale = self.state.policy.report_stale_after;
         let nodes = self.state.nodes.values().filter_map(|node| Some(heard(&node.report)?.plus(stale)));
         let proxies = self.state.proxies.values().filter_map(|proxy| Some(heard(&proxy.report)?.plus(stale * 2)));
-        let first_silent = nodes.chain(proxies).min().map(|at| at.since(view.now) + JUST_AFTER);
-        first_silent.map_or(CALM_TICK, |left| left.min(CALM_TICK))
+        calm_rest(view.now, nodes.chain(proxies).min())
     }
 
     /// Nothing is under way or wished for, nothing waits for a time, everybody reports, and all is well.
@@ -45,6 +44,27 @@ impl Controller {
     }
 }
 
+/// Until the first report expires, at `first_silent`, or for a while.
+fn calm_rest(now: Moment, first_silent: Option<Moment>) -> Duration {
+    first_silent.map_or(CALM_TICK, |at| (at.since(now) + JUST_AFTER).min(CALM_TICK))
+}
+
 fn heard<T>(report: &Option<(T, Moment)>) -> Option<Moment> {
     report.as_ref().map(|(_, at)| *at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silence_is_seen_as_soon_as_a_report_expires() {
+        let now = Moment(1_000_000);
+        let rest = |left: Duration| calm_rest(now, Some(now.plus(left)));
+        assert_eq!(rest(Duration::from_millis(30)), Duration::from_millis(31));
+        assert_eq!(rest(Duration::from_secs(3)), CALM_TICK);
+        assert_eq!(calm_rest(now, None), CALM_TICK);
+        // It has expired already: at once, and not never.
+        assert_eq!(calm_rest(now, Some(Moment(0))), JUST_AFTER);
+    }
 }

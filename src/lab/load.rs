@@ -104,8 +104,8 @@ impl StatusLoad {
             .name("status-load".to_owned())
             .spawn(move || {
                 sched_setaffinity(None, &only(cores.1)).with_context(|| format!("stay on core {}", cores.1))?;
-                // The servers beside it would be measured otherwise: a request's time runs while this thread waits for its core. Who
-                // may not raise it measures them as well.
+                // A request's time runs while this thread waits for its core, which it shares with servers. Where the kernel shares
+                // processors out by session, it comes before those of its own session alone: `make bench-status` raises that one.
                 let _may_be_refused = setpriority_process(None, PRIORITY);
                 let runtime =
                     tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;

@@ -216,7 +216,7 @@ async fn wait_until_bound(setup: &Arc<Setup>, log_begin: u64, said: &str) -> Res
                 Presence::Stopped | Presence::NoData if is_gone => {
                     Err(failed(START, format!("it ended at once: {}", read_log(&here, log_begin, &said))))
                 }
-                _ => Ok(None),
+                Presence::Running { .. } | Presence::Orphans | Presence::Stopped | Presence::NoData => Ok(None),
             }
         };
         if let Some(postmaster) = setup.lanes.start.run(START_TIMEOUT, START, look).await? {
