@@ -326,3 +326,24 @@ async fn a_service_comes_before_the_sessions_of_others() {
         Err(error) => eprintln!("skipped: this kernel does not group processes by session: {error}"),
     }
 }
+
+/// As in a container's `exec`: getsid(2) says 0 there, and a raised service asked it.
+#[tokio::test]
+async fn a_service_starts_where_its_session_was_begun_outside_of_the_container() {
+    const UNSHARE: [&str; 4] = ["--pid", "--fork", "--kill-child", "--mount-proc"];
+    if !Command::new("unshare").args(UNSHARE).arg("true").output().is_ok_and(|tried| tried.status.success()) {
+        eprintln!("skipped: a namespace of processes needs root, and unshare(1)");
+        return;
+    }
+    let home = tempfile::tempdir().expect("a directory");
+    let listen = free_address();
+    write(home.path(), "1.toml", "main", &listen);
+    let service = stormglass(home.path());
+    let mut command = Command::new("unshare");
+    command.args(UNSHARE).arg(service.get_program()).args(service.get_args());
+    command.envs(service.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    let mut container = command.stderr(Stdio::null()).spawn().expect("util-linux");
+    answer(&listen, "/api/v1/clusters").await;
+    container.kill().expect("its processes go with it");
+    container.wait().expect("a child");
+}
