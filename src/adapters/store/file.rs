@@ -210,7 +210,13 @@ fn prepare(connection: &mut Connection) -> Result<(), Refusal> {
     if version < schema::VERSION {
         schema::migrate(connection, version)?;
     }
+    release_memory(connection)?;
     Ok(())
+}
+
+/// Gives back what the connection keeps in memory of the file: a controller of many clusters has as many stores, and most are quiet.
+pub(super) fn release_memory(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("PRAGMA shrink_memory")
 }
 
 /// SQLite's error with what to do about it.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
-use super::file::{Opened, explain};
+use super::file::{Opened, explain, release_memory};
 use crate::ports::store::StoreError;
 
 /// Pieces of work that may wait; more wait outside the queue.
@@ -18,7 +18,8 @@ const QUEUE_LENGTH: usize = 256;
 const BATCH_LENGTH: usize = 64;
 /// A disk that takes longer than this for a flush is sick; what became of the call is then unknown.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// After this much quiet the log is written back into the file: two more flushes that no failover should wait for.
+/// After this much quiet memory is given back, and the log is written back into the file: two more flushes that no failover should
+/// wait for.
 const QUIET: Duration = Duration::from_millis(500);
 /// Commits after which a quiet moment is used for that.
 const COMMITS_BEFORE_CHECKPOINT: u32 = 64;
@@ -162,14 +163,18 @@ impl Drop for Queue {
 async fn run(mut opened: Opened, mut receiver: mpsc::Receiver<Box<dyn Work>>) {
     let mut commits: u32 = 0;
     loop {
-        let first = if commits < COMMITS_BEFORE_CHECKPOINT {
-            receiver.recv().await
-        } else if let Ok(first) = tokio::time::timeout(QUIET, receiver.recv()).await {
-            first
-        } else {
-            checkpoint(&opened.connection);
-            commits = 0;
-            continue;
+        let first = match tokio::time::timeout(QUIET, receiver.recv()).await {
+            Ok(first) => first,
+            Err(_) => {
+                if commits >= COMMITS_BEFORE_CHECKPOINT {
+                    checkpoint(&opened.connection);
+                    commits = 0;
+                }
+                if let Err(error) = release_memory(&opened.connection) {
+                    tracing::debug!(%error, "the store keeps its memory until the next quiet moment");
+                }
+                receiver.recv().await
+            }
         };
         let Some(first) = first else { return };
         let mut batch = vec![first];
