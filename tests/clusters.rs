@@ -163,6 +163,7 @@ async fn heartbeat(listen: &str, cluster: &str, is_primary: bool) -> u16 {
             live: None,
             probes: Probes::default(),
             disk: None,
+            memory: None,
         },
         tags: Tags::default(),
         tasks: Default::default(),

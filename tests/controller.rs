@@ -20,7 +20,7 @@ mod sequences;
 use std::time::Duration;
 
 use harness::{
-    PATIENCE, Running, Setting, caller, cluster, node, record, run_on, start, start_for, start_in, start_with,
+    PATIENCE, Running, Setting, caller, cluster, node, record, run_on, start, start_for, start_in, start_with, until,
 };
 use stormglass::api::controller::ControllerHandler;
 use stormglass::api::wire::{PauseRequest, SwitchoverRequest};
@@ -31,7 +31,7 @@ use stormglass::domain::ids::{OperationId, SystemIdentifier};
 use stormglass::domain::operation::{
     JOURNAL_FORMAT, Operation, OperationKind, OperationStatus, StepEvent, StepName, StepState,
 };
-use stormglass::domain::report::{PostgresState, Report};
+use stormglass::domain::report::{MemoryReport, PostgresState, Report};
 use stormglass::domain::trail::AuditRow;
 
 #[tokio::test]
@@ -92,6 +92,29 @@ async fn pauses_are_told_with_who_asked_and_when_they_expire() {
     controller.handle.pause("main", pause(1), &caller()).await.expect("stored");
     let resumed = controller.until_told("resumed", 2).await;
     assert_eq!(resumed[1], "Automatic operations are on again: the pause expired.");
+}
+
+#[tokio::test]
+async fn what_runs_out_has_a_series_until_it_no_longer_does() {
+    // A sample each 30 ms, a horizon of 1.8 s, and memory that would last 4 s.
+    let controller = start_in(Setting { step: Duration::from_millis(30), ..Setting::default() }).await;
+    let began = std::time::Instant::now();
+    let say = async |lost: f64| {
+        let memory = |report: &mut Report| {
+            let available_bytes = (1e9 * (1.0 - lost)) as u64;
+            report.postgres.memory = Some(MemoryReport { available_bytes, total_bytes: 1_000_000_000 });
+        };
+        controller.hear("n1", memory).await;
+        controller
+            .handle
+            .metrics()
+            .contains("\nstormglass_exhaustion_seconds{cluster=\"main\",node=\"n1\",resource=\"memory\"} ")
+    };
+    // It comes back and goes again, for a machine that was too busy to see it the first time.
+    let lost = || began.elapsed().as_secs_f64() % 4.0 / 4.0;
+    until("memory runs out", async || say(lost()).await.then_some(())).await;
+    let rest = lost();
+    until("it does no longer", async || (!say(rest).await).then_some(())).await;
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use stormglass::domain::epoch::{Epoch, RecordNumber};
 use stormglass::domain::ids::{ClusterName, NodeName, OperationId, ProxyName};
 use stormglass::domain::operation::{OperationStatus, StepName};
 use stormglass::domain::plan::{Intent, Reason, ReasonCode};
-use stormglass::domain::risk::ModelName;
+use stormglass::domain::risk::{ModelName, Resource};
 use stormglass::lab::arguments::LabCommand;
 use stormglass::telemetry::backup_metrics::DrillFigures;
 use stormglass::telemetry::event::{Event, StepOutcome};
@@ -224,6 +224,7 @@ fn rendered() -> String {
     metrics.show_readiness(&cluster, 1.0);
     metrics.show_certificates(&[CertificateFacts { subject: "controller c1".to_owned(), expires: WallTime(1) }]);
     metrics.show_risk(&cluster, &node, Some(0.5), true);
+    metrics.show_exhaustion(&cluster, &node, Resource::Memory, Some(Duration::ZERO));
     metrics.show_model(Some(&ModelName { name: "lab".to_owned(), version: "1".to_owned() }));
     metrics.show_channel("dba");
     metrics.observe_scoring(Duration::ZERO);

@@ -44,6 +44,7 @@ fn report() -> Report {
             live: None,
             probes: Probes::default(),
             disk: None,
+            memory: None,
         },
         tags: Tags::default(),
         tasks: Default::default(),

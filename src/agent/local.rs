@@ -13,7 +13,7 @@ use crate::domain::clock::{BootId, Moment, WallTime};
 use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::lsn::Lsn;
 use crate::domain::report::{
-    ControlData, DiskReport, LiveReport, PostgresReport, PostgresState, Probe, Probes, Renewal, Standing,
+    ControlData, DiskReport, LiveReport, MemoryReport, PostgresReport, PostgresState, Probe, Probes, Renewal, Standing,
     SynchronousReport,
 };
 use crate::ports::agent::Memory;
@@ -48,6 +48,8 @@ pub(super) struct Local {
     pub write: ProbeHistory,
     /// Space left.
     pub disk: Option<DiskReport>,
+    /// Memory left.
+    pub memory: Option<MemoryReport>,
     /// The own lease.
     pub leases: LeaseBook,
     /// Until then a primary without a lease waits for one instead of being fenced.
@@ -206,6 +208,7 @@ impl Local {
 
     fn forget_run(&mut self) {
         self.live = None;
+        self.memory = None;
         self.stranded = None;
         self.synchronous = None;
         self.answers = Answers::NotYet;
@@ -272,6 +275,7 @@ impl Local {
             live: self.live.clone().filter(|_| !self.closed),
             probes: Probes { connect: self.connect.report(now), write: self.write.report(now) },
             disk: self.disk,
+            memory: self.memory,
         }
     }
 

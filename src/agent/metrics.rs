@@ -96,6 +96,12 @@ impl Agent {
             page.gauge("data_free_bytes", "Space left for data.", "", number(disk.data_free_bytes));
             page.gauge("wal_free_bytes", "Space left for WAL.", "", number(disk.wal_free_bytes));
         }
+        if let Some(memory) = report.postgres.memory {
+            let words =
+                "Memory that PostgreSQL may still take, on its host or in the tightest control group around it.";
+            page.gauge("memory_available_bytes", words, "", number(memory.available_bytes));
+            page.gauge("memory_total_bytes", "Of so much.", "", number(memory.total_bytes));
+        }
         page.text
     }
 }

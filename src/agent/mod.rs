@@ -230,6 +230,7 @@ impl Agent {
             connect_probe_loop,
             write_probe_loop,
             disk_loop,
+            memory_loop,
             presence_loop,
             assignment_loop,
             repository_loop,

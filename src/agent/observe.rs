@@ -15,6 +15,8 @@ const STARTING_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Space is asked for this often.
 const DISK_INTERVAL: Duration = Duration::from_secs(5);
+/// Between two looks at the memory that is left: it may go faster than a disk fills, and to look costs next to nothing.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The adapters keep their own deadlines; this one holds when they do not.
 const DEADLINE_SLACK: Duration = Duration::from_millis(250);
@@ -122,6 +124,16 @@ impl Agent {
             let disk = tokio::time::timeout(DISK_INTERVAL, self.postgres.disk()).await.ok().flatten();
             self.local().disk = disk;
             tokio::time::sleep(DISK_INTERVAL).await;
+        }
+    }
+
+    /// Asks for memory left.
+    pub(super) async fn memory_loop(self: &Arc<Self>) {
+        loop {
+            let postmaster = self.local().postmaster;
+            let memory = postmaster.and_then(|postmaster| self.postgres.memory(postmaster));
+            self.local().memory = memory;
+            tokio::time::sleep(MEMORY_INTERVAL).await;
         }
     }
 }

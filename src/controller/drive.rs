@@ -66,6 +66,7 @@ impl Controller {
         self.show_door(&view);
         self.show_name();
         self.note_strains(&view);
+        self.note_exhaustions(&view);
         self.note_risks(&view);
         self.show_gauges(&view);
         let rest = self.rest(&view);

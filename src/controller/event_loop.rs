@@ -183,6 +183,7 @@ pub(super) async fn run(
         name: None,
         outlooks: BTreeMap::new(),
         told_risks: Default::default(),
+        shown_exhaustions: Default::default(),
         predictor: parts.prediction.as_ref().map(|_| PredictorState::default()),
     };
     let journal = Arc::new(Journal::new(watch.over(parts.term.store())));

@@ -1,5 +1,6 @@
 //! What the controller tells people: events as they happen, gauges a few times a second. Changes nothing.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::event_loop::Controller;
@@ -8,13 +9,14 @@ use super::{backup, status};
 use crate::decide;
 use crate::decide::doctor::{self, Patient};
 use crate::domain::clock::Moment;
+use crate::domain::ids::NodeName;
 use crate::domain::operation::{Operation, StepName, StepState};
 use crate::domain::plan::{Intent, Plan};
 use crate::domain::policy::DurabilityMode;
 use crate::domain::readiness::Circumstances;
 use crate::domain::record::{ClusterRecord, ScheduledSwitchover};
 use crate::domain::report::Report;
-use crate::domain::risk::ModelName;
+use crate::domain::risk::{ModelName, Resource};
 use crate::domain::timing::words;
 use crate::domain::view::View;
 use crate::telemetry::event::{Event, StepOutcome};
@@ -225,6 +227,28 @@ impl Controller {
 
     pub(super) fn note_resumed(&self, model: ModelName) {
         self.tell(&Event::PredictorResumed { model });
+    }
+
+    /// Shows what runs out, which needs no model.
+    pub(super) fn note_exhaustions(&mut self, view: &View) {
+        let left: BTreeMap<(NodeName, Resource), Duration> = view
+            .outlooks
+            .iter()
+            // Of a node that says nothing now nobody knows where it is by now.
+            .filter(|(node, _)| view.report(node).is_some())
+            .flat_map(|(node, outlook)| {
+                outlook.exhaustions.iter().map(|one| ((node.clone(), one.resource), one.remaining))
+            })
+            .collect();
+        for (node, resource) in &self.state.shown_exhaustions {
+            if !left.contains_key(&(node.clone(), *resource)) {
+                self.parts.metrics.show_exhaustion(&self.state.cluster, node, *resource, None);
+            }
+        }
+        for ((node, resource), remaining) in &left {
+            self.parts.metrics.show_exhaustion(&self.state.cluster, node, *resource, Some(*remaining));
+        }
+        self.state.shown_exhaustions = left.into_keys().collect();
     }
 
     /// Tells of whom trouble is expected, once, and when it no longer is.

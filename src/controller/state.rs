@@ -22,7 +22,7 @@ use crate::domain::policy::{DurabilityMode, Policy};
 use crate::domain::readiness::BackupFacts;
 use crate::domain::record::{ClusterRecord, ScheduledSwitchover};
 use crate::domain::report::{LiveReport, ProxyReport, Report};
-use crate::domain::risk::ModelName;
+use crate::domain::risk::{ModelName, Resource};
 use crate::domain::traffic::{Backends, Member, TrafficDefinition};
 use crate::domain::view::{Fact, NodeView, ProxyView, View};
 use crate::domain::witness::Sighting;
@@ -146,6 +146,8 @@ pub(super) struct State {
     pub backups: Option<BackupFacts>,
     /// Nodes of which trouble is expected, as was told.
     pub told_risks: BTreeSet<NodeName>,
+    /// What runs out, by the gauges.
+    pub shown_exhaustions: BTreeSet<(NodeName, Resource)>,
 }
 
 impl State {

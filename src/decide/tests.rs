@@ -112,6 +112,7 @@ fn report(name: &str, live: Option<LiveReport>) -> Report {
             live,
             probes: Probes::default(),
             disk: None,
+            memory: None,
         },
         tags: Tags::default(),
         tasks: Default::default(),

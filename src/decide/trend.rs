@@ -35,6 +35,7 @@ struct Sample {
     data_free_bytes: Option<f64>,
     wal_free_bytes: Option<f64>,
     connections_free: Option<f64>,
+    memory_free_bytes: Option<f64>,
     write_probe: Option<Duration>,
 }
 
@@ -60,6 +61,7 @@ impl Trend {
             connections_free: live
                 .and_then(|live| live.connections)
                 .map(|used| f64::from(used.allowed.saturating_sub(used.used))),
+            memory_free_bytes: report.postgres.memory.map(|memory| number(memory.available_bytes)),
             write_probe: report.postgres.probes.write.took.filter(|_| live.is_some_and(|live| !live.in_recovery)),
         });
         while self.samples.len() > SAMPLES_KEPT {
@@ -73,16 +75,22 @@ impl Trend {
         let data = self.series(|sample| sample.data_free_bytes);
         let wal = self.series(|sample| sample.wal_free_bytes);
         let connections = self.series(|sample| sample.connections_free);
+        let memory = self.series(|sample| sample.memory_free_bytes);
         // One filesystem is one resource.
         let wal = if wal == data { Vec::new() } else { wal };
-        let mut found: Vec<Exhaustion> =
-            [(Resource::DataSpace, data), (Resource::WalSpace, wal), (Resource::Connections, connections)]
-                .into_iter()
-                .filter_map(|(resource, series)| {
-                    let (left, remaining) = time_to_nothing(&series)?;
-                    (remaining <= horizon).then_some(Exhaustion { resource, left, remaining })
-                })
-                .collect();
+        let resources = [
+            (Resource::DataSpace, data),
+            (Resource::WalSpace, wal),
+            (Resource::Connections, connections),
+            (Resource::Memory, memory),
+        ];
+        let mut found: Vec<Exhaustion> = resources
+            .into_iter()
+            .filter_map(|(resource, series)| {
+                let (left, remaining) = time_to_nothing(&series)?;
+                (remaining <= horizon).then_some(Exhaustion { resource, left, remaining })
+            })
+            .collect();
         found.sort_by_key(|exhaustion| (exhaustion.remaining, exhaustion.resource));
         found
     }
@@ -150,7 +158,7 @@ fn number(value: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::decide::tests::{edit, node, record, view};
-    use crate::domain::report::{ConnectionReport, DiskReport};
+    use crate::domain::report::{ConnectionReport, DiskReport, MemoryReport};
 
     const HORIZON: Duration = Duration::from_secs(60);
 
@@ -193,6 +201,17 @@ mod tests {
         let found = trend.exhaustions(HORIZON);
         assert_eq!(found.iter().map(|one| one.resource).collect::<Vec<_>>(), [Resource::Connections]);
         assert!(found[0].remaining < Duration::from_secs(20), "{:?}", found[0].remaining);
+    }
+
+    #[test]
+    fn memory_that_is_taken_away_is_seen() {
+        let trend = heard(20, |report, second| {
+            let available_bytes = (32 << 20) - second * (1 << 20);
+            report.postgres.memory = Some(MemoryReport { available_bytes, total_bytes: 1 << 30 });
+        });
+        let found = trend.exhaustions(HORIZON);
+        assert_eq!(found.iter().map(|one| one.resource).collect::<Vec<_>>(), [Resource::Memory]);
+        assert!((found[0].remaining.as_secs_f64() - 13.0).abs() < 0.5, "{:?}", found[0].remaining);
     }
 
     #[test]

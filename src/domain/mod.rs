@@ -9,6 +9,7 @@ pub mod backup;
 pub mod certificate;
 pub mod clock;
 pub mod command;
+pub mod control_group;
 pub mod epoch;
 pub mod evidence;
 pub mod feature;

@@ -159,6 +159,7 @@ mod tests {
                 live,
                 probes: Probes::default(),
                 disk: None,
+                memory: None,
             },
             tags: Tags::default(),
             tasks: Default::default(),

@@ -172,6 +172,9 @@ pub struct PostgresReport {
     pub probes: Probes,
     /// Space left for data and WAL.
     pub disk: Option<DiskReport>,
+    /// Memory left to PostgreSQL, while it runs.
+    #[serde(default)]
+    pub memory: Option<MemoryReport>,
 }
 
 /// State of the local PostgreSQL.
@@ -401,6 +404,15 @@ pub struct DiskReport {
     pub data_free_bytes: u64,
     /// Free for PostgreSQL on the WAL directory's filesystem.
     pub wal_free_bytes: u64,
+}
+
+/// Memory left to PostgreSQL: the host's, or that of a control group around it whose limit is nearer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryReport {
+    /// What may still be taken; pages of files count, as the kernel gives them up.
+    pub available_bytes: u64,
+    /// Of so much.
+    pub total_bytes: u64,
 }
 
 /// What an agent on a proxy host says.

@@ -105,15 +105,28 @@ pub enum Resource {
     WalSpace,
     /// Client connections.
     Connections,
+    /// Memory.
+    Memory,
 }
 
 impl Resource {
+    /// For labels of metrics: as in JSON.
+    pub fn label(self) -> &'static str {
+        match self {
+            Resource::DataSpace => "data_space",
+            Resource::WalSpace => "wal_space",
+            Resource::Connections => "connections",
+            Resource::Memory => "memory",
+        }
+    }
+
     /// For people.
     pub fn words(self) -> &'static str {
         match self {
             Resource::DataSpace => "space for data",
             Resource::WalSpace => "space for WAL",
             Resource::Connections => "client connections",
+            Resource::Memory => "memory",
         }
     }
 }

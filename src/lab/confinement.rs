@@ -17,6 +17,7 @@ use anyhow::{Context as _, bail};
 use super::clock;
 use super::place::User;
 use super::process::{ProcessIdentity, postgres_family};
+use crate::domain::control_group::{below, mounted, own_group, value_sum};
 
 /// Beginning of the names of a lab's groups; the process that made them follows.
 const PREFIX: &str = "stormglass-lab-";
@@ -28,6 +29,8 @@ const SQUEEZED: &str = "squeezed";
 const MEMBERS: &str = "cgroup.procs";
 /// What a parent lets its children limit, in version 2.
 const PASSED_ON: &str = "cgroup.subtree_control";
+/// What the kernel can read again.
+const PAGES_OF_FILES: [&str; 2] = ["active_file", "inactive_file"];
 /// Processes on their way out keep a group for a moment.
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
 /// A server that forks meanwhile is looked at again, so many times at most.
@@ -198,17 +201,8 @@ impl Groups {
         let group = self.memory.join(SQUEEZED);
         let name = if self.version == Version::One { "memory.usage_in_bytes" } else { "memory.current" };
         let used: u64 = read(&group.join(name))?.trim().parse().context("understand how much memory is used")?;
-        Ok(used.saturating_sub(bytes_of_files(&read(&group.join("memory.stat"))?)))
+        Ok(used.saturating_sub(value_sum(&read(&group.join("memory.stat"))?, &PAGES_OF_FILES)))
     }
-}
-
-/// Pages of files, which the kernel can read again.
-fn bytes_of_files(statistics: &str) -> u64 {
-    let values = statistics.lines().filter_map(|line| line.split_once(' '));
-    values
-        .filter(|(name, _)| matches!(*name, "active_file" | "inactive_file"))
-        .filter_map(|(_, value)| value.parse::<u64>().ok())
-        .sum()
 }
 
 /// What is made short.
@@ -342,34 +336,6 @@ impl Trees {
         let own = own_group(&read(Path::new("/proc/self/cgroup"))?, "").context("find this process's control group")?;
         Ok(tree.join(own.strip_prefix("/").unwrap_or(&own)))
     }
-}
-
-/// Mount point and root of every mount that is wanted by its type and options.
-fn mounted<'m>(
-    mounts: &'m str,
-    is_wanted: impl Fn(&str, &str) -> bool + 'm,
-) -> impl Iterator<Item = (PathBuf, PathBuf)> + 'm {
-    mounts.lines().filter_map(move |line| {
-        let (place, kind) = line.split_once(" - ")?;
-        let mut kind = kind.split(' ');
-        let (name, options) = (kind.next()?, kind.nth(1)?);
-        let mut place = place.split(' ').skip(3);
-        let (root, point) = (place.next()?, place.next()?);
-        is_wanted(name, options).then(|| (PathBuf::from(point), PathBuf::from(root)))
-    })
-}
-
-/// The path of this process's group, by what the tree limits; nothing for that of version 2.
-fn own_group(text: &str, controller: &str) -> Option<PathBuf> {
-    text.lines().find_map(|line| {
-        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-        controllers.split(',').any(|name| name == controller).then(|| PathBuf::from(path))
-    })
-}
-
-/// A path of /proc as it is found below a mount of `root`.
-fn below(root: &Path, path: &Path) -> PathBuf {
-    path.strip_prefix(root).or_else(|_| path.strip_prefix("/")).unwrap_or(path).to_owned()
 }
 
 /// Removes groups whose maker has died, as far as nothing is left in them.

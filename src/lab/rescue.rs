@@ -41,9 +41,10 @@ impl Rescue {
             // Under `panic = "abort"` nothing runs after this hook.
             let _ = take_down();
         }));
+        let own = directory.to_owned();
         let watchdog = std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
             std::thread::sleep(patience + WATCHDOG_GRACE);
-            if take_down().is_some() {
+            if take_down_if(|directory| directory == own).is_some() {
                 super::say("the lab hung and was taken down");
                 std::process::exit(1);
             }
@@ -81,13 +82,22 @@ fn at_risk() -> &'static Mutex<Option<(PathBuf, u32)>> {
 }
 
 fn disarm() -> Option<(PathBuf, u32)> {
+    disarm_if(|_| true)
+}
+
+fn disarm_if(is_meant: impl FnOnce(&Path) -> bool) -> Option<(PathBuf, u32)> {
     // A panic may happen while another thread holds the lock only for the length of a copy.
-    at_risk().lock().unwrap_or_else(PoisonError::into_inner).take()
+    at_risk().lock().unwrap_or_else(PoisonError::into_inner).take_if(|(directory, _)| is_meant(directory))
 }
 
 /// `None` if there is nothing to take down.
 fn take_down() -> Option<anyhow::Result<()>> {
-    let (directory, uid) = disarm()?;
+    take_down_if(|_| true)
+}
+
+/// The same for one lab of several in a row: its watchdog outlives it, and must not take the next one for it.
+fn take_down_if(is_meant: impl FnOnce(&Path) -> bool) -> Option<anyhow::Result<()>> {
+    let (directory, uid) = disarm_if(is_meant)?;
     Some(if place::is_lab_of(&directory, uid) {
         down::take_down(&directory, uid).map(|_| ())
     } else {
@@ -95,4 +105,20 @@ fn take_down() -> Option<anyhow::Result<()>> {
         let _ = std::fs::remove_dir(&directory);
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watchdog_takes_down_its_own_lab_and_not_the_next_one() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (first, second) = (place.path().join("first"), place.path().join("second"));
+        std::fs::create_dir(&second).expect("made");
+        *at_risk().lock().expect("no panic") = Some((second.clone(), u32::MAX));
+        assert!(take_down_if(|directory| directory == first).is_none() && second.exists());
+        assert!(take_down_if(|directory| directory == second).is_some_and(|down| down.is_ok()) && !second.exists());
+        assert!(take_down().is_none(), "once");
+    }
 }

@@ -12,7 +12,7 @@ use crate::domain::backup::WalSegment;
 use crate::domain::epoch::RecordNumber;
 use crate::domain::ids::{Address, NodeName, SystemIdentifier};
 use crate::domain::lsn::{History, Lsn};
-use crate::domain::report::{ControlData, DiskReport, LiveReport, SynchronousReport};
+use crate::domain::report::{ControlData, DiskReport, LiveReport, MemoryReport, SynchronousReport};
 
 /// What went wrong with PostgreSQL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -259,4 +259,10 @@ pub trait LocalPostgres: Send + Sync {
 
     /// Space left on the filesystems of data and WAL, without touching them for longer than a moment.
     async fn disk(&self) -> Option<DiskReport>;
+
+    /// Memory left to the postmaster's process. Reads no disk. `None` where nobody can say, as in a simulation.
+    fn memory(&self, postmaster: i32) -> Option<MemoryReport> {
+        let _no_process = postmaster;
+        None
+    }
 }

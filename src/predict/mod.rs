@@ -2,13 +2,12 @@
 //!
 //! What lives here, in the order in which a sample passes: [`samples`] a node's matrix, [`scaler`], [`forecaster`] (with [`lstm`]),
 //! [`residuals`], [`familiar`], [`scores`], [`levels`], [`calibration`], [`drift`], and [`scorer`], which holds them together; [`document`] and [`model`] say what
-//! a model is, `shipped_curve` what a new one takes surprise to mean, [`weights`] are named tensors from and to bytes, [`fit`] is training without its gradients, [`exhaustion`] needs no model.
+//! a model is, `shipped_curve` what a new one takes surprise to mean, [`weights`] are named tensors from and to bytes, [`fit`] is training without its gradients.
 //! What never enters: a clock, files, the network, `async`, randomness (a seed's numbers are passed in), and decisions.
 
 pub mod calibration;
 pub mod document;
 pub mod drift;
-pub mod exhaustion;
 pub mod familiar;
 pub mod fit;
 pub mod forecaster;

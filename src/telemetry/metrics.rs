@@ -4,6 +4,7 @@
 //! never a zero in place of a fact.
 
 mod forget;
+mod outlook;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -24,7 +25,6 @@ use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::ids::{ClusterName, NodeName, ProxyName};
 use crate::domain::operation::OperationStatus;
 use crate::domain::plan::{Intent, Reason, ReasonCode};
-use crate::domain::risk::ModelName;
 pub(super) use forget::forget;
 
 macro_rules! names {
@@ -67,6 +67,7 @@ names! {
     DECISION_SECONDS = "stormglass_decision_seconds", "How long the controller took to decide.";
     RISK_RATIO = "stormglass_risk_ratio", "Calibrated probability of trouble within the model's horizon, 0 to 1; no series while nobody can say.";
     RISK_ALARM = "stormglass_risk_alarm", "1 while the model expects trouble of the node and has for long enough.";
+    EXHAUSTION_SECONDS = "stormglass_exhaustion_seconds", "Time until nothing is left of the resource, if it goes on as its agent says; no series while it lasts beyond the predictor's horizon.";
     MODEL_INFO = "stormglass_model_info", "Constant 1, labelled with the model that scores.";
     SCORING_SECONDS = "stormglass_scoring_seconds", "How long the samples of one step took to be scored, for all nodes.";
     STORE_SECONDS = "stormglass_store_seconds", "How long the store took, flush included.";
@@ -206,6 +207,7 @@ pub struct ControllerMetrics {
     pub backups: BackupMetrics,
     risk: GaugeVec,
     risk_alarm: IntGaugeVec,
+    exhaustion: GaugeVec,
     model: IntGaugeVec,
     scoring: Histogram,
 }
@@ -250,6 +252,10 @@ impl ControllerMetrics {
             backups: BackupMetrics::new(&registry),
             risk: seconds_gauges(&registry, RISK_RATIO),
             risk_alarm: gauges(&registry, RISK_ALARM, &["cluster", "node"]),
+            exhaustion: register(
+                &registry,
+                GaugeVec::new(options(EXHAUSTION_SECONDS), &["cluster", "node", "resource"]),
+            ),
             model: gauges(&registry, MODEL_INFO, &["name", "version"]),
             scoring: register(
                 &registry,
@@ -354,25 +360,6 @@ impl ControllerMetrics {
     /// Shows how much of what a recovery rests on is in order.
     pub fn show_readiness(&self, cluster: &ClusterName, ratio: f64) {
         self.readiness.with_label_values(&[cluster.as_str()]).set(ratio);
-    }
-
-    /// Shows what is expected of a node.
-    pub fn show_risk(&self, cluster: &ClusterName, node: &NodeName, risk: Option<f64>, is_alarmed: bool) {
-        let labels = [cluster.as_str(), node.as_str()];
-        match risk {
-            Some(risk) => self.risk.with_label_values(&labels).set(risk),
-            // Fails where there was no series, which is what is wanted.
-            None => drop(self.risk.remove_label_values(&labels)),
-        }
-        self.risk_alarm.with_label_values(&labels).set(is_alarmed.into());
-    }
-
-    /// Shows the model that scores; `None`: none does.
-    pub fn show_model(&self, model: Option<&ModelName>) {
-        self.model.reset();
-        if let Some(model) = model {
-            self.model.with_label_values(&[model.name.as_str(), model.version.as_str()]).set(1);
-        }
     }
 
     /// One step was scored.
@@ -494,6 +481,7 @@ fn histograms(registry: &Registry, name: &str, labels: &[&str]) -> HistogramVec 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::risk::{ModelName, Resource};
     use crate::telemetry::backup_metrics::DrillFigures;
 
     fn node(name: &str) -> NodeName {
@@ -538,6 +526,7 @@ mod tests {
         metrics.show_certificates(&[facts("controller c0")]);
         metrics.show_certificates(&[facts("controller c1")]);
         metrics.show_risk(&cluster, &db1, Some(0.25), false);
+        metrics.show_exhaustion(&cluster, &db1, Resource::Memory, Some(Duration::from_secs(90)));
         metrics.show_model(Some(&ModelName { name: "lab".to_owned(), version: "1".to_owned() }));
         metrics.show_channel("dba");
         metrics.observe_scoring(Duration::from_micros(90));

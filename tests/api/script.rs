@@ -197,6 +197,7 @@ pub fn report() -> Report {
             live: None,
             probes: Probes::default(),
             disk: None,
+            memory: None,
         },
         tags: Tags::default(),
         tasks: Default::default(),

@@ -120,6 +120,8 @@ pub struct Setting<'a> {
     pub audit: Option<Arc<dyn Store>>,
     /// So much later it is by its wall clock.
     pub later: Arc<AtomicI64>,
+    /// Of the predictor; it looks ahead sixty of them.
+    pub step: Duration,
 }
 
 impl Default for Setting<'_> {
@@ -136,6 +138,7 @@ impl Default for Setting<'_> {
             notifications: Notifications::default(),
             audit: None,
             later: Default::default(),
+            step: Duration::from_secs(1),
         }
     }
 }
@@ -185,8 +188,9 @@ pub async fn run_on(
 
 /// The same, however it is configured; what the store shall hold is there already.
 pub async fn run_in(directory: tempfile::TempDir, store: Arc<dyn Store>, setting: Setting<'_>) -> Running {
-    let Setting { leads_for, stale_after, ways, sequences, backup, prediction, notifications, audit, later, .. } =
-        setting;
+    let Setting {
+        leads_for, stale_after, ways, sequences, backup, prediction, notifications, audit, later, step, ..
+    } = setting;
     let configured = |name: &str| ConfiguredNode {
         name: node(name),
         site: SiteName::new("a").expect("valid"),
@@ -200,7 +204,7 @@ pub async fn run_in(directory: tempfile::TempDir, store: Arc<dyn Store>, setting
     let policy = Policy {
         durability: DurabilityMode::SyncStrict,
         report_stale_after: stale_after,
-        prediction: PredictionPolicy::for_step(Duration::from_secs(1)),
+        prediction: PredictionPolicy::for_step(step),
         ..Policy::for_rto(Duration::from_secs(5))
     };
     let clock = Arc::new(WallClock { host: SystemClock::new().expect("a clock"), later });
@@ -271,6 +275,7 @@ impl Running {
                 live: None,
                 probes: Probes::default(),
                 disk: None,
+                memory: None,
             },
             tags: Tags::default(),
             tasks: Default::default(),
@@ -343,6 +348,19 @@ impl Running {
         waited.await.unwrap_or_else(|_| panic!("{event} was not told {count} times"));
         self.told(event).await
     }
+}
+
+/// Looks until there is something to see.
+pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("not in time: {what}"))
 }
 
 pub fn caller() -> Caller {

@@ -14,7 +14,7 @@ use stormglass::domain::readiness::Verdict;
 use stormglass::ports::{Card, Drawer, Notifier, NotifyError, Store};
 
 use super::receivers::{Hook, Mailbox};
-use super::{PATIENCE, Running, caller, cluster, failover, record, run_on};
+use super::{PATIENCE, Running, caller, cluster, failover, record, run_on, until};
 
 fn channel(name: &str, on: &[NoticeKind]) -> Channel {
     Channel {
@@ -92,18 +92,6 @@ async fn outcomes(controller: &Running) -> Vec<(String, Option<String>)> {
         (card.key, body["outcome"].as_str().map(str::to_owned))
     };
     cards.into_iter().rev().map(outcome).collect()
-}
-
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let waited = tokio::time::timeout(PATIENCE, async {
-        loop {
-            if let Some(found) = look().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    });
-    waited.await.unwrap_or_else(|_| panic!("not in time: {what}"))
 }
 
 /// An operation that ends as soon as a controller looks at it.

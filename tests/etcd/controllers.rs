@@ -126,6 +126,7 @@ fn agent(controllers: &[Controller]) -> JoinSet<()> {
             live: None,
             probes: Probes::default(),
             disk: None,
+            memory: None,
         },
         tags: Tags::default(),
         tasks: Default::default(),

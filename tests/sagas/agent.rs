@@ -315,6 +315,7 @@ impl Agent {
                 live,
                 probes: Probes::default(),
                 disk: None,
+                memory: None,
             },
             tags: Default::default(),
             tasks: BTreeMap::new(),

@@ -496,6 +496,7 @@ fn new_node(name: &NodeName) -> Node {
             live: None,
             probes: Probes::default(),
             disk: None,
+            memory: None,
         },
         tags: Tags::default(),
         tasks: BTreeMap::new(),

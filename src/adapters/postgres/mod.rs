@@ -36,11 +36,11 @@ pub use settings::{Owner as FileOwner, Password, PostgresSettings, discover_bin_
 use self::errors::{failed, from_client, within};
 use self::session::{Held, Session};
 use self::settings::Setup;
-use crate::adapters::system::{Family, wait_for_exit};
+use crate::adapters::system::{Family, memory, wait_for_exit};
 use crate::domain::epoch::RecordNumber;
 use crate::domain::ids::NodeName;
 use crate::domain::lsn::Lsn;
-use crate::domain::report::{ControlData, DiskReport, LiveReport, SynchronousReport};
+use crate::domain::report::{ControlData, DiskReport, LiveReport, MemoryReport, SynchronousReport};
 use crate::ports::LocalPostgres;
 use crate::ports::postgres::{CopySource, DataChange, PostgresError, Presence, RewindOutcome, StartMode, Upstream};
 
@@ -345,6 +345,10 @@ impl LocalPostgres for Postgres {
             Ok(DiskReport { data_free_bytes: free(&setup.data)?, wal_free_bytes: free(&setup.data.join("pg_wal"))? })
         };
         self.setup.lanes.space.run(DISK_TIMEOUT, ACTION, ask).await.ok()
+    }
+
+    fn memory(&self, postmaster: i32) -> Option<MemoryReport> {
+        memory::left_to(postmaster).ok()
     }
 }
 

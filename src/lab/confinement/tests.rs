@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 
 use super::*;
+use crate::adapters::system::memory;
 use crate::lab::unprivileged::{is_root, lab_user};
 
 const ONE: &str = "\
@@ -68,8 +69,8 @@ fn limits_are_written_as_each_version_reads_them() {
 #[test]
 fn pages_of_files_can_be_had_back_and_the_rest_not() {
     let statistics = "anon 700\nfile 1000\nshmem 300\ninactive_anon 1000\ninactive_file 500\nactive_file 200\ntotal_inactive_file 9\n";
-    assert_eq!(bytes_of_files(statistics), 700);
-    assert_eq!(bytes_of_files(""), 0);
+    assert_eq!(value_sum(statistics, &PAGES_OF_FILES), 700);
+    assert_eq!(value_sum("", &PAGES_OF_FILES), 0);
     for (version, name) in [(Version::One, "memory.usage_in_bytes"), (Version::Two, "memory.current")] {
         let temporary = tempfile::tempdir().expect("directory");
         let groups = groups(version, temporary.path().to_str().expect("UTF-8"));
@@ -113,6 +114,9 @@ fn real_groups_take_a_process_limit_it_and_are_gone_afterwards() {
     write(&groups.memory_limit(Some(64 * 1024 * 1024))).expect("limited");
     let limited = read(&groups.memory_limit(None).file).expect("read");
     assert_eq!(limited.trim(), (64 * 1024 * 1024).to_string());
+    let left = memory::left_to(i32::try_from(child.id()).expect("a pid")).expect("read");
+    assert_eq!(left.total_bytes, 64 * 1024 * 1024, "what an agent says of it");
+    assert!((1..=left.total_bytes).contains(&left.available_bytes), "{left:?}");
     write(&groups.memory_limit(None)).expect("let go");
     assert!(groups.bytes_held().is_ok());
     child.kill().expect("killed");

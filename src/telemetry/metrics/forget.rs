@@ -31,7 +31,7 @@ impl ControllerMetrics {
         ] {
             forget(gauges, cluster);
         }
-        for gauges in [&self.lease_remaining, &self.report_age, &self.readiness, &self.risk] {
+        for gauges in [&self.lease_remaining, &self.report_age, &self.readiness, &self.risk, &self.exhaustion] {
             forget(gauges, cluster);
         }
         forget(&self.alone_seconds, cluster);

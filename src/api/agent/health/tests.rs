@@ -48,6 +48,7 @@ fn node(in_recovery: bool) -> NodeSnapshot {
             live: Some(live),
             probes: Probes { connect: Probe::default(), write },
             disk: None,
+            memory: None,
         },
         tags: Tags::default(),
         tasks: std::collections::BTreeMap::new(),

@@ -19,7 +19,7 @@ use crate::lab::report::{Baseline, FalseAlarms};
 
 /// The rules: name, and an expression with `$node` that has a series a node while it fires. A day of the mixins is a minute of the lab.
 /// node_exporter shows no mounts of a user namespace, so that the space is the agents' own metric, of a volume of 512 MiB.
-const RULES: [(&str, &str); 9] = [
+const RULES: [(&str, &str); 11] = [
     (
         "threshold: less than 5 % of the volume is free",
         "min by (node) (stormglass_data_free_bytes{node=~\"$node\"}) / 536870912 < 0.05",
@@ -49,6 +49,15 @@ const RULES: [(&str, &str); 9] = [
     (
         "threshold: a slot that nobody reads",
         "max by (node) (pg_replication_slots_pg_wal_lsn_diff{node=~\"$node\",slot_name=\"forgotten_consumer\"}) >= 0",
+    ),
+    // The usual rules ask node_exporter, to which the host's memory is one: of a control group the agents alone tell.
+    (
+        "threshold: less than 10 % of the memory is available",
+        "min by (node) (stormglass_memory_available_bytes{node=~\"$node\"} / stormglass_memory_total_bytes{node=~\"$node\"}) < 0.1",
+    ),
+    (
+        "predict_linear: no memory left within a minute",
+        "min by (node) (predict_linear(stormglass_memory_available_bytes{node=~\"$node\"}[15s], 60)) < 0",
     ),
     // The usual rules ask node_exporter how long the device takes; what holds writes back before the device is not in that.
     (
