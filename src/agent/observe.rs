@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Agent;
 use super::local::{Answers, ProbeHistory};
-use crate::domain::report::PostgresState;
+use crate::domain::report::{MemoryReport, PostgresState};
 use crate::ports::postgres::PostgresError;
 
 /// While PostgreSQL starts it is asked this often, so that nobody waits for the next regular question.
@@ -127,12 +127,25 @@ impl Agent {
         }
     }
 
+    /// Of a run that has ended meanwhile nothing is left to tell.
+    fn hear_memory(&self, postmaster: Option<i32>, memory: Option<MemoryReport>) {
+        let mut local = self.local();
+        if local.postmaster == postmaster {
+            local.memory = memory;
+        }
+    }
+
     /// Asks for memory left.
     pub(super) async fn memory_loop(self: &Arc<Self>) {
         loop {
             let postmaster = self.local().postmaster;
-            let memory = postmaster.and_then(|postmaster| self.postgres.memory(postmaster));
-            self.local().memory = memory;
+            let memory = match postmaster {
+                Some(postmaster) => {
+                    tokio::time::timeout(MEMORY_INTERVAL, self.postgres.memory(postmaster)).await.ok().flatten()
+                }
+                None => None,
+            };
+            self.hear_memory(postmaster, memory);
             tokio::time::sleep(MEMORY_INTERVAL).await;
         }
     }

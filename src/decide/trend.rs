@@ -72,10 +72,10 @@ impl Trend {
 
     /// Resources of which nothing is left within `horizon`, soonest first.
     pub fn exhaustions(&self, horizon: Duration) -> Vec<Exhaustion> {
-        let data = self.series(|sample| sample.data_free_bytes);
-        let wal = self.series(|sample| sample.wal_free_bytes);
-        let connections = self.series(|sample| sample.connections_free);
-        let memory = self.series(|sample| sample.memory_free_bytes);
+        let data = self.series(horizon, |sample| sample.data_free_bytes);
+        let wal = self.series(horizon, |sample| sample.wal_free_bytes);
+        let connections = self.series(horizon, |sample| sample.connections_free);
+        let memory = self.series(horizon, |sample| sample.memory_free_bytes);
         // One filesystem is one resource.
         let wal = if wal == data { Vec::new() } else { wal };
         let resources = [
@@ -107,18 +107,20 @@ impl Trend {
     }
 
     /// The last values in order, with their time in seconds; empty where one of them is missing.
-    fn series(&self, value: impl Fn(&Sample) -> Option<f64>) -> Vec<(f64, f64)> {
-        let Some(first) = self.samples.front() else { return Vec::new() };
+    fn series(&self, horizon: Duration, value: impl Fn(&Sample) -> Option<f64>) -> Vec<(f64, f64)> {
+        let (Some(first), Some(last)) = (self.samples.front(), self.samples.back()) else { return Vec::new() };
         let skip = self.samples.len().saturating_sub(SAMPLES_FITTED);
-        let last = self.samples.iter().skip(skip);
-        last.map(|sample| Some((sample.at.since(first.at).as_secs_f64(), value(sample)?)))
+        // What was before a long silence and what came after it would make two clouds, and any two of them are a line.
+        let recent = self.samples.iter().skip(skip).filter(|sample| last.at.since(sample.at) <= horizon / 2);
+        recent
+            .map(|sample| Some((sample.at.since(first.at).as_secs_f64(), value(sample)?)))
             .collect::<Option<_>>()
             .unwrap_or_default()
     }
 }
 
-/// What is left, and the time until a straight line (least squares) through the series reaches zero; `None` where there is no
-/// such line.
+/// What is left, and the time until a straight line (least squares) through the series reaches zero: none, if it has. `None` where there
+/// is no such line.
 fn time_to_nothing(series: &[(f64, f64)]) -> Option<(f64, Duration)> {
     if series.len() < SAMPLES_MIN {
         return None;
@@ -132,7 +134,11 @@ fn time_to_nothing(series: &[(f64, f64)]) -> Option<(f64, Duration)> {
     let (times, values, both) =
         (sum(&|time, _| time * time), sum(&|_, value| value * value), sum(&|time, value| time * value));
     let ((_, first), (_, last)) = (series[0], series[series.len() - 1]);
-    if times <= 0.0 || values <= 0.0 || both >= 0.0 || first <= 0.0 {
+    // What is used up stays used up and no longer falls.
+    if last <= 0.0 {
+        return Some((0.0, Duration::ZERO));
+    }
+    if times <= 0.0 || values <= 0.0 || both >= 0.0 {
         return None;
     }
     let fit = both * both / (times * values);
@@ -222,11 +228,33 @@ mod tests {
             ("trickle", |second| 600_000_000 - second * 1_000),
             ("growth", |second| 600_000_000 + second * 10_000_000),
             ("still", |_| 600_000_000),
-            ("nothing", |_| 0),
         ] {
             let trend = heard(20, |report, second| report.postgres.disk = disk(free(second)));
             assert_eq!(trend.exhaustions(Duration::from_secs(86_400)), [], "{words}");
         }
+    }
+
+    #[test]
+    fn what_is_used_up_stays_so_until_there_is_some_again() {
+        let full = |second| if second < 10 { 100_000_000 - second * 10_000_000 } else { 0 };
+        for seconds in [12, 20, 60] {
+            let trend = heard(seconds, |report, second| report.postgres.disk = disk(full(second)));
+            let found = trend.exhaustions(HORIZON);
+            assert_eq!((found.len(), found[0].left, found[0].remaining), (1, 0.0, Duration::ZERO), "after {seconds} s");
+        }
+        let freed = |second| if second < 40 { full(second) } else { 100_000_000 };
+        let trend = heard(60, |report, second| report.postgres.disk = disk(freed(second)));
+        assert_eq!(trend.exhaustions(HORIZON), []);
+    }
+
+    #[test]
+    fn what_was_before_a_long_silence_makes_no_line_with_what_came_after() {
+        let mut trend = Trend::default();
+        for (second, free) in (0..10).map(|second| (second, 600)).chain((40..49).map(|second| (second, 200))) {
+            let report = report(|report| report.postgres.disk = disk(free * 1_000_000));
+            trend.hear(&report, Moment(second * 1_000_000), HORIZON);
+        }
+        assert_eq!(trend.exhaustions(HORIZON), []);
     }
 
     #[test]

@@ -261,7 +261,7 @@ pub trait LocalPostgres: Send + Sync {
     async fn disk(&self) -> Option<DiskReport>;
 
     /// Memory left to the postmaster's process. Reads no disk. `None` where nobody can say, as in a simulation.
-    fn memory(&self, postmaster: i32) -> Option<MemoryReport> {
+    async fn memory(&self, postmaster: i32) -> Option<MemoryReport> {
         let _no_process = postmaster;
         None
     }

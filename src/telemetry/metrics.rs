@@ -67,7 +67,7 @@ names! {
     DECISION_SECONDS = "stormglass_decision_seconds", "How long the controller took to decide.";
     RISK_RATIO = "stormglass_risk_ratio", "Calibrated probability of trouble within the model's horizon, 0 to 1; no series while nobody can say.";
     RISK_ALARM = "stormglass_risk_alarm", "1 while the model expects trouble of the node and has for long enough.";
-    EXHAUSTION_SECONDS = "stormglass_exhaustion_seconds", "Time until nothing is left of the resource, if it goes on as its agent says; no series while it lasts beyond the predictor's horizon.";
+    EXHAUSTION_SECONDS = "stormglass_exhaustion_seconds", "Time until nothing is left of the resource, if it goes on falling as by its agent's word; 0: nothing is. No series while it does not fall steadily, or lasts beyond the predictor's horizon.";
     MODEL_INFO = "stormglass_model_info", "Constant 1, labelled with the model that scores.";
     SCORING_SECONDS = "stormglass_scoring_seconds", "How long the samples of one step took to be scored, for all nodes.";
     STORE_SECONDS = "stormglass_store_seconds", "How long the store took, flush included.";

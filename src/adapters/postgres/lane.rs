@@ -57,6 +57,8 @@ pub(super) struct Lanes {
     pub room: Lane,
     /// Space left.
     pub space: Lane,
+    /// Memory left.
+    pub memory: Lane,
     /// Files of a start.
     pub start: Lane,
     /// The managed configuration.

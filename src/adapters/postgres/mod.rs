@@ -347,8 +347,11 @@ impl LocalPostgres for Postgres {
         self.setup.lanes.space.run(DISK_TIMEOUT, ACTION, ask).await.ok()
     }
 
-    fn memory(&self, postmaster: i32) -> Option<MemoryReport> {
-        memory::left_to(postmaster).ok()
+    async fn memory(&self, postmaster: i32) -> Option<MemoryReport> {
+        const ACTION: &str = "ask for free memory";
+        // The kernel adds statistics up for it, and is slowest at that where memory is short.
+        let ask = move || memory::left_to(postmaster).map_err(|error| errors::failed(ACTION, error));
+        self.setup.lanes.memory.run(DISK_TIMEOUT, ACTION, ask).await.ok()
     }
 }
 

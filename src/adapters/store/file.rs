@@ -214,7 +214,7 @@ fn prepare(connection: &mut Connection) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Gives back what the connection keeps in memory of the file: a controller of many clusters has as many stores, and most are quiet.
+/// Gives the pages of the file back that the connection keeps in memory: a controller of many clusters has as many stores, and most are quiet.
 pub(super) fn release_memory(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("PRAGMA shrink_memory")
 }

@@ -36,6 +36,41 @@ async fn a_database_that_cannot_grow_says_so_and_keeps_what_it_has() {
     assert_eq!(store.list_audit(10).await.expect("list"), [row("after"), row("before")]);
 }
 
+#[test]
+fn sqlite_is_built_for_many_small_stores() {
+    let connection = rusqlite::Connection::open_in_memory().expect("open");
+    let mut options = connection.prepare("PRAGMA compile_options").expect("a pragma");
+    let options: Vec<String> =
+        options.query_map([], |row| row.get(0)).expect("asked").collect::<Result<_, _>>().expect("words");
+    for wanted in ["DEFAULT_LOOKASIDE=0,0", "DEFAULT_PCACHE_INITSZ=0"] {
+        assert!(options.iter().any(|option| option == wanted), ".cargo/config.toml asks for {wanted}: {options:?}");
+    }
+    let shared = "ENABLE_MEMORY_MANAGEMENT";
+    assert!(!options.iter().any(|option| option == shared), "{shared}: one store's quiet would be another one's loss");
+}
+
+#[tokio::test]
+async fn after_a_quiet_moment_a_store_goes_on_and_its_log_is_written_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("controller.db");
+    let store = SqliteStore::open(&path).expect("open");
+    let file_begins_with = std::fs::metadata(&path).expect("there").len();
+    let mut written = 0;
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    // More commits than a checkpoint waits for, each more than a page, then nothing: the file itself grows.
+    for _ in 0..64 {
+        store.append_audit(&row(&"x".repeat(5_000))).await.expect("append");
+        written += 1;
+    }
+    while std::fs::metadata(&path).expect("there").len() < file_begins_with + 64 * 4_096 {
+        assert!(tokio::time::Instant::now() < deadline, "the log is not written back");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    store.append_audit(&row("after")).await.expect("append");
+    let kept = store.list_audit(1000).await.expect("list");
+    assert_eq!((kept.len(), kept[0].what.as_str()), (written + 1, "after"));
+}
+
 #[tokio::test]
 async fn work_that_fails_takes_nothing_of_its_neighbours_with_it() {
     let directory = tempfile::tempdir().expect("a directory");

@@ -13,22 +13,29 @@ use crate::domain::report::MemoryReport;
 struct Names {
     limits: &'static [&'static str],
     used: &'static str,
-    /// Lines of `memory.stat`, children included, of what can be had back: pages of files.
-    files: [&'static str; 2],
+    /// Lines of `memory.stat`, children included, of what can be had back: pages of files, and in version 2 what the kernel remembers
+    /// of files; version 1 does not say how much that is.
+    reclaimable: &'static [&'static str],
 }
 
 const ONE: Names = Names {
     limits: &["memory.limit_in_bytes"],
     used: "memory.usage_in_bytes",
-    files: ["total_active_file", "total_inactive_file"],
+    reclaimable: &["total_active_file", "total_inactive_file"],
 };
 /// Above `memory.high` a process is slowed down until it has given enough back: for a database that is the end already.
-const TWO: Names =
-    Names { limits: &["memory.max", "memory.high"], used: "memory.current", files: ["active_file", "inactive_file"] };
+const TWO: Names = Names {
+    limits: &["memory.max", "memory.high"],
+    used: "memory.current",
+    reclaimable: &["active_file", "inactive_file", "slab_reclaimable"],
+};
+/// The value of `vm.overcommit_memory` with which allocations end at a limit of their own, whatever is free.
+const NO_OVERCOMMIT: &str = "2";
 
 /// What `pid` and its like may still take, with the total of whatever ends first.
 pub fn left_to(pid: i32) -> io::Result<MemoryReport> {
-    let host = of_host(&fs::read_to_string("/proc/meminfo")?).ok_or_else(|| {
+    let is_committed = fs::read_to_string("/proc/sys/vm/overcommit_memory")?.trim() == NO_OVERCOMMIT;
+    let host = of_host(&fs::read_to_string("/proc/meminfo")?, is_committed).ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidData, "/proc/meminfo does not say how much is available")
     })?;
     // A host without control groups has no other limit.
@@ -44,12 +51,19 @@ fn tighter(one: MemoryReport, other: MemoryReport) -> MemoryReport {
     if other.available_bytes < one.available_bytes { other } else { one }
 }
 
-fn of_host(text: &str) -> Option<MemoryReport> {
+/// `is_committed`: what has been promised counts, and not only what is in use (`vm.overcommit_memory = 2`).
+fn of_host(text: &str, is_committed: bool) -> Option<MemoryReport> {
     let bytes = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
         line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
     };
-    Some(MemoryReport { available_bytes: bytes("MemAvailable:")?, total_bytes: bytes("MemTotal:")? })
+    let free = MemoryReport { available_bytes: bytes("MemAvailable:")?, total_bytes: bytes("MemTotal:")? };
+    if !is_committed {
+        return Some(free);
+    }
+    let total_bytes = bytes("CommitLimit:")?;
+    let promised = MemoryReport { available_bytes: total_bytes.saturating_sub(bytes("Committed_AS:")?), total_bytes };
+    Some(tighter(free, promised))
 }
 
 /// `None` where the group sets no limit: the word `max`, a missing file (the topmost group has none).
@@ -57,8 +71,8 @@ fn of_group(place: &Path, names: &Names) -> Option<MemoryReport> {
     let number = |name: &str| fs::read_to_string(place.join(name)).ok()?.trim().parse::<u64>().ok();
     let total_bytes = names.limits.iter().filter_map(|name| number(name)).min()?;
     let used = number(names.used)?;
-    let files = value_sum(&fs::read_to_string(place.join("memory.stat")).ok()?, &names.files);
-    Some(MemoryReport { available_bytes: total_bytes.saturating_sub(used.saturating_sub(files)), total_bytes })
+    let reclaimable = value_sum(&fs::read_to_string(place.join("memory.stat")).ok()?, names.reclaimable);
+    Some(MemoryReport { available_bytes: total_bytes.saturating_sub(used.saturating_sub(reclaimable)), total_bytes })
 }
 
 /// Where memory is limited, and the group of a process there.
@@ -86,10 +100,15 @@ mod tests {
     #[test]
     fn a_host_says_what_is_available_and_not_what_is_free() {
         let text = "MemTotal:       24000 kB\nMemFree:         1000 kB\nMemAvailable:    9000 kB\n";
-        assert_eq!(of_host(text), Some(left(9000 * 1024, 24_000 * 1024)));
+        assert_eq!(of_host(text, false), Some(left(9000 * 1024, 24_000 * 1024)));
+        assert_eq!(of_host(text, true), None, "nothing is said of promises");
+        for (promised, free) in [(13_000, 2000), (1000, 9000), (16_000, 0)] {
+            let text = format!("{text}CommitLimit: 15000 kB\nCommitted_AS: {promised} kB\n");
+            assert_eq!(of_host(&text, true).map(|left| left.available_bytes), Some(free * 1024), "{promised}");
+        }
         for broken in ["", "MemTotal: 1 kB\n", "MemTotal: x kB\nMemAvailable: 1 kB\n", "MemTotal: 1\nMemAvailable: 1\n"]
         {
-            assert_eq!(of_host(broken), None, "{broken}");
+            assert_eq!(of_host(broken, false), None, "{broken}");
         }
     }
 
@@ -97,8 +116,7 @@ mod tests {
     fn a_group_counts_pages_of_files_as_available_and_has_no_say_without_a_limit() {
         let place = tempfile::tempdir().expect("a directory");
         let write = |name: &str, text: &str| fs::write(place.path().join(name), text).expect("written");
-        let statistics =
-            "anon 600\nactive_file 100\ninactive_file 50\ntotal_active_file 100\ntotal_inactive_file 250\n";
+        let statistics = "anon 600\nactive_file 100\ninactive_file 20\nslab_reclaimable 30\ntotal_active_file 100\ntotal_inactive_file 250\n";
         write("memory.stat", statistics);
         write("memory.max", "max\n");
         write("memory.current", "900\n");

@@ -20,7 +20,7 @@ impl ControllerMetrics {
         self.risk_alarm.with_label_values(&labels).set(is_alarmed.into());
     }
 
-    /// Shows how long a resource of a node lasts; `None`: as far as anybody can see.
+    /// Shows how long a resource of a node lasts; `None`: nobody can say, or beyond the horizon.
     pub fn show_exhaustion(&self, cluster: &ClusterName, node: &NodeName, resource: Resource, left: Option<Duration>) {
         let labels = [cluster.as_str(), node.as_str(), resource.label()];
         match left {
