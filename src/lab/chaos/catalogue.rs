@@ -200,8 +200,9 @@ pub const FAULTS: [Fault; 41] = {
             Line(Host::Primary, Peers::ControllerAndStandby, Both, CUT), Seconds(8, 12)).moves(0, 1),
         fault("flapping", 29, "the line of the primary's host is down for 10 s, up for 10 s, again and again", Links,
             Flap, Moment).moves(0, 1).never_drawn(),
+        // Where only the candidate holds every confirmed commit, it has the epoch, gives it back, and the former primary starts in a third.
         fault("partition-in-promotion", 30, "the candidate loses the controller in the middle of its promotion", Links,
-            CutPromotion, Seconds(3, 5)).moves(1, 2),
+            CutPromotion, Seconds(3, 5)).moves(1, 3),
         fault("heals-in-failover", 30, "the primary's host is cut off until somebody acts, and not a moment longer", Links,
             Line(Host::Primary, Peers::All, Both, CUT), Operation).moves(0, 1),
         fault("host-lost", 8, "the primary's host loses line and power at once, and returns", Links,
