@@ -98,7 +98,7 @@ async fn pauses_are_told_with_who_asked_and_when_they_expire() {
 async fn what_runs_out_has_a_series_until_it_no_longer_does() {
     // A sample each 30 ms, a horizon of 1.8 s, and memory that would last 4 s.
     let controller = start_in(Setting { step: Duration::from_millis(30), ..Setting::default() }).await;
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let say = async |lost: f64| {
         let memory = |report: &mut Report| {
             let available_bytes = (1e9 * (1.0 - lost)) as u64;
