@@ -50,7 +50,10 @@ async fn only_the_agent_opens_postgresql() {
     assert_eq!(control.major_version, live.major_version);
     node.postgres.checkpoint(PATIENCE).await.expect("checkpoint");
     assert!(node.postgres.disk().await.expect("known").data_free_bytes > 0);
-    assert!(node.postgres.memory(pid).await.expect("known").available_bytes > 0);
+    let Presence::Running { postmaster } = node.postgres.presence().await else {
+        panic!("it was started again by hand")
+    };
+    assert!(node.postgres.memory(postmaster).await.expect("known").available_bytes > 0);
     node.postgres.stop_fast(PATIENCE).await.expect("stops");
     assert!(node.postgres.control_data().await.expect("readable").expect("there").is_shut_down());
     node.postgres.stop_fast(PATIENCE).await.expect("stopping what is stopped is done at once");
