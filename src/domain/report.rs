@@ -411,7 +411,7 @@ pub struct DiskReport {
 pub struct MemoryReport {
     /// What may still be taken; pages of files count, as the kernel gives them up.
     pub available_bytes: u64,
-    /// Of so much.
+    /// Of so much: the host's memory, its commit limit, or the group's limit, whichever is nearest.
     pub total_bytes: u64,
 }
 

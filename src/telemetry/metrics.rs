@@ -437,7 +437,7 @@ fn integer(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn show_seconds(gauges: &GaugeVec, labels: &[&str; 2], value: Option<Duration>) {
+fn show_seconds(gauges: &GaugeVec, labels: &[&str], value: Option<Duration>) {
     match value {
         Some(value) => gauges.with_label_values(labels).set(value.as_secs_f64()),
         None => drop(gauges.remove_label_values(labels)),

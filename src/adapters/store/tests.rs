@@ -51,24 +51,23 @@ fn sqlite_is_built_for_many_small_stores() {
 
 #[tokio::test]
 async fn after_a_quiet_moment_a_store_goes_on_and_its_log_is_written_back() {
+    const COMMITS: usize = 64;
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("controller.db");
     let store = SqliteStore::open(&path).expect("open");
     let file_begins_with = std::fs::metadata(&path).expect("there").len();
-    let mut written = 0;
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
     // More commits than a checkpoint waits for, each more than a page, then nothing: the file itself grows.
-    for _ in 0..64 {
+    for _ in 0..COMMITS {
         store.append_audit(&row(&"x".repeat(5_000))).await.expect("append");
-        written += 1;
     }
-    while std::fs::metadata(&path).expect("there").len() < file_begins_with + 64 * 4_096 {
+    while std::fs::metadata(&path).expect("there").len() < file_begins_with + COMMITS as u64 * 4_096 {
         assert!(tokio::time::Instant::now() < deadline, "the log is not written back");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     store.append_audit(&row("after")).await.expect("append");
     let kept = store.list_audit(1000).await.expect("list");
-    assert_eq!((kept.len(), kept[0].what.as_str()), (written + 1, "after"));
+    assert_eq!((kept.len(), kept[0].what.as_str()), (COMMITS + 1, "after"));
 }
 
 #[tokio::test]

@@ -32,7 +32,8 @@ const TWO: Names = Names {
 /// The value of `vm.overcommit_memory` with which allocations end at a limit of their own, whatever is free.
 const NO_OVERCOMMIT: &str = "2";
 
-/// What `pid` and its like may still take, with the total of whatever ends first.
+/// What `pid` and its like may still take, in bytes, with the total of whatever ends first. An error if the process has ended, or if this
+/// is no Linux that says how much is available.
 pub fn left_to(pid: i32) -> io::Result<MemoryReport> {
     let is_committed = fs::read_to_string("/proc/sys/vm/overcommit_memory")?.trim() == NO_OVERCOMMIT;
     let host = of_host(&fs::read_to_string("/proc/meminfo")?, is_committed).ok_or_else(|| {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::ControllerMetrics;
+use super::{ControllerMetrics, show_seconds};
 use crate::domain::ids::{ClusterName, NodeName};
 use crate::domain::risk::{ModelName, Resource};
 
@@ -22,12 +22,7 @@ impl ControllerMetrics {
 
     /// Shows how long a resource of a node lasts; `None`: nobody can say, or beyond the horizon.
     pub fn show_exhaustion(&self, cluster: &ClusterName, node: &NodeName, resource: Resource, left: Option<Duration>) {
-        let labels = [cluster.as_str(), node.as_str(), resource.label()];
-        match left {
-            Some(left) => self.exhaustion.with_label_values(&labels).set(left.as_secs_f64()),
-            // Fails where there was no series, which is what is wanted.
-            None => drop(self.exhaustion.remove_label_values(&labels)),
-        }
+        show_seconds(&self.exhaustion, &[cluster.as_str(), node.as_str(), resource.label()], left);
     }
 
     /// Shows the model that scores; `None`: none does.
