@@ -214,8 +214,9 @@ fn prepare(connection: &mut Connection) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Gives the pages of the file back that the connection keeps in memory: a controller of many clusters has as many stores, and most are quiet.
+/// Gives back what the connection keeps in memory, pages of the file and statements: a controller of many clusters has as many stores, and most are quiet.
 pub(super) fn release_memory(connection: &Connection) -> rusqlite::Result<()> {
+    connection.flush_prepared_statement_cache();
     connection.execute_batch("PRAGMA shrink_memory")
 }
 

@@ -3,11 +3,12 @@
 //! What waits in the queue together is committed together: one flush for a swap and the events around it.
 //! Each piece of work has a savepoint of its own, so that one that fails takes nothing of the others with it.
 
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::file::{Opened, explain, release_memory};
 use crate::ports::store::StoreError;
@@ -68,6 +69,8 @@ struct Call<T, F> {
     sender: oneshot::Sender<Result<T, StoreError>>,
     action: &'static str,
     location: String,
+    /// Its place in the queue.
+    _place: OwnedSemaphorePermit,
 }
 
 impl<T: Send, F: FnOnce(&Connection) -> Result<T, Failure> + Send> Work for Call<T, F> {
@@ -101,24 +104,24 @@ impl<T: Send, F: FnOnce(&Connection) -> Result<T, Failure> + Send> Work for Call
 pub(super) struct Queue {
     /// `None` only while it is dropped.
     sender: Option<mpsc::Sender<Box<dyn Work>>>,
+    places: Arc<Semaphore>,
     thread: Option<JoinHandle<()>>,
     location: String,
 }
 
 impl Queue {
     pub(super) fn begin(opened: Opened, location: String) -> Result<Self, StoreError> {
-        let (sender, receiver) = mpsc::channel(QUEUE_LENGTH);
-        let failed = |error: std::io::Error| StoreError::Failed {
-            action: "start the thread",
-            location: location.clone(),
-            problem: error.to_string(),
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
+        let (sender, receiver) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || runtime.block_on(run(opened, receiver)))
-            .map_err(failed)?;
-        Ok(Self { sender: Some(sender), thread: Some(thread), location })
+            .spawn(move || run(opened, &receiver))
+            .map_err(|error| StoreError::Failed {
+                action: "start the thread",
+                location: location.clone(),
+                problem: error.to_string(),
+            })?;
+        let places = Arc::new(Semaphore::new(QUEUE_LENGTH));
+        Ok(Self { sender: Some(sender), places, thread: Some(thread), location })
     }
 
     /// Has `work` done in a transaction. A caller that stops waiting does not stop the work.
@@ -132,14 +135,16 @@ impl Queue {
         let late = || format!("no answer within {CALL_TIMEOUT:?}: look at the disk that the file is on");
         let ended = || "its thread has ended: restart the controller".to_owned();
 
-        let (sender, receiver) = oneshot::channel();
-        let call = Call { work: Some(work), result: None, sender, action, location: self.location.clone() };
         let queue = self.sender.as_ref().ok_or_else(|| failed(ended()))?;
-        match tokio::time::timeout(CALL_TIMEOUT, queue.send(Box::new(call))).await {
-            Ok(Ok(())) => {}
+        let place = match tokio::time::timeout(CALL_TIMEOUT, Arc::clone(&self.places).acquire_owned()).await {
+            Ok(Ok(place)) => place,
             Ok(Err(_)) => return Err(failed(ended())),
             Err(_) => return Err(failed(late())),
-        }
+        };
+        let (sender, receiver) = oneshot::channel();
+        let location = self.location.clone();
+        let call = Call { work: Some(work), result: None, sender, action, location, _place: place };
+        queue.send(Box::new(call)).map_err(|_| failed(ended()))?;
         match tokio::time::timeout(CALL_TIMEOUT, receiver).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(unknown(ended())),
@@ -160,12 +165,13 @@ impl Drop for Queue {
     }
 }
 
-async fn run(mut opened: Opened, mut receiver: mpsc::Receiver<Box<dyn Work>>) {
+fn run(mut opened: Opened, receiver: &mpsc::Receiver<Box<dyn Work>>) {
     let mut commits: u32 = 0;
     loop {
-        let first = match tokio::time::timeout(QUIET, receiver.recv()).await {
+        let first = match receiver.recv_timeout(QUIET) {
             Ok(first) => first,
-            Err(_) => {
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
                 if commits >= COMMITS_BEFORE_CHECKPOINT {
                     checkpoint(&opened.connection);
                     commits = 0;
@@ -173,10 +179,12 @@ async fn run(mut opened: Opened, mut receiver: mpsc::Receiver<Box<dyn Work>>) {
                 if let Err(error) = release_memory(&opened.connection) {
                     tracing::debug!(%error, "the store keeps its memory until the next quiet moment");
                 }
-                receiver.recv().await
+                match receiver.recv() {
+                    Ok(first) => first,
+                    Err(mpsc::RecvError) => return,
+                }
             }
         };
-        let Some(first) = first else { return };
         let mut batch = vec![first];
         while batch.len() < BATCH_LENGTH
             && let Ok(next) = receiver.try_recv()
