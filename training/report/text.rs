@@ -89,12 +89,14 @@ fn data_set(text: &mut String, set: &DataSet, seeds: usize) {
         );
     }
     verdict(text, set, seeds);
+    spread(text, set, seeds);
     let twin = &set.methods[set.methods.len() - seeds - 1];
     let network = &set.methods[set.methods.len() - seeds];
     let _ = writeln!(
         text,
         "\nEvery series, linear twin / {}:\n\n\
-         | series | incidents | VUS-PR | AUC-PR | event F1, best | own alarms: event F1 | caught | false alarms |\n|---|---:|---:|---:|---:|---:|---:|---:|",
+         | series | incidents | VUS-PR | AUC-PR | event F1, best | false alarms a day at 50 % | at 80 % | own alarms: event F1 | caught | false alarms |\n\
+         |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         network.name
     );
     for (index, name) in set.series.iter().enumerate() {
@@ -107,11 +109,13 @@ fn data_set(text: &mut String, set: &DataSet, seeds: usize) {
         };
         let _ = writeln!(
             text,
-            "| {name} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {name} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             set.events[index],
             pair(&|result| result.figures.vus_pr, 3),
             pair(&|result| result.figures.auc_pr, 3),
             pair(&|result| result.figures.event_f1_best, 2),
+            pair(&|result| result.figures.false_alarms_per_day_at_50, 2),
+            pair(&|result| result.figures.false_alarms_per_day_at_80, 2),
             own(&Judgement::event_f1, 2),
             own(&|judgement| judgement.caught as f64, 0),
             own(&|judgement| judgement.false_alarms as f64, 0),
@@ -149,6 +153,25 @@ fn verdict(text: &mut String, set: &DataSet, seeds: usize) {
             "\n{what}: {mean:.3} over {seeds} seeds ({low:.3} to {high:.3}), linear twin {twin:.3}; {word}."
         );
     }
+}
+
+/// How far a mean of false alarms stands for the series: one on which an incident looks like any other minute decides it alone.
+fn spread(text: &mut String, set: &DataSet, seeds: usize) {
+    let network = &set.methods[set.methods.len() - seeds];
+    let over = |figure: &dyn Fn(&super::MethodResult) -> f64| {
+        let mut values: Vec<f64> = network.results.iter().map(figure).collect();
+        values.sort_by(f64::total_cmp);
+        let middle = (values.len().saturating_sub(1) / 2, values.len() / 2);
+        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+        (f64::midpoint(at(middle.0), at(middle.1)), at(values.len().saturating_sub(1)))
+    };
+    let half = over(&|result| result.figures.false_alarms_per_day_at_50);
+    let most = over(&|result| result.figures.false_alarms_per_day_at_80);
+    let _ = writeln!(
+        text,
+        "\nFalse alarms a day of {} over the series: median {:.2} at 50 % and {:.2} at 80 % of the incidents, greatest {:.2} and {:.2}.",
+        network.name, half.0, most.0, half.1, most.1
+    );
 }
 
 fn risk(text: &mut String, calibrated: &Calibrated) {

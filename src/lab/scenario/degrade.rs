@@ -25,7 +25,7 @@ use crate::lab::progress::Progress;
 use crate::lab::report::{FaultReport, PredictionReport, REPORT_SCHEMA_VERSION, Report};
 use crate::lab::up::Lab;
 use crate::lab::{clock, ledger, naming, phases};
-use growth::Growth;
+use growth::{Confinement, Growth};
 use load::Load;
 use samples::Incident;
 
@@ -75,6 +75,8 @@ pub(super) async fn run(
     }
     let part = arguments.part.unwrap_or(Part::Act);
     let fault = arguments.fault.context("a part of degrade-primary is about one fault")?;
+    let grows_for = arguments.grows_for.unwrap_or(GROWS_FOR);
+    let confinement = Confinement::of(lab, fault, &node, grows_for)?;
     let mut failures = Vec::new();
     if part == Part::Act {
         let step = progress.step("the predictor learns what is usual");
@@ -88,8 +90,7 @@ pub(super) async fn run(
     let before = lab.controller.status().await?;
     let step = progress.step(fault.words());
     let fault_at = clock::now();
-    let grows_for = arguments.grows_for.unwrap_or(GROWS_FOR);
-    let growth = Growth::start(lab, fault, &node, grows_for).await?;
+    let growth = Growth::start(lab, fault, &node, grows_for, confinement).await?;
     let seen = watch(lab, &before, &client, part, fault_at.plus(grows_for + GROWTH_PATIENCE), fault_at).await;
     let stopped = growth.stop().await;
     let observed_until = clock::now();

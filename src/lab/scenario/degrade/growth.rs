@@ -4,8 +4,8 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use tokio::task::JoinHandle;
 
 use super::squeeze;
+use crate::domain::clock::Moment;
 use crate::domain::ids::Address;
 use crate::lab::arguments::NamedFault;
 use crate::lab::client::Session;
@@ -43,6 +44,13 @@ pub(super) struct Growth {
     relief: Relief,
 }
 
+/// A server in a limit that does not get tighter before the fault begins.
+pub(super) struct Confinement {
+    brake: Brake,
+    task: JoinHandle<anyhow::Result<()>>,
+    began: Arc<OnceLock<Moment>>,
+}
+
 /// Ends the fault also where nobody waits for that any more: of a lab that is taken down, nothing may hang in a limit.
 struct Brake {
     stop: Arc<AtomicBool>,
@@ -70,12 +78,39 @@ enum Relief {
     Slot(Address, String),
 }
 
+impl Confinement {
+    /// Confines what a limit will take from; `None` for the other faults.
+    pub fn of(lab: &Lab, fault: NamedFault, node: &NodeLayout, grows_for: Duration) -> anyhow::Result<Option<Self>> {
+        let resource = match fault {
+            NamedFault::DiskSlowing => Resource::Writes,
+            NamedFault::MemoryPressure => Resource::Memory,
+            _ => return Ok(None),
+        };
+        let data = node.data_directory();
+        let (stop, began) = (Arc::new(AtomicBool::new(false)), Arc::new(OnceLock::new()));
+        let confined = Arc::new(Confined::new(lab.manifest.uid, &data, resource)?);
+        let brake = Brake { stop: Arc::clone(&stop), confined: Some(Arc::clone(&confined)) };
+        let task = squeeze::start(confined, resource, &data, grows_for, Arc::clone(&began), stop);
+        Ok(Some(Self { brake, task, began }))
+    }
+}
+
 impl Growth {
-    /// Begins to take.
-    pub async fn start(lab: &Lab, fault: NamedFault, node: &NodeLayout, grows_for: Duration) -> anyhow::Result<Self> {
+    /// Begins to take; `confinement` where it is a limit that takes.
+    pub async fn start(
+        lab: &Lab,
+        fault: NamedFault,
+        node: &NodeLayout,
+        grows_for: Duration,
+        confinement: Option<Confinement>,
+    ) -> anyhow::Result<Self> {
+        if let Some(Confinement { brake, task, began }) = confinement {
+            began.get_or_init(clock::now);
+            return Ok(Self { brake, task, relief: Relief::Nothing });
+        }
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
-        let mut brake = Brake { stop, confined: None };
+        let brake = Brake { stop, confined: None };
         let volume = node.volume.clone().context("the node has no volume of limited size")?;
         let (task, relief) = match fault {
             NamedFault::DiskFilling => {
@@ -110,13 +145,6 @@ impl Growth {
                     Ok(())
                 });
                 (task, Relief::Nothing)
-            }
-            NamedFault::DiskSlowing | NamedFault::MemoryPressure => {
-                let resource = if fault == NamedFault::DiskSlowing { Resource::Writes } else { Resource::Memory };
-                let data = node.data_directory();
-                let confined = Arc::new(Confined::new(lab.manifest.uid, &data, resource)?);
-                brake.confined = Some(Arc::clone(&confined));
-                (squeeze::start(confined, resource, &data, grows_for, seen), Relief::Nothing)
             }
             other => bail!("{} does not grow", other.label()),
         };

@@ -1,11 +1,12 @@
 //! Faults of the disk and of memory: limits of a control group that get tighter, bite by bite, until they are lifted.
+//! Memory is limited from before the fault, as in a container: a limit that came with it would be a step, and no pressure that grows.
 //!
 //! What a limit is and how it is lifted is in `lab::confinement`; here is only how it shrinks.
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use rustix::fs::Advice;
 use tokio::task::JoinHandle;
 
 use super::growth::BITE;
+use crate::domain::clock::Moment;
 use crate::lab::clock;
 use crate::lab::confinement::{Confined, Resource};
 
@@ -22,21 +24,20 @@ const WRITES_PER_SECOND_FIRST: f64 = 500.0;
 /// Memory for files that there is at first, beside what the processes hold: more than the load touches within a minute.
 const SPARE_BYTES_FIRST: f64 = 32.0 * 1024.0 * 1024.0;
 
-/// Tightens, in a thread of its own: to take memory back may take the kernel a while.
+/// Confines, and tightens from the moment of `began` on; in a thread of its own: to take memory back may take the kernel a while.
 pub(super) fn start(
     confined: Arc<Confined>,
     resource: Resource,
     data: &Path,
     grows_for: Duration,
+    began: Arc<OnceLock<Moment>>,
     stop: Arc<AtomicBool>,
 ) -> JoinHandle<anyhow::Result<()>> {
     let data = data.to_owned();
     tokio::task::spawn_blocking(move || {
-        let began = clock::now();
         let mut is_first = true;
         while !stop.load(Ordering::Acquire) {
-            let share = clock::now().since(began).as_secs_f64() / grows_for.as_secs_f64();
-            if !confined.tighten(allowed(resource, share))? {
+            if !confined.tighten(allowed(resource, share_passed(began.get(), clock::now(), grows_for)))? {
                 break;
             }
             // What was read before belongs to nobody in the group: it is read again, by those who need it.
@@ -48,6 +49,11 @@ pub(super) fn start(
         }
         Ok(())
     })
+}
+
+/// How much of its time a fault has had; nothing before it began.
+fn share_passed(began: Option<&Moment>, now: Moment, grows_for: Duration) -> f64 {
+    began.map_or(0.0, |began| now.since(*began).as_secs_f64() / grows_for.as_secs_f64())
 }
 
 /// What is allowed when `share` of the time has passed: memory shrinks evenly, as if another program took it; a disk becomes slower by
@@ -90,6 +96,14 @@ mod tests {
             assert!(limits.windows(2).all(|pair| pair[1] <= pair[0]), "{limits:?}");
             assert!(limits[0] > 400 && limits[60] == last, "{limits:?}");
         }
+    }
+
+    #[test]
+    fn nothing_gets_tighter_before_the_fault_begins() {
+        let (grows_for, now) = (Duration::from_secs(50), Moment(100_000_000));
+        assert_eq!(share_passed(None, now, grows_for), 0.0);
+        assert_eq!(share_passed(Some(&now), now, grows_for), 0.0);
+        assert_eq!(share_passed(Some(&Moment(75_000_000)), now, grows_for), 0.5);
     }
 
     #[test]
