@@ -13,9 +13,11 @@ use rustls::ClientConfig;
 use super::host_names::HostNameResolver;
 use super::tls::Tls;
 
-/// Connections that are not used for this long are closed: heartbeats come many times as often, and a controller of a thousand clusters
-/// would keep three thousand for commands that come once a month.
+/// A client's connections that are not used for this long are closed: heartbeats come many times as often.
 const IDLE: Duration = Duration::from_secs(15);
+/// The same for those on which a controller commands agents. The steps of an operation follow each other faster; and a controller of a
+/// thousand clusters that starts would hold three thousand at once, with their buffers, for commands that come once a month.
+pub(super) const COMMANDS_IDLE: Duration = Duration::from_secs(2);
 
 /// How a process shows who it is: by the token that controllers and agents share, by its certificate, or both.
 #[derive(Clone, Default)]

@@ -16,7 +16,7 @@ use reqwest::{Client, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::agent_http::Credentials;
+use super::agent_http::{COMMANDS_IDLE, Credentials};
 use crate::domain::backup::Repository;
 use crate::domain::command::{Assignment, CommandEnvelope, CommandReply, ProxyAssignment, ProxyReply, WAIT_HEADER};
 use crate::domain::ids::{NodeName, ProxyName};
@@ -70,6 +70,7 @@ impl HttpControl {
         }
         let client = credentials
             .client()
+            .pool_idle_timeout(COMMANDS_IDLE)
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .build()
