@@ -129,6 +129,16 @@ impl Place {
         begin(self.store.clone(), prediction).await
     }
 
+    /// Waits until the store has the end of everything: it is shown a moment before.
+    async fn until_stored(&self) {
+        let began = now();
+        let cluster = record().cluster;
+        while !self.store.unfinished_operations(&cluster).await.expect("read").is_empty() {
+            assert!(now().duration_since(began) < PATIENCE, "the end is not stored");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     fn promoted(&self) -> Vec<String> {
         let text = std::fs::read_to_string(self.path("models/PROMOTED")).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
@@ -272,6 +282,7 @@ async fn a_killed_training_leaves_the_champion_and_a_second_one_is_refused_meanw
     let place = Place::new().await;
     let quick = place.controller(false).await;
     ended(&quick, &retrain(&quick).await.id.0).await;
+    place.until_stored().await;
     let champion = place.promoted();
     drop(quick);
     let running = place.controller(true).await;
