@@ -165,16 +165,9 @@ impl Judgement {
         self.false_alarms as f64 / self.quiet_days
     }
 
-    /// The middle delay; of an even number the mean of the middle two.
+    /// The middle delay.
     pub fn median_delay_seconds(&self) -> Option<f64> {
-        let mut delays = self.delays_seconds.clone();
-        delays.sort_unstable_by(f64::total_cmp);
-        let middle = delays.len() / 2;
-        match delays.len() {
-            0 => None,
-            odd if odd % 2 == 1 => Some(delays[middle]),
-            _ => Some(f64::midpoint(delays[middle - 1], delays[middle])),
-        }
+        median(self.delays_seconds.clone())
     }
 
     /// Both together.
@@ -271,6 +264,17 @@ pub fn best_event_f1(series: &[Scored<'_>]) -> f64 {
         .map(|index| peaks[(index as f64 * stride) as usize])
         .map(|threshold| judge_all(series, threshold).event_f1())
         .fold(0.0, f64::max)
+}
+
+/// The middle value; of an even number the mean of the middle two; `None` of none.
+pub fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        odd if odd % 2 == 1 => Some(values[middle]),
+        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
+    }
 }
 
 /// All figures of one series.

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use super::{Calibrated, DataSet, Method};
-use crate::evaluation::Judgement;
+use crate::evaluation::{Judgement, median};
 
 /// The report.
 pub fn render(sets: &[DataSet], calibrated: &Calibrated, seeds: &[u64]) -> String {
@@ -159,17 +159,15 @@ fn verdict(text: &mut String, set: &DataSet, seeds: usize) {
 fn spread(text: &mut String, set: &DataSet, seeds: usize) {
     let network = &set.methods[set.methods.len() - seeds];
     let over = |figure: &dyn Fn(&super::MethodResult) -> f64| {
-        let mut values: Vec<f64> = network.results.iter().map(figure).collect();
-        values.sort_by(f64::total_cmp);
-        let middle = (values.len().saturating_sub(1) / 2, values.len() / 2);
-        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
-        (f64::midpoint(at(middle.0), at(middle.1)), at(values.len().saturating_sub(1)))
+        let values: Vec<f64> = network.results.iter().map(figure).collect();
+        let greatest = values.iter().copied().reduce(f64::max);
+        (cell(median(values), 2), cell(greatest, 2))
     };
     let half = over(&|result| result.figures.false_alarms_per_day_at_50);
     let most = over(&|result| result.figures.false_alarms_per_day_at_80);
     let _ = writeln!(
         text,
-        "\nFalse alarms a day of {} over the series: median {:.2} at 50 % and {:.2} at 80 % of the incidents, greatest {:.2} and {:.2}.",
+        "\nFalse alarms a day of {} over the series: median {} at 50 % and {} at 80 % of the incidents, greatest {} and {}.",
         network.name, half.0, most.0, half.1, most.1
     );
 }

@@ -1,5 +1,5 @@
 //! Faults of the disk and of memory: limits of a control group that get tighter, bite by bite, until they are lifted.
-//! Memory is limited from before the fault, as in a container: a limit that came with it would be a step, and no pressure that grows.
+//! The limit is there from before the fault, as in a container: one that came with it would be a step, and nothing that grows.
 //!
 //! What a limit is and how it is lifted is in `lab::confinement`; here is only how it shrinks.
 
