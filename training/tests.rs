@@ -195,7 +195,10 @@ fn a_report_is_written_with_its_pictures() {
     let (data, out) = (place.text("data"), place.text("REPORT.md"));
     run(&["report", "--data", &data, "--out", &out, "--seeds", "1", "--steps", "2"]).expect("written");
     let report = fs::read_to_string(place.path("REPORT.md")).expect("readable");
-    assert!(report.contains("| one | 1 |") && report.contains("linear twin"), "{report}");
+    assert!(
+        report.contains("| one | 1 |") && report.contains("linear twin") && report.contains("over the series: median "),
+        "{report}"
+    );
     for picture in ["one", "vus_pr", "reliability"] {
         let png = fs::read(place.path(&format!("figures/{picture}.png"))).expect("a picture");
         assert!(png.starts_with(b"\x89PNG"), "{picture}");
