@@ -131,7 +131,8 @@ pub struct PredictorSection {
     #[serde(with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<DurationText>)]
     pub confirm_after: Option<Duration>,
-    /// What an agent's own numbers say runs out within this time counts; 60 steps if not given.
+    /// What an agent's own numbers say runs out within this time counts, and has the metric `stormglass_exhaustion_seconds`;
+    /// 60 steps if not given.
     #[serde(with = "super::duration::optional", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<DurationText>)]
     pub horizon: Option<Duration>,

@@ -298,11 +298,11 @@ impl Controller {
         let now = self.parts.clock.now();
         match event {
             Event::Heartbeat { report, reply } => {
-                let (node, reported) = (report.node.clone(), report.clone());
-                self.hear(*report);
+                let report = Arc::from(report);
+                self.hear(Arc::clone(&report));
                 let leads_for = self.leads_for();
-                let answer = self.state.heartbeat_reply(&node, now, self.parts.clock.wall(), leads_for);
-                self.note_renewal(&reported, answer.grant.is_some());
+                let answer = self.state.heartbeat_reply(&report.node, now, self.parts.clock.wall(), leads_for);
+                self.note_renewal(&report, answer.grant.is_some());
                 // A leadership with no time left for a lease is none: an answer would keep the holder from asking its standbys.
                 if self.parts.policy.timers_within(leads_for).is_some() {
                     // The agent may have hung up; it will report again.
@@ -310,19 +310,19 @@ impl Controller {
                 }
             }
             Event::ProxyHeartbeat { report, reply } => {
-                let late = |(last, _): &(ProxyReport, _)| {
+                let late = |(last, _): &(Arc<ProxyReport>, _)| {
                     last.incarnation == report.incarnation && report.sequence < last.sequence
                 };
                 if let Some(proxy) = self.state.proxies.get_mut(&report.proxy)
                     && !proxy.report.as_ref().is_some_and(late)
                 {
-                    proxy.report = Some((*report, now));
+                    proxy.report = Some((Arc::from(report), now));
                 }
                 let _ = reply.send(self.state.proxy_assignment());
             }
             Event::StepEnded { operation, step, attempt, epoch, state, reports, record } => {
                 for report in reports {
-                    self.hear(report);
+                    self.hear(Arc::new(report));
                 }
                 if let Some(record) = record {
                     self.adopt(*record);
@@ -380,16 +380,11 @@ impl Controller {
     }
 
     /// Takes a report in and tells what changed.
-    fn hear(&mut self, report: Report) {
-        let now = self.parts.clock.now();
-        let before =
-            self.state.nodes.get(&report.node).and_then(|node| node.report.as_ref()).map(|(last, _)| last.clone());
-        let node = report.node.clone();
-        if self.state.hear(report, now)
-            && let Some((after, _)) = self.state.nodes.get(&node).and_then(|state| state.report.as_ref())
-        {
-            let after = after.clone();
-            self.note_report(before.as_ref(), &after);
+    fn hear(&mut self, report: Arc<Report>) {
+        let before = self.state.nodes.get(&report.node).and_then(|node| node.report.as_ref());
+        let before = before.map(|(last, _)| Arc::clone(last));
+        if self.state.hear(Arc::clone(&report), self.parts.clock.now()) {
+            self.note_report(before.as_deref(), &report);
         }
     }
 

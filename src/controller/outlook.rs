@@ -3,6 +3,7 @@
 //! Remembers and does not decide: whether anything follows is `decide`'s to say.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::state::{State, fact};
@@ -24,7 +25,7 @@ pub(super) struct OutlookState {
     exhaustions: Vec<Exhaustion>,
     slowdown: Option<Slowdown>,
     /// What the model said last.
-    risk: Option<(Risk, Moment)>,
+    risk: Option<(Arc<Risk>, Moment)>,
     alarm: Alarm,
     /// The same for every limit, in per cent, at which a sequence begins.
     limits: BTreeMap<u32, Alarm>,
@@ -78,7 +79,7 @@ impl State {
                 let alarm = state.limits.entry(*percent).or_default();
                 *alarm = alarm.heard(early_warning::reaches(&risk, *percent), now, release_after);
             }
-            state.risk = Some((risk, now));
+            state.risk = Some((Arc::new(risk), now));
         }
     }
 

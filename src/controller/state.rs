@@ -3,6 +3,7 @@
 //! Nothing here waits or decides.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -31,7 +32,8 @@ use crate::domain::witness::Sighting;
 pub(super) struct NodeState {
     pub site: SiteName,
     pub agent: String,
-    pub report: Option<(Report, Moment)>,
+    pub report: Option<(Arc<Report>, Moment)>,
+    /// What its PostgreSQL answered last, where the report does not say.
     pub last_live: Option<LiveReport>,
     pub last_grant: Option<Moment>,
     pub streaming_lost_at: Option<Moment>,
@@ -64,7 +66,7 @@ pub(super) struct PredictorState {
 
 /// A configured proxy.
 pub(super) struct ProxyState {
-    pub report: Option<(ProxyReport, Moment)>,
+    pub report: Option<(Arc<ProxyReport>, Moment)>,
 }
 
 /// A change of the record that an operator asked for: made on whatever the record is when its turn comes.
@@ -187,7 +189,7 @@ impl State {
     }
 
     /// Takes a report in; `false` if it is late, or of a node that is not configured.
-    pub fn hear(&mut self, report: Report, now: Moment) -> bool {
+    pub fn hear(&mut self, report: Arc<Report>, now: Moment) -> bool {
         let Some(node) = self.nodes.get_mut(&report.node) else { return false };
         let late = node
             .report
@@ -196,18 +198,19 @@ impl State {
         if late || report.cluster != self.cluster {
             return false;
         }
-        let holder = self.record.as_ref().is_some_and(|record| record.holder == report.node);
-        let primary = report.postgres.live.clone().filter(|_| holder);
         if self.record.as_ref().is_some_and(|record| decide::lease::shows_renewal(record, &report)) {
             node.last_grant = node.last_grant.max(Some(now));
         }
-        if let Some(live) = &report.postgres.live {
-            node.last_live = Some(live.clone());
-        }
+        node.last_live = match (&report.postgres.live, &node.report) {
+            (Some(_), _) => None,
+            (None, Some((last, _))) if last.postgres.live.is_some() => last.postgres.live.clone(),
+            (None, _) => node.last_live.take(),
+        };
         let horizon = self.policy.prediction.horizon;
         self.outlooks.entry(report.node.clone()).or_default().hear(&report, now, horizon);
-        node.report = Some((report, now));
-        if let Some(primary) = primary {
+        node.report = Some((Arc::clone(&report), now));
+        let is_holder = self.record.as_ref().is_some_and(|record| record.holder == report.node);
+        if let Some(primary) = report.postgres.live.as_ref().filter(|_| is_holder) {
             for (name, node) in &mut self.nodes {
                 let row = primary.standbys.iter().find(|row| row.node == name.as_str() && row.state == "streaming");
                 let Some(row) = row else {
@@ -428,10 +431,11 @@ fn host_and_port(url: &str) -> Option<Address> {
     Some(Address::new(host.trim_matches(['[', ']']), port))
 }
 
-pub(super) fn fact<T: Clone>(heard: &Option<(T, Moment)>, now: Moment, since: Moment, stale: Duration) -> Fact<T> {
+/// What was heard, at `now`: known for `stale`; what was never heard is unknown since `since`.
+pub(super) fn fact<T>(heard: &Option<(Arc<T>, Moment)>, now: Moment, since: Moment, stale: Duration) -> Fact<T> {
     match heard {
-        Some((value, at)) if now.since(*at) <= stale => Fact::Known { value: value.clone(), age: now.since(*at) },
-        Some((value, at)) => Fact::Unknown { last: Some(value.clone()), for_duration: now.since(*at) },
+        Some((value, at)) if now.since(*at) <= stale => Fact::Known { value: Arc::clone(value), age: now.since(*at) },
+        Some((value, at)) => Fact::Unknown { last: Some(Arc::clone(value)), for_duration: now.since(*at) },
         None => Fact::Unknown { last: None, for_duration: now.since(since) },
     }
 }

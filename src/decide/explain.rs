@@ -144,7 +144,7 @@ mod tests {
             let Fact::Known { value, .. } = &mut view.nodes.get_mut(&node(name)).expect("there").report else {
                 panic!("{name} reports")
             };
-            change(value);
+            change(std::sync::Arc::make_mut(value));
         };
         let promised = Promised { epoch: Epoch(3), remaining: Duration::from_secs(2) };
         change("n2", &|report| report.standing.promised = Some(promised));
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(codes("n3"), [ReasonCode::TaggedNoFailover, ReasonCode::NotEligible, ReasonCode::Position]);
 
         let last = view.last_report(&node("n3")).cloned();
-        let silent = Fact::Unknown { last, for_duration: Duration::from_secs(9) };
+        let silent = Fact::Unknown { last: last.map(Into::into), for_duration: Duration::from_secs(9) };
         view.nodes.get_mut(&node("n3")).expect("there").report = silent;
         let all = nodes(&view, &record, &policy);
         let told = reasons_of(&all, "n3");

@@ -93,7 +93,7 @@ mod tests {
         let mut view = view(&record());
         let holder = view.nodes.get_mut(&node("n1")).expect("there");
         let last = holder.report.last_heard().cloned();
-        holder.report = Fact::Unknown { last, for_duration: Duration::from_secs(2) };
+        holder.report = Fact::Unknown { last: last.map(Into::into), for_duration: Duration::from_secs(2) };
         let promise = |epoch| Some(Promised { epoch: Epoch(epoch), remaining: Duration::from_secs(2) });
         for (standby, epoch, expected) in
             [("n3", 3, Health::Unknown), ("n2", 2, Health::Unknown), ("n2", 3, Health::Degraded)]

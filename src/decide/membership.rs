@@ -396,7 +396,7 @@ mod tests {
         let Fact::Known { value: holder, .. } = &mut view.nodes.get_mut(&node("n1")).expect("there").report else {
             panic!("n1 reports")
         };
-        holder.address = holder_address();
+        std::sync::Arc::make_mut(holder).address = holder_address();
         let plan = decide(&view, &policy, &[]);
         let Intent::UpdateRecord { record: next } = plan.intent else { panic!("nothing is stored: {plan:?}") };
         assert_eq!((&next.members[&node("n1")].address, &next.holder_address), (&holder_address(), &holder_address()));

@@ -175,7 +175,7 @@ mod tests {
             model: ModelName { name: "lab".to_owned(), version: "1".to_owned() },
         };
         let outlook = Outlook {
-            risk: Fact::Known { value: risk, age: Duration::ZERO },
+            risk: Fact::Known { value: risk.into(), age: Duration::ZERO },
             reached: reached.iter().map(|(percent, seconds)| (*percent, Duration::from_secs(*seconds))).collect(),
             ..Outlook::default()
         };
@@ -237,10 +237,10 @@ mod tests {
         };
         let risk = sure.outlooks[&record().holder].risk.known().expect("known").clone();
         assert_eq!(change(&|_| {}), ["early"]);
-        let stale = Fact::Unknown { last: Some(risk.clone()), for_duration: HOUR };
+        let stale = Fact::Unknown { last: Some(risk.clone().into()), for_duration: HOUR };
         assert_eq!(change(&|outlook| outlook.risk = stale.clone()), [""; 0]);
         let silent = Risk { abstains: Some("drift".to_owned()), ..risk };
-        let silent = Fact::Known { value: silent, age: Duration::ZERO };
+        let silent = Fact::Known { value: silent.into(), age: Duration::ZERO };
         assert_eq!(change(&|outlook| outlook.risk = silent.clone()), [""; 0]);
         let mut standby = sure.clone();
         let outlook = standby.outlooks.remove(&record().holder).expect("there");

@@ -134,7 +134,7 @@ pub(super) fn view(record: &ClusterRecord) -> View {
             node: report.node.clone(),
             site: report.site.clone(),
             last_grant: (report.node == record.holder).then_some(NOW),
-            report: Fact::Known { value: report, age: Duration::ZERO },
+            report: Fact::Known { value: report.into(), age: Duration::ZERO },
             last_live: None,
             not_streaming_for: None,
         };
@@ -155,7 +155,7 @@ pub(super) fn view(record: &ClusterRecord) -> View {
 
 pub(super) fn edit(view: &mut View, name: &str, change: impl FnOnce(&mut Report)) {
     if let Some(NodeView { report: Fact::Known { value, .. }, .. }) = view.nodes.get_mut(&node(name)) {
-        change(value);
+        change(std::sync::Arc::make_mut(value));
     }
 }
 
@@ -304,7 +304,7 @@ fn without_a_fence_only_an_eligible_standby_is_promoted() {
     let silent = |view: &mut View, name: &str| {
         let node = view.nodes.get_mut(&node(name)).expect("there");
         let last = node.report.last_heard().cloned();
-        node.report = Fact::Unknown { last, for_duration: Duration::from_secs(60) };
+        node.report = Fact::Unknown { last: last.map(Into::into), for_duration: Duration::from_secs(60) };
     };
     silent(&mut view, "n1");
     let promoted = |view: &View| match decide(view, &relaxed, &[]).intent {
@@ -407,8 +407,8 @@ fn any_node(name: &'static str) -> impl Strategy<Value = NodeView> {
         let (known, granted, away) = heard;
         let report = match known {
             0 => Fact::Unknown { last: None, for_duration: Duration::from_secs(9) },
-            1 => Fact::Unknown { last: Some(told), for_duration: Duration::from_secs(9) },
-            _ => Fact::Known { value: told, age: Duration::ZERO },
+            1 => Fact::Unknown { last: Some(told.into()), for_duration: Duration::from_secs(9) },
+            _ => Fact::Known { value: told.into(), age: Duration::ZERO },
         };
         NodeView {
             node: node(name),

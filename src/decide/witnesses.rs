@@ -156,8 +156,8 @@ fn agent(view: &View, node: &NodeName) -> Statement {
 /// The last report, its age, and whether it counts as known.
 fn heard<'view>(view: &'view View, node: &NodeName) -> Option<(&'view Report, Duration, bool)> {
     match &view.nodes.get(node)?.report {
-        Fact::Known { value, age } => Some((value, *age, true)),
-        Fact::Unknown { last: Some(last), for_duration } => Some((last, *for_duration, false)),
+        Fact::Known { value, age } => Some((value.as_ref(), *age, true)),
+        Fact::Unknown { last: Some(last), for_duration } => Some((last.as_ref(), *for_duration, false)),
         Fact::Unknown { last: None, .. } | Fact::Absent => None,
     }
 }
@@ -303,7 +303,7 @@ mod tests {
     fn every_witness_is_heard_with_the_age_of_its_word() {
         let (mut view, policy) = (view(&record()), policy());
         let last = view.last_report(&node("n1")).cloned();
-        let silent = Fact::Unknown { last, for_duration: Duration::from_secs(2) };
+        let silent = Fact::Unknown { last: last.map(Into::into), for_duration: Duration::from_secs(2) };
         view.nodes.get_mut(&node("n1")).expect("there").report = silent;
         edit(&mut view, "n2", |report| {
             report.standing.promised = Some(Promised { epoch: Epoch(3), remaining: Duration::from_secs(1) });

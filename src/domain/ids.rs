@@ -4,8 +4,9 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 
 /// Longest name accepted. PostgreSQL cuts identifiers (slot names, `application_name`) at 63 bytes.
@@ -35,17 +36,18 @@ fn check_name(what: &'static str, value: &str) -> Result<(), InvalidName> {
 macro_rules! name {
     ($type:ident, $what:literal, $doc:literal) => {
         #[doc = $doc]
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
-        #[serde(try_from = "String", into = "String")]
+        // Shared: every turn of a controller copies its state, in which names are the most of what is copied.
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, ToSchema)]
+        #[serde(try_from = "String")]
         #[schema(value_type = String, pattern = "^[a-z0-9][a-z0-9_-]{0,62}$")]
-        pub struct $type(String);
+        pub struct $type(Arc<str>);
 
         impl $type {
             /// Checks and wraps a name.
             pub fn new(value: impl Into<String>) -> Result<Self, InvalidName> {
                 let value = value.into();
                 check_name($what, &value)?;
-                Ok(Self(value))
+                Ok(Self(value.into()))
             }
 
             /// The name as text.
@@ -76,7 +78,13 @@ macro_rules! name {
 
         impl From<$type> for String {
             fn from(name: $type) -> String {
-                name.0
+                name.0.as_ref().to_owned()
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
             }
         }
     };

@@ -210,14 +210,14 @@ mod tests {
         let holder = NodeView {
             node: node("n1"),
             site: SiteName::new("a").expect("valid"),
-            report: Fact::Unknown { last: Some(report("n1", None)), for_duration: silent },
+            report: Fact::Unknown { last: Some(report("n1", None).into()), for_duration: silent },
             last_grant: Some(START),
             last_live: None,
             not_streaming_for: None,
         };
         let standby = NodeView {
             node: node("n2"),
-            report: Fact::Known { value: report("n2", None), age: Duration::ZERO },
+            report: Fact::Known { value: report("n2", None).into(), age: Duration::ZERO },
             last_grant: None,
             ..holder.clone()
         };
@@ -239,7 +239,7 @@ mod tests {
         let mut last = report("n1", None);
         last.standing.fence_confirmed = Some(epoch);
         view.nodes.get_mut(&node("n1")).expect("there").report =
-            Fact::Unknown { last: Some(last), for_duration: Duration::from_secs(10) };
+            Fact::Unknown { last: Some(last.into()), for_duration: Duration::from_secs(10) };
     }
 
     #[test]
@@ -290,7 +290,7 @@ mod tests {
         let (mut view, record, policy) = silent_holder();
         let standby = |view: &mut View, age| {
             view.nodes.get_mut(&node("n2")).expect("there").report =
-                Fact::Known { value: standby_receiving(age), age: Duration::ZERO };
+                Fact::Known { value: standby_receiving(age).into(), age: Duration::ZERO };
         };
         standby(&mut view, Duration::from_millis(200));
         assert_eq!(proof(&view, &record, &policy).expect_err("vetoed").code, ReasonCode::WalStillArriving);

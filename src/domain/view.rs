@@ -1,6 +1,7 @@
 //! All reports at one moment: what the controller knows, and how well.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -13,20 +14,22 @@ use super::risk::Outlook;
 use super::witness::Sighting;
 
 /// A fact, and how well it is known. Unknown is a value: nothing may treat it as a default.
+///
+/// What was heard is shared with every other view of it: a controller looks at all it knows several times a second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
 pub enum Fact<T> {
     /// Heard `age` ago.
     Known {
         /// What was heard.
-        value: T,
+        value: Arc<T>,
         /// How long ago.
         age: Duration,
     },
     /// Was heard once, or never, and is out of reach.
     Unknown {
         /// What was last heard, for display and for facts that cannot change back (stored epochs).
-        last: Option<T>,
+        last: Option<Arc<T>>,
         /// For how long; since the controller began, if never heard.
         for_duration: Duration,
     },
@@ -38,7 +41,7 @@ impl<T> Fact<T> {
     /// The value, if it is known now.
     pub fn known(&self) -> Option<&T> {
         match self {
-            Fact::Known { value, .. } => Some(value),
+            Fact::Known { value, .. } => Some(value.as_ref()),
             Fact::Unknown { .. } | Fact::Absent => None,
         }
     }
@@ -46,8 +49,8 @@ impl<T> Fact<T> {
     /// The value last heard, however old: only for what can never change back, and for display.
     pub fn last_heard(&self) -> Option<&T> {
         match self {
-            Fact::Known { value, .. } => Some(value),
-            Fact::Unknown { last, .. } => last.as_ref(),
+            Fact::Known { value, .. } => Some(value.as_ref()),
+            Fact::Unknown { last, .. } => last.as_deref(),
             Fact::Absent => None,
         }
     }
@@ -64,7 +67,7 @@ pub struct NodeView {
     pub report: Fact<Report>,
     /// The leader's last grant to it in the current epoch, on the leader's clock.
     pub last_grant: Option<Moment>,
-    /// What its PostgreSQL last answered, however long ago: positions that it had certainly reached.
+    /// What its PostgreSQL answered last before that report, where the report no longer says: positions that it had certainly reached.
     pub last_live: Option<LiveReport>,
     /// For how long the primary has not been streaming to it, as far as the controller could see; `None` while it does.
     pub not_streaming_for: Option<Duration>,

@@ -744,7 +744,7 @@ impl Lease {
             let report = match leader.heard[at] {
                 Some(heard) => {
                     let value = self.reported(node, &heard, &leader.record);
-                    Fact::Known { value, age: Duration::ZERO }
+                    Fact::Known { value: value.into(), age: Duration::ZERO }
                 }
                 None => Fact::Unknown { last: None, for_duration: Duration::ZERO },
             };

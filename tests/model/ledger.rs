@@ -645,7 +645,7 @@ impl Ledger {
         let gone_for = Duration::from_secs(if patient { 0 } else { 3600 });
         let nodes = (0..3_u8).map(|node| {
             let report = match state.heard[usize::from(node)] {
-                Some(heard) => Fact::Known { value: self.reported(state, node, &heard), age: Duration::ZERO },
+                Some(heard) => Fact::Known { value: self.reported(state, node, &heard).into(), age: Duration::ZERO },
                 None => Fact::Unknown { last: None, for_duration: Duration::ZERO },
             };
             let rows = state.heard[usize::from(state.record.holder)].map_or(0, |heard| heard.rows);

@@ -256,9 +256,11 @@ impl World {
     pub fn view(&self) -> View {
         let fact = |name: &NodeName| match self.controller.reports.get(name) {
             Some((report, at)) if self.now.since(*at) <= self.policy.report_stale_after => {
-                Fact::Known { value: report.clone(), age: self.now.since(*at) }
+                Fact::Known { value: report.clone().into(), age: self.now.since(*at) }
             }
-            Some((report, at)) => Fact::Unknown { last: Some(report.clone()), for_duration: self.now.since(*at) },
+            Some((report, at)) => {
+                Fact::Unknown { last: Some(report.clone().into()), for_duration: self.now.since(*at) }
+            }
             None => Fact::Unknown { last: None, for_duration: self.now.since(self.controller.leading_since) },
         };
         let nodes = self.agents.values().map(|agent| {

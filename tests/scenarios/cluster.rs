@@ -359,9 +359,9 @@ impl Cluster {
                 live.standbys = self.rows(name, live);
             }
             let report = match node.silent {
-                None => Fact::Known { value: report, age: Duration::from_millis(100) },
+                None => Fact::Known { value: report.into(), age: Duration::from_millis(100) },
                 Some(None) => Fact::Unknown { last: None, for_duration: self.now.since(self.leading_since) },
-                Some(Some(since)) => Fact::Unknown { last: Some(report), for_duration: self.now.since(since) },
+                Some(Some(since)) => Fact::Unknown { last: Some(report.into()), for_duration: self.now.since(since) },
             };
             let view = NodeView {
                 node: name.clone(),

@@ -44,7 +44,7 @@ impl Witnesses {
                 traffic: None,
                 protection: None,
             };
-            let report = Fact::Known { value: report, age: Duration::from_millis(100) };
+            let report = Fact::Known { value: report.into(), age: Duration::from_millis(100) };
             (name.clone(), ProxyView { proxy: name.clone(), report })
         };
         self.proxies.iter().map(view).collect()

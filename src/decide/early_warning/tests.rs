@@ -31,7 +31,7 @@ fn risk(probability: Option<f64>) -> Risk {
 }
 
 fn known(risk: Risk) -> Fact<Risk> {
-    Fact::Known { value: risk, age: Duration::ZERO }
+    Fact::Known { value: risk.into(), age: Duration::ZERO }
 }
 
 fn calm() -> Outlook {
@@ -237,7 +237,7 @@ fn any_silence() -> impl Strategy<Value = Outlook> {
     let facts = vec![
         Fact::Absent,
         Fact::Unknown { last: None, for_duration: HOUR },
-        Fact::Unknown { last: Some(risk(Some(0.99))), for_duration: HOUR },
+        Fact::Unknown { last: Some(risk(Some(0.99)).into()), for_duration: HOUR },
         known(broken.clone()),
         known(Risk { alarm: true, ..broken }),
         known(risk(Some(f64::NAN))),

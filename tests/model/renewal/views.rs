@@ -86,9 +86,9 @@ impl Renewal {
                     let live = runs.then(|| self.live(&record, node, heard.writes, streaming));
                     let value = self.reported(node, &heard, live);
                     if silent & bit(node) != 0 {
-                        Fact::Unknown { last: Some(value), for_duration: LONG }
+                        Fact::Unknown { last: Some(value.into()), for_duration: LONG }
                     } else {
-                        Fact::Known { value, age: Duration::ZERO }
+                        Fact::Known { value: value.into(), age: Duration::ZERO }
                     }
                 }
                 None => Fact::Unknown { last: None, for_duration: Duration::ZERO },
