@@ -3,22 +3,32 @@
 #
 #   training/recipe.sh [DIR]      where samples go (default target/recipe); a run whose samples are there is not repeated
 #
-# NOTE='…' adds to the card of lab-1s what was seen of the runs. Takes about two and a half hours. Needs what scripts/setup installs, python3, and a built `stormglass` and `stormglass-train` (release by
-# preference). What the host does besides is in the samples, and a bit of it does no harm.
+# MODELS="lab-1s" makes one of them; NOTE='…' adds to the card of lab-1s what was seen of the runs. Takes about an hour and a half for lab-1s, and as
+# much again for node-15s. Needs what scripts/setup installs, python3, and a built `stormglass` and `stormglass-train` (release by preference).
+# What else the host does is in the samples: a bit of it does no harm, but a lab that shares two processors with a compiler is no healthy one.
 set -eu
 cd "$(dirname "$0")/.."
 place=${1:-target/recipe}
-# Where something runs out, and what clients feel; chosen on the two runs of a disk that fills, and the standbys of the slow one. What the lab's nodes share (processors, memory, disks) tells none of them apart.
-columns=${COLUMNS_OF_MODEL:-write_probe_seconds connect_probe_seconds connections_used_ratio connections_gone_ratio data_gone_ratio slot_retained_bytes lock_waiters}
+models=${MODELS:-lab-1s node-15s}
+# Where something runs out, and what clients feel. What the lab's nodes share (processors, disks, the kernel's memory) tells none of them apart.
+# Chosen on the runs below.
+columns=${COLUMNS_OF_MODEL:-write_probe_mean_seconds connect_probe_seconds connections_used_ratio connections_gone_ratio primary_data_gone_ratio memory_gone_ratio slot_retained_bytes}
+columns_of_servers=${COLUMNS_OF_SERVERS:-write_probe_seconds connect_probe_seconds connections_used_ratio connections_gone_ratio data_gone_ratio slot_retained_bytes lock_waiters}
 # The volumes fill with WAL until the first segments are recycled: of the training these rows are no everyday.
 skipped_rows=200
-faults="disk-filling connections-leaking wal-piling-up processor-stolen"
+# Of a run with a fault, the rows in which its lab starts; the next ones are what is usual on the node, and the fault begins after row 150.
+started_rows=40 usual_rows=110
+faults="disk-filling connections-leaking wal-piling-up processor-stolen memory-pressure disk-slowing"
 version=${VERSION:-$(date -u +%Y%m%d)}
 seed=20261128
 binaries=${BINARIES:-target/release}
 [ -x "$binaries/stormglass" ] && [ -x "$binaries/stormglass-train" ] || binaries=target/debug
 train=$binaries/stormglass-train
 mkdir -p "$place"
+
+wants() {
+    case " $models " in *" $1 "*) true ;; *) false ;; esac
+}
 
 # record NAME ARGUMENTS…: a lab run, unless its samples are there.
 record() {
@@ -32,18 +42,22 @@ record() {
     "$binaries/stormglass" lab run "$@" --samples "$(realpath "$place/$name")" --report "$(realpath "$place")/$name.json" --output json >/dev/null
 }
 
-# What the model is trained on, and what it is not.
-record healthy-11 healthy-load --duration 30m --seed 11
-for fault in $faults; do
+# Both are trained or judged on it.
+record healthy-11 healthy-load --duration 25m --seed 11
+if wants lab-1s; then
+    record healthy-13 healthy-load --duration 12m --seed 13
     for run in 31 32; do
-        record "fast-$fault-$run" degrade-primary --part control --fault "$fault" --duration 150s --seed "$run"
+        for fault in $faults; do
+            record "fast-$fault-$run" degrade-primary --part control --fault "$fault" --duration 150s --seed "$run"
+        done
     done
-done
-# Of this one the model of 1 s has the standbys alone, half an hour in which they are well; that of 15 s has all of it.
-record slow-disk-filling-21 degrade-primary --part control --fault disk-filling --duration 20m --grows-for 8m --seed 21
-# An hour at a step of 15 s is little, and what the model for it rests on. After about fifty minutes the lab's small volumes are full without
-# any doing: a standby dies of it, and WAL piles up behind its slot until the primary has no room either. What came before is the training.
-record long-51 degrade-primary --part control --fault connections-leaking --duration 55m --grows-for 6m --seed 51
+fi
+if wants node-15s; then
+    record slow-disk-filling-21 degrade-primary --part control --fault disk-filling --duration 20m --grows-for 8m --seed 21
+    # An hour at a step of 15 s is little, and what the model for it rests on. After about fifty minutes the lab's small volumes are full without
+    # any doing: a standby dies of it, and WAL piles up behind its slot until the primary has no room either. What came before is the training.
+    record long-51 degrade-primary --part control --fault connections-leaking --duration 55m --grows-for 6m --seed 51
+fi
 
 # choose FROM TO FIRST UNTIL COLUMNS: some columns of a table, from a row (counted from 0) until before another: a number, or "end".
 # Labels beside it are cut as it is.
@@ -70,26 +84,49 @@ PYTHON
 # make NAME STEP HORIZON LEARN SOURCE: fits and calibrates network and twin on what is in $training, $healthy and $faulty.
 make_model() {
     name=$1 step=$2 horizon=$3 learn=$4 source=$5
+    rm -rf "$drafts/models/$name"
     for kind in network twin; do
         # shellcheck disable=SC2046,SC2086
         "$train" fit --csv $training --features training/features.toml --step "$step" --horizon "$horizon" --seed $seed \
-            --name "$name" --version "$version" --out "$drafts/$name/$kind" $([ $kind = twin ] && echo --linear)
+            --name "$name" --version "$version" --out "$drafts/models/$name/$kind" $([ $kind = twin ] && echo --linear)
     done
     for kind in twin network; do
         # shellcheck disable=SC2046,SC2086
-        "$train" calibrate --model "$drafts/$name/$kind" $([ $kind = network ] && echo --twin "$drafts/$name/twin") \
+        "$train" calibrate --model "$drafts/models/$name/$kind" $([ $kind = network ] && echo --twin "$drafts/models/$name/twin") \
             --healthy $healthy --fault $faulty --learn "$learn" --source "$source"
     done
     mkdir -p "models/$name"
     for file in model.json weights.safetensors README.md; do
-        cp "$drafts/$name/network/$file" "models/$name/"
+        cp "$drafts/models/$name/network/$file" "models/$name/"
     done
 }
 
 drafts=$place/drafts
-rm -rf "$drafts"
 
-long=$place/long-51/control
+# The lab's own step.
+make_lab_model() {
+    rm -rf "$drafts/1s"
+    training="" healthy="" faulty=""
+    for node in n1 n2 n3; do
+        choose "$place/healthy-11/$node.csv" "$drafts/1s/training/$node.csv" $skipped_rows end "$columns"
+        choose "$place/healthy-13/$node.csv" "$drafts/1s/healthy/$node.csv" $skipped_rows end "$columns"
+        training="$training $drafts/1s/training/$node.csv"
+        healthy="$healthy $drafts/1s/healthy/$node.csv"
+    done
+    # In a container there is less memory to come and go: what is usual there is learnt from the rows before this run's fault, and the run judges nothing.
+    choose "$place/fast-memory-pressure-31/control/n1.csv" "$drafts/1s/training/confined.csv" $started_rows $((started_rows + usual_rows)) "$columns"
+    training="$training $drafts/1s/training/confined.csv"
+    for fault in $faults; do
+        for run in 31 32; do
+            from=$place/fast-$fault-$run/control to=$drafts/1s/$fault-$run
+            for node in n1 n2 n3; do choose "$from/$node.csv" "$to/$node.csv" $started_rows end "$columns"; done
+            if [ "$fault-$run" != memory-pressure-31 ]; then faulty="$faulty $fault=$to/n1.csv"; fi
+            healthy="$healthy $to/n2.csv $to/n3.csv"
+        done
+    done
+    make_model lab-1s 1 60 $usual_rows "twelve runs of \`lab run degrade-primary --part control\` (six faults, seeds 31 and 32), of which the standbys are healthy nodes even while the primary is in trouble, and all three nodes of \`lab run healthy-load\` (seed 13). The features were chosen on the same runs${NOTE:+; $NOTE}"
+}
+
 # piling_up FILE: two rows, when WAL begins to pile up behind a slot for good, and when the server is gone.
 piling_up() {
     python3 - "$1" <<'PYTHON'
@@ -101,49 +138,31 @@ calm = max(row for row in range(1, gone) if float(rows[row]["slot_retained_bytes
 print(calm + 1, gone)
 PYTHON
 }
-read -r begins gone <<ROWS
-$(piling_up "$long/15s/n1.csv")
-ROWS
-
-# The lab's own step.
-training="" healthy="" faulty=""
-for node in n1 n2 n3; do
-    choose "$place/healthy-11/$node.csv" "$drafts/training/$node.csv" $skipped_rows end "$columns"
-    training="$training $drafts/training/$node.csv"
-done
-for node in n2 n3; do
-    choose "$place/slow-disk-filling-21/control/$node.csv" "$drafts/slow/$node.csv" 0 end "$columns"
-    healthy="$healthy $drafts/slow/$node.csv"
-done
-for fault in $faults; do
-    for run in "fast-$fault-31" "fast-$fault-32"; do
-        for node in n1 n2 n3; do
-            choose "$place/$run/control/$node.csv" "$drafts/$run/$node.csv" 0 end "$columns"
-        done
-        faulty="$faulty $fault=$drafts/$run/n1.csv"
-        healthy="$healthy $drafts/$run/n2.csv $drafts/$run/n3.csv"
-    done
-done
-for node in n1 n2; do
-    choose "$long/$node.csv" "$drafts/long/$node.csv" $skipped_rows $((begins * 15)) "$columns"
-    healthy="$healthy $drafts/long/$node.csv"
-done
-make_model lab-1s 1 60 120 "eight runs of \`lab run degrade-primary --part control\` (four faults, seeds 31 and 32) and a slow one of a disk that fills (seed 21), of which the standbys are the healthy nodes, and the first fifty minutes of a long one (seed 51), without the standby whose volume ran full${NOTE:+; $NOTE}"
 
 # The step of servers. Of each run that judges the model, the rows from which is learnt what is usual on the node stand at the beginning.
-training="" healthy="" faulty="" learn=75
-for node in n1 n2 n3; do
-    choose "$long/15s/$node.csv" "$drafts/training-15s/$node.csv" $((skipped_rows / 15)) "$begins" "$columns"
-    training="$training $drafts/training-15s/$node.csv"
-    choose "$place/slow-disk-filling-21/control/15s/$node.csv" "$drafts/slow-15s/$node.csv" 0 end "$columns"
-    choose "$place/healthy-11/15s/$node.csv" "$drafts/healthy-15s/$node.csv" 0 end "$columns"
-    healthy="$healthy $drafts/healthy-15s/$node.csv"
-done
-choose "$long/15s/n1.csv" "$drafts/long-15s/n1.csv" $((begins - learn)) "$gone" "$columns"
-python3 -c 'import sys
+make_server_model() {
+    rm -rf "$drafts/15s"
+    long=$place/long-51/control
+    read -r begins gone <<ROWS
+$(piling_up "$long/15s/n1.csv")
+ROWS
+    training="" healthy="" faulty="" learn=75
+    for node in n1 n2 n3; do
+        choose "$long/15s/$node.csv" "$drafts/15s/training/$node.csv" $((skipped_rows / 15)) "$begins" "$columns_of_servers"
+        training="$training $drafts/15s/training/$node.csv"
+        choose "$place/slow-disk-filling-21/control/15s/$node.csv" "$drafts/15s/slow/$node.csv" 0 end "$columns_of_servers"
+        choose "$place/healthy-11/15s/$node.csv" "$drafts/15s/healthy/$node.csv" 0 end "$columns_of_servers"
+        healthy="$healthy $drafts/15s/healthy/$node.csv"
+    done
+    choose "$long/15s/n1.csv" "$drafts/15s/long/n1.csv" $((begins - learn)) "$gone" "$columns_of_servers"
+    python3 -c 'import sys
 learn, rows = map(int, sys.argv[1:])
-print("fault", *[0] * learn, *[1] * (rows - learn), sep="\n")' $learn $((gone - begins + learn)) >"$drafts/long-15s/n1.labels.csv"
-healthy="$healthy $drafts/slow-15s/n2.csv $drafts/slow-15s/n3.csv"
-faulty="disk-filling=$drafts/slow-15s/n1.csv wal-piling-up=$drafts/long-15s/n1.csv"
-make_model node-15s 15 900 $learn "a run of \`lab run degrade-primary --part control\` whose disk fills in eight minutes (seed 21), the last minutes of one (seed 51) whose volumes were full after fifty, so that WAL piled up behind the slot of a standby that had died, and, as healthy nodes, the standbys of the first and half an hour of \`lab run healthy-load\` (seed 11). The fifty minutes before are all that the model was trained on. Two faults and minutes of calm are hardly evidence, and the lab's load is not yours: retrain on your nodes (\`stormglass retrain\`) before you let it act"
-echo "models/lab-1s and models/node-15s are made; check the first with: stormglass lab run degrade-primary, stormglass lab run healthy-load --seed 12" >&2
+print("fault", *[0] * learn, *[1] * (rows - learn), sep="\n")' $learn $((gone - begins + learn)) >"$drafts/15s/long/n1.labels.csv"
+    healthy="$healthy $drafts/15s/slow/n2.csv $drafts/15s/slow/n3.csv"
+    faulty="disk-filling=$drafts/15s/slow/n1.csv wal-piling-up=$drafts/15s/long/n1.csv"
+    make_model node-15s 15 900 $learn "a run of \`lab run degrade-primary --part control\` whose disk fills in eight minutes (seed 21), the last minutes of one (seed 51) whose volumes were full after fifty, so that WAL piled up behind the slot of a standby that had died, and, as healthy nodes, the standbys of the first and twenty-five minutes of \`lab run healthy-load\` (seed 11). The fifty minutes before are all that the model was trained on. Two faults and minutes of calm are hardly evidence, and the lab's load is not yours: retrain on your nodes (\`stormglass retrain\`) before you let it act"
+}
+
+if wants lab-1s; then make_lab_model; fi
+if wants node-15s; then make_server_model; fi
+echo "made: $models; check the first with: stormglass lab run degrade-primary, stormglass lab run healthy-load --seed 12" >&2

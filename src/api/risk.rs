@@ -70,12 +70,12 @@ pub struct TimeLeft {
     pub seconds: f64,
 }
 
-/// A probe that became slow: medians, in seconds.
+/// A probe that became slow, in seconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SlowProbe {
-    /// Before.
+    /// Median before.
     pub usual_seconds: f64,
-    /// Of the last ones.
+    /// Several of the last ones took so long, or longer.
     pub now_seconds: f64,
 }
 

@@ -72,7 +72,7 @@ pub fn evidence(view: &View, policy: &Policy, node: &NodeName) -> Vec<Reason> {
             Reason::about(
                 node,
                 ReasonCode::SlowsDown,
-                format!("the write probe takes {now:.3} s, usually {usual:.3} s"),
+                format!("several of the last write probes took {now:.3} s or more, usually {usual:.3} s"),
             )
         }));
     }

@@ -19,14 +19,17 @@ const SAMPLES_MIN: usize = 8;
 const FIT_MIN: f64 = 0.9;
 /// What has been lost while the line was drawn, of what was there: less is noise, whatever the line says.
 const LOST_MIN: f64 = 0.05;
-/// Probes whose median counts as now.
-const PROBES_NOW: usize = 5;
+/// So many of the last probes must be slow: a disk that is about to fail makes some writes wait long before it makes all wait, and one
+/// slow write is an accident.
+const PROBES_SLOW: usize = 3;
+/// The last probes, of which so many count.
+const PROBES_NOW: usize = 10;
 /// Earlier probes without which nobody can say what is usual.
 const PROBES_USUAL_MIN: usize = 15;
 /// So much slower than usual is worth a word.
 const SLOWER_MIN: f64 = 5.0;
 /// And less than this is quick, however slow it is for this node.
-const SLOW_MIN: Duration = Duration::from_millis(50);
+const SLOW_MIN: Duration = Duration::from_millis(20);
 
 /// What one report said, as far as it can run out.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -95,14 +98,17 @@ impl Trend {
         found
     }
 
-    /// The write probe, if it takes much longer than it used to.
+    /// The write probe, if several of the last ones took much longer than it used to take.
     pub fn slowdown(&self) -> Option<Slowdown> {
         let probes: Vec<Duration> = self.samples.iter().filter_map(|sample| sample.write_probe).collect();
         if probes.len() < PROBES_NOW + PROBES_USUAL_MIN {
             return None;
         }
         let (before, last) = probes.split_at(probes.len() - PROBES_NOW);
-        let (usual, now) = (median(before), median(last));
+        let usual = median(before);
+        let mut last = last.to_vec();
+        last.sort_unstable();
+        let now = last[PROBES_NOW - PROBES_SLOW];
         (now >= SLOW_MIN && now.as_secs_f64() >= usual.as_secs_f64() * SLOWER_MIN).then_some(Slowdown { usual, now })
     }
 
@@ -274,6 +280,13 @@ mod tests {
         let slow = heard(40, |report, second| probe(report, if second < 30 { 4 } else { 60 }));
         let found = slow.slowdown().expect("slower");
         assert_eq!((found.usual, found.now), (Duration::from_millis(4), Duration::from_millis(60)));
+        let some = |slow_ones: &'static [u64]| {
+            heard(40, move |report, second| probe(report, if slow_ones.contains(&second) { 60 + second } else { 4 }))
+        };
+        let found = some(&[31, 34, 38]).slowdown().expect("three of ten");
+        assert_eq!((found.usual, found.now), (Duration::from_millis(4), Duration::from_millis(91)), "or more");
+        assert_eq!(some(&[34, 38]).slowdown(), None, "two may be a checkpoint");
+        assert_eq!(some(&[10, 34, 38]).slowdown(), None, "and one of long ago is none of the last");
         assert_eq!(heard(40, |report, _| probe(report, 60)).slowdown(), None, "always was so");
         assert_eq!(
             heard(40, |report, second| probe(report, if second < 30 { 1 } else { 8 })).slowdown(),

@@ -147,7 +147,7 @@ pub struct Exhaustion {
 pub struct Slowdown {
     /// Median before.
     pub usual: Duration,
-    /// Median of the last ones.
+    /// Several of the last ones took so long, or longer.
     pub now: Duration,
 }
 
