@@ -4,7 +4,7 @@
 //! What is asked, and what an answer means, never enters.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reqwest::RequestBuilder;
@@ -76,23 +76,43 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Tells once that no controller answers, and why, and once that one does again: heartbeats are many.
+/// Reasons that are told of one silence; more would be noise.
+const REASONS_TOLD_MAX: usize = 8;
+
+/// Tells once for each reason that no controller answers, and once that one does again: heartbeats are many. Of an agent that began
+/// before its controller did, the second reason is the one that counts.
 #[derive(Debug, Default)]
-pub(super) struct Silence(AtomicBool);
+pub(super) struct Silence {
+    /// The reasons that were told since a controller answered last.
+    told: Mutex<Vec<String>>,
+}
 
 impl Silence {
     /// A controller answered.
     pub(super) fn ended(&self) {
-        if self.0.swap(false, Ordering::Relaxed) {
+        if !std::mem::take(&mut *self.told()).is_empty() {
             tracing::info!("a controller answers again");
         }
     }
 
     /// None did.
     pub(super) fn lasts(&self, problems: &str) {
-        if !self.0.swap(true, Ordering::Relaxed) {
+        if self.is_news(problems) {
             tracing::warn!(problems, "no controller answers");
         }
+    }
+
+    fn is_news(&self, problems: &str) -> bool {
+        let mut told = self.told();
+        let is_news = told.len() < REASONS_TOLD_MAX && !told.iter().any(|one| one == problems);
+        if is_news {
+            told.push(problems.to_owned());
+        }
+        is_news
+    }
+
+    fn told(&self) -> MutexGuard<'_, Vec<String>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,4 +123,21 @@ pub(super) fn root_cause(error: &reqwest::Error) -> String {
         cause = source;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_of_a_silence_is_told_once_and_anew_in_the_next_one() {
+        let silence = Silence::default();
+        let told = |problems: &str| silence.is_news(problems);
+        assert!(told("connection refused") && !told("connection refused"));
+        assert!(told("the certificate is that of agent p2") && !told("connection refused"));
+        silence.ended();
+        assert!(told("connection refused"));
+        let more = (0..2 * REASONS_TOLD_MAX).filter(|number| told(&format!("reason {number}"))).count();
+        assert_eq!(more, REASONS_TOLD_MAX - 1, "an endless row of reasons is cut off");
+    }
 }
