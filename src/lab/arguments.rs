@@ -175,7 +175,7 @@ pub struct RunArguments {
     /// How many controllers; more than one are elected in etcd, which has as many members
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
     pub controllers: u8,
-    /// healthy-load: how long it lasts [default: 60s]; degrade-primary: load before the fault [default: 150s; in the control run 12s]
+    /// healthy-load: how long it lasts [default: 60s]; degrade-primary: load before the fault in the control run [default: 12s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub duration: Option<Duration>,
     /// degrade-primary: in which time the fault takes everything [default: 55s]

@@ -39,9 +39,6 @@ const STEADY_TIMEOUT: Duration = Duration::from_secs(30);
 const LEARN_TIMEOUT: Duration = Duration::from_secs(130);
 /// Scored and without an alarm before the fault begins.
 const CALM: Duration = Duration::from_secs(5);
-/// Load before the fault where the predictor acts: the rows in which the lab starts, with limits that were not there a moment ago, must be
-/// few of those from which it learns what is usual.
-const LEARNING_WARM_UP: Duration = Duration::from_secs(150);
 /// Load before the fault in the control, where nothing has to be learnt.
 const CONTROL_WARM_UP: Duration = Duration::from_secs(12);
 /// A growing fault takes everything in about this time.
@@ -87,8 +84,6 @@ pub(super) async fn run(
             Ok(()) => step.done(),
             Err(error) => failures.push(format!("{error:#}")),
         }
-        let warm_up = arguments.duration.unwrap_or(LEARNING_WARM_UP);
-        tokio::time::sleep(warm_up.saturating_sub(clock::now().since(began))).await;
     } else {
         tokio::time::sleep(arguments.duration.unwrap_or(CONTROL_WARM_UP)).await;
     }
