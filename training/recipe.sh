@@ -13,7 +13,7 @@ models=${MODELS:-lab-1s node-15s}
 # Where something runs out, and what clients feel. What the lab's nodes share (processors, disks, the kernel's memory) tells none of them apart.
 # Chosen on the runs below.
 columns=${COLUMNS_OF_MODEL:-write_probe_mean_seconds connect_probe_seconds connections_used_ratio connections_gone_ratio primary_data_gone_ratio memory_gone_ratio slot_retained_bytes}
-columns_of_servers=${COLUMNS_OF_SERVERS:-write_probe_seconds connect_probe_seconds connections_used_ratio connections_gone_ratio data_gone_ratio slot_retained_bytes lock_waiters}
+columns_of_servers="write_probe_seconds connect_probe_seconds connections_used_ratio connections_gone_ratio data_gone_ratio slot_retained_bytes lock_waiters"
 # The volumes fill with WAL until the first segments are recycled: of the training these rows are no everyday.
 skipped_rows=200
 # Of a run with a fault, the rows in which its lab starts; the next ones are what is usual on the node, and the fault begins after row 150.
@@ -42,7 +42,7 @@ record() {
     "$binaries/stormglass" lab run "$@" --samples "$(realpath "$place/$name")" --report "$(realpath "$place")/$name.json" --output json >/dev/null
 }
 
-# Both are trained or judged on it.
+# Both models are trained or judged on it.
 record healthy-11 healthy-load --duration 25m --seed 11
 if wants lab-1s; then
     record healthy-13 healthy-load --duration 12m --seed 13
