@@ -303,6 +303,47 @@ async fn two_promotions_that_took_the_same_number_are_not_one_history() {
     }
 }
 
+/// pg_rewind leaves a node of PostgreSQL 15 with the WAL that its source has, and a promotion ends with a checkpoint, after which the
+/// source needs none of what a primary that crashed long after its own checkpoint must replay.
+#[tokio::test]
+async fn a_primary_that_crashed_long_after_its_checkpoint_is_rewound_and_goes_on() {
+    let place = Place::new();
+    let (first, second) = (place.node("n1"), place.node("n2"));
+    first.init_primary().await;
+    second.join(&first).await;
+    first.sql("create table t(n int)").await;
+    for node in [&first, &second] {
+        node.sql("alter system set wal_keep_size = 0").await;
+        node.sql("select pg_reload_conf()").await;
+    }
+    first.sql("checkpoint").await;
+    second.caught_up(&first).await;
+    second.sql("checkpoint").await;
+    for n in 1..=4 {
+        first.sql(&format!("insert into t values ({n})")).await;
+        first.sql("select pg_switch_wal()").await;
+    }
+    second.caught_up(&first).await;
+    second.postgres.follow(None, PATIENCE).await.expect("frozen");
+    second.postgres.reserve_slots(&[first.settings.node.clone()].into(), PATIENCE).await.expect("reserved");
+    first.sql("insert into t values (-1)").await;
+    first.postgres.kill_family(PATIENCE).await.expect("crashed");
+    second.postgres.promote(false, PATIENCE).await.expect("promoted");
+    for n in 5..=8 {
+        second.sql(&format!("insert into t values ({n})")).await;
+        second.sql("select pg_switch_wal()").await;
+        second.sql("checkpoint").await;
+    }
+
+    assert_eq!(
+        first.postgres.rewind(&second.upstream(), &Noted::default()).await.expect("rewound"),
+        RewindOutcome::Rewound
+    );
+    first.start_standby(Some(&second)).await;
+    first.caught_up(&second).await;
+    assert_eq!(first.sql("select sum(n) from t").await.as_deref(), Some("36"));
+}
+
 #[tokio::test]
 async fn a_rewind_that_is_killed_half_way_is_told_of_before_and_ends_in_a_new_copy() {
     let place = Place::new();

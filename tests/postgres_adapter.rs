@@ -433,6 +433,11 @@ async fn slots_follow_the_peers_and_the_role() {
     second.sql("select pg_create_physical_replication_slot('stormglass_n_1', true)").await;
     second.postgres.tend_slots(&names(&[&first]), PATIENCE).await.expect("tended");
     assert_eq!(slots(&second).await, "", "a slot on a standby holds back WAL for nobody");
+    second.postgres.reserve_slots(&names(&[&first, &third]), PATIENCE).await.expect("reserved");
+    second.postgres.reserve_slots(&names(&[&first, &third]), PATIENCE).await.expect("again");
+    assert_eq!(slots(&second).await, "stormglass_n_1 stormglass_n_3", "it may be promoted in a moment");
+    second.postgres.tend_slots(&names(&[&first, &third]), PATIENCE).await.expect("tended");
+    assert_eq!(slots(&second).await, "", "nothing came of it");
 }
 
 #[tokio::test]

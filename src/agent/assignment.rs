@@ -200,7 +200,8 @@ impl Agent {
     ) {
         let (role, answers) = {
             let local = self.local();
-            (local.role, local.live.is_some() && !local.stopping)
+            // Slots of a candidate were made for what it is about to become.
+            (local.role, local.live.is_some() && !local.stopping && local.frozen.is_none())
         };
         let is_done = done.as_ref().is_some_and(|(tended, at, as_role)| {
             tended == peers && *as_role == role && self.now().since(*at) < SLOTS_INTERVAL

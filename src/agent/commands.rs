@@ -32,6 +32,8 @@ const PROMOTE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two looks at a PostgreSQL that is about to accept writes.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// A promotion waits no longer for slots of its peers.
+const RESERVE_TIMEOUT: Duration = Duration::from_millis(500);
 /// A frozen standby follows again after this if the operation came to nothing.
 const FROZEN_FOR: Duration = Duration::from_secs(15);
 
@@ -225,9 +227,24 @@ impl Agent {
             // Also with a lease: a store that was made anew gives the primary its next epoch while it writes.
             self.spare_consenting_primary();
         }
-        let (lsn, consented) = tokio::join!(self.stop_receiving(), self.consent(consent_to));
+        let (lsn, consented, ()) =
+            tokio::join!(self.stop_receiving(), self.consent(consent_to), self.reserve_slots(consent_to.is_some()));
         consented?;
         Ok(CommandOutput { lsn: Some(lsn?), note: None })
+    }
+
+    /// What the peers will need of this node's WAL is kept from now on, if it is a standby that may be promoted in a moment. Without it
+    /// they need a new copy where a rewind would have done; the promotion does not wait for that.
+    async fn reserve_slots(&self, is_candidate: bool) {
+        let is_standby = {
+            let local = self.local();
+            local.role == Some(Role::Standby) && local.postmaster.is_some()
+        };
+        let peers = self.keeper.read(|memory| memory.assignment.as_ref().map(|assignment| assignment.peers.clone()));
+        let Some(peers) = peers.filter(|_| is_candidate && is_standby) else { return };
+        if let Err(error) = self.postgres.reserve_slots(&peers, RESERVE_TIMEOUT).await {
+            tracing::warn!(%error, "what the peers need to be rewound may be removed by the promotion");
+        }
     }
 
     /// A primary that nobody ever managed, or that consents to an epoch of its own, goes on writing until that epoch begins:

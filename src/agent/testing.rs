@@ -257,6 +257,11 @@ impl LocalPostgres for FakePostgres {
     async fn tend_slots(&self, _peers: &BTreeSet<NodeName>, _timeout: Duration) -> Result<(), PostgresError> {
         Ok(())
     }
+    async fn reserve_slots(&self, peers: &BTreeSet<NodeName>, _timeout: Duration) -> Result<(), PostgresError> {
+        let peers: Vec<&str> = peers.iter().map(NodeName::as_str).collect();
+        self.call(format!("reserve slots for {}", peers.join(", ")));
+        Ok(())
+    }
     async fn rewind(&self, _upstream: &Upstream, change: &dyn DataChange) -> Result<RewindOutcome, PostgresError> {
         self.call("rewind");
         if self.is_cut_off.load(Ordering::SeqCst) {

@@ -273,6 +273,20 @@ async fn a_standby_is_promoted_only_with_consent_and_with_all_it_must_have() {
 }
 
 #[tokio::test]
+async fn who_may_be_promoted_keeps_what_its_peers_need_and_nobody_else_does() {
+    let bench = Bench::begin(FakePostgres::running(true), memory(3), None).await;
+    bench.answer(Some(assignment(3, 3, standby_of("n2"))), None);
+    eventually("follows", || bench.postgres.count("follow n2") == 1).await;
+    let freeze = |epoch, consent_to| {
+        envelope(epoch, StepName::Freeze, Command::Freeze { consent_to, fence_confirmed: Some(Epoch(3)) })
+    };
+    assert!(succeeded(&bench.command(freeze(3, None)).await));
+    assert_eq!(bench.postgres.count("reserve slots for n2"), 0, "it only stands still");
+    assert!(succeeded(&bench.command(freeze(4, Some(Epoch(4)))).await));
+    assert_eq!(bench.postgres.count("reserve slots for n2"), 1);
+}
+
+#[tokio::test]
 async fn a_frozen_standby_does_not_follow_the_old_primary_again() {
     let bench = Bench::begin(FakePostgres::running(true), memory(3), None).await;
     bench.answer(Some(assignment(3, 3, standby_of("n2"))), None);

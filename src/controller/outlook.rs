@@ -67,17 +67,19 @@ impl State {
     ///
     /// `limits`: the risks, in per cent, at which a sequence begins.
     pub fn hear_risks(&mut self, risks: BTreeMap<NodeName, Risk>, limits: &[u32], now: Moment) {
-        let release_after = self.policy.prediction.release_after;
+        let (release_after, least) = (self.policy.prediction.release_after, self.policy.prediction.risk_per_mille_min);
         for (node, risk) in risks {
             if !self.nodes.contains_key(&node) {
                 continue;
             }
             let state = self.outlooks.entry(node).or_default();
             let is_alarmed = risk.alarm && risk.abstains.is_none();
-            state.alarm = state.alarm.heard(is_alarmed, now, release_after);
+            let counts = risk.per_mille().is_some_and(|risk| risk >= least);
+            state.alarm = state.alarm.heard(is_alarmed, counts, now, release_after);
             for percent in limits {
                 let alarm = state.limits.entry(*percent).or_default();
-                *alarm = alarm.heard(early_warning::reaches(&risk, *percent), now, release_after);
+                let is_reached = early_warning::reaches(&risk, *percent);
+                *alarm = alarm.heard(is_reached, is_reached, now, release_after);
             }
             state.risk = Some((Arc::new(risk), now));
         }

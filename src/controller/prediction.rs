@@ -140,6 +140,17 @@ impl Loaded {
         risks
     }
 
+    /// Has every node's scorer learn anew what is usual, from these rows. One for which they are too few goes on as it is.
+    fn learn_again(&mut self, nodes: &BTreeMap<NodeName, Vec<Sample>>) {
+        for (node, rows) in nodes {
+            let mut scorer = self.usable.scorer();
+            self.usable.learn(&mut scorer, rows);
+            if scorer.has_learnt() {
+                self.scorers.insert(node.clone(), scorer);
+            }
+        }
+    }
+
     fn tallied(&self) -> Tallied {
         Tallied { model: self.usable.name.clone(), tally: self.tally.clone() }
     }
@@ -156,6 +167,8 @@ pub(super) async fn run(surroundings: Surroundings) {
         challenger_refused: None,
         last_step: None,
         epoch: Epoch(0),
+        acquaintance: Acquaintance::default(),
+        is_alarmed: false,
         told: None,
     };
     let mut ticks = tokio::time::interval(step);
@@ -171,6 +184,28 @@ pub(super) async fn run(surroundings: Surroundings) {
     }
 }
 
+/// How well the scorers know their nodes.
+///
+/// What a node does in its first minute, as a new primary or when it has just been set up, is no measure of what it does later. So they
+/// learn anew, from the newer half of what there is, whenever there is twice as much as when they last learnt, up to
+/// [`STEPS_OF_HISTORY`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Acquaintance {
+    /// The step with which it began.
+    began: i64,
+    /// Steps that there were when they last learnt.
+    steps: i64,
+}
+
+impl Acquaintance {
+    /// From which step on to learn at `newest`, if it is time to.
+    fn learns_from(self, newest: i64, step: i64) -> Option<i64> {
+        let known = newest.saturating_sub(self.began) / step;
+        let is_due = (1..STEPS_OF_HISTORY).contains(&self.steps) && known >= 2 * self.steps;
+        is_due.then(|| newest - (known / 2).min(STEPS_OF_HISTORY) * step)
+    }
+}
+
 struct Task {
     at: Surroundings,
     loaded: Option<Loaded>,
@@ -181,6 +216,9 @@ struct Task {
     challenger_refused: Option<(String, Option<ModelStamp>)>,
     last_step: Option<i64>,
     epoch: Epoch,
+    acquaintance: Acquaintance,
+    /// The model expected trouble of some node at the last step.
+    is_alarmed: bool,
     /// The last reason to abstain, so that it is said once.
     told: Option<String>,
 }
@@ -213,6 +251,7 @@ impl Task {
                 loaded.scorers.clear();
             }
             self.last_step = self.last_step.map(|last| last.max(newest - step));
+            self.acquaintance = Acquaintance { began: newest, steps: self.steps_to_learn() };
         }
         // A clock that was set back begins anew.
         let last = self.last_step.filter(|last| *last <= newest + STEPS_CAUGHT_UP * step);
@@ -226,11 +265,17 @@ impl Task {
         let samples = self.at.prediction.source.samples(first..=newest, self.at.prediction.step_seconds).await;
         let samples = samples.map_err(|error| error.to_string())?;
         self.last_step = Some(newest);
+        if learns {
+            let known = samples.nodes.values().map(|rows| known_rows(rows)).max().unwrap_or(0);
+            let steps = known.max(self.steps_to_learn());
+            self.acquaintance = Acquaintance { began: newest - known * step, steps };
+        }
         let Some(loaded) = &mut self.loaded else { return Err("there is no model".to_owned()) };
         let began = self.at.clock.now();
         let risks = loaded.score(&samples.nodes, learns);
         let mut tallied = vec![loaded.tallied()];
         self.at.metrics.observe_scoring(self.at.clock.now().since(began));
+        self.is_alarmed = risks.values().any(|risk| risk.alarm);
         if let Some(challenger) = &mut self.challenger {
             challenger.score(&samples.nodes, learns);
             tallied.push(challenger.tallied());
@@ -246,7 +291,29 @@ impl Task {
         }
         self.told = None;
         self.tell(Word::Scored { risks, epoch, tallied }).await;
+        self.learn_again(newest).await;
         Ok(())
+    }
+
+    /// Has the scorers learn anew if it is time to, and never from a trouble that is under way. Without samples they go on as they are,
+    /// and it is tried again at the next step.
+    async fn learn_again(&mut self, newest: i64) {
+        let step = i64::from(self.at.prediction.step_seconds);
+        let Some(first) = self.acquaintance.learns_from(newest, step).filter(|_| !self.is_alarmed) else { return };
+        match self.at.prediction.source.samples(first..=newest, self.at.prediction.step_seconds).await {
+            Ok(samples) => {
+                for loaded in self.loaded.iter_mut().chain(&mut self.challenger) {
+                    loaded.learn_again(&samples.nodes);
+                }
+                self.acquaintance.steps = (newest - self.acquaintance.began) / step;
+            }
+            Err(error) => tracing::debug!(%error, "what is usual cannot be learnt anew yet"),
+        }
+    }
+
+    /// Steps after which a scorer without a history says something.
+    fn steps_to_learn(&self) -> i64 {
+        self.loaded.as_ref().map_or(0, |loaded| i64::try_from(loaded.usable.rows_to_learn()).unwrap_or(i64::MAX / 2))
     }
 
     /// Loads the model that shall score, if it is another one or has changed. A broken one leaves the old one where it is.
@@ -319,6 +386,12 @@ impl Task {
     }
 }
 
+/// Rows since the first that holds anything.
+fn known_rows(rows: &[Sample]) -> i64 {
+    let empty = rows.iter().take_while(|row| row.iter().all(Option::is_none)).count();
+    i64::try_from(rows.len() - empty).unwrap_or(i64::MAX)
+}
+
 /// What lies before the row that is scored: learnt from, or rows that were missed.
 fn learn_or_score(usable: &Usable, scorer: &mut Scorer, history: &[Sample], learns: bool) {
     if learns {
@@ -364,3 +437,6 @@ pub(super) fn examine(
     let version = model::version(&files.document);
     (version, model::open(files, &prediction.features, prediction.step_seconds).err())
 }
+
+#[cfg(test)]
+mod tests;

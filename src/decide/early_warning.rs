@@ -41,10 +41,11 @@ pub struct Alarm {
 }
 
 impl Alarm {
-    /// The alarm after the model said `is_alarmed` at `now`: it ends only once the model was silent for `release_after`.
+    /// The alarm after a sample at `now`. It begins with the model's, lasts while the risk still counts (`goes_on`), and ends only once
+    /// neither was so for `release_after`: what else speaks for trouble may be seen some samples later, when the model has got used to it.
     #[must_use]
-    pub fn heard(self, is_alarmed: bool, now: Moment, release_after: Duration) -> Self {
-        if is_alarmed {
+    pub fn heard(self, begins: bool, goes_on: bool, now: Moment, release_after: Duration) -> Self {
+        if begins || goes_on && self.since.is_some() {
             return Self { since: self.since.or(Some(now)), last: Some(now) };
         }
         match self.last {
@@ -53,7 +54,7 @@ impl Alarm {
         }
     }
 
-    /// For how long it has lasted: from the first to the last time that the model said so.
+    /// For how long it has lasted: from the first to the last sample that said so.
     pub fn lasts(&self) -> Option<Duration> {
         Some(self.last?.since(self.since?))
     }

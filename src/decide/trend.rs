@@ -17,6 +17,8 @@ const SAMPLES_FITTED: usize = 20;
 const SAMPLES_MIN: usize = 8;
 /// Share of the variance that the line must explain: a checkpoint's sawtooth and a busy hour are no line.
 const FIT_MIN: f64 = 0.9;
+/// Memory comes and goes by the moment, with every process that begins and every page that is read: it is the median of so many samples.
+const MEMORY_STEADIED_OVER: usize = 5;
 /// What has been lost while the line was drawn, of what was there: less is noise, whatever the line says.
 const LOST_MIN: f64 = 0.05;
 /// So many of the last probes must be slow: a disk that is about to fail makes some writes wait long before it makes all wait, and one
@@ -78,7 +80,7 @@ impl Trend {
         let data = self.series(horizon, |sample| sample.data_free_bytes);
         let wal = self.series(horizon, |sample| sample.wal_free_bytes);
         let connections = self.series(horizon, |sample| sample.connections_free);
-        let memory = self.series(horizon, |sample| sample.memory_free_bytes);
+        let memory = steadied(&self.series(horizon, |sample| sample.memory_free_bytes), MEMORY_STEADIED_OVER);
         // One filesystem is one resource.
         let wal = if wal == data { Vec::new() } else { wal };
         let resources = [
@@ -123,6 +125,16 @@ impl Trend {
             .collect::<Option<_>>()
             .unwrap_or_default()
     }
+}
+
+/// Each value but the first ones becomes the median of itself and those before it, `over` in all, at its own time.
+fn steadied(series: &[(f64, f64)], over: usize) -> Vec<(f64, f64)> {
+    let middle = |window: &[(f64, f64)]| {
+        let mut values: Vec<f64> = window.iter().map(|(_, value)| *value).collect();
+        values.sort_by(f64::total_cmp);
+        (window[window.len() - 1].0, values[values.len() / 2])
+    };
+    series.windows(over).map(middle).collect()
 }
 
 /// What is left, and the time until a straight line (least squares) through the series reaches zero: none, if it has. `None` where there
@@ -223,7 +235,21 @@ mod tests {
         });
         let found = trend.exhaustions(HORIZON);
         assert_eq!(found.iter().map(|one| one.resource).collect::<Vec<_>>(), [Resource::Memory]);
-        assert!((found[0].remaining.as_secs_f64() - 13.0).abs() < 0.5, "{:?}", found[0].remaining);
+        // As of two seconds ago: the median of five.
+        assert!((found[0].remaining.as_secs_f64() - 15.0).abs() < 0.5, "{:?}", found[0].remaining);
+    }
+
+    #[test]
+    fn memory_that_comes_and_goes_while_it_is_taken_away_is_seen() {
+        let megabytes = |second: u64| 64 - second + if second.is_multiple_of(4) { 0 } else { 8 } + second * 7 % 3;
+        let memory = |report: &mut Report, megabytes: u64| {
+            report.postgres.memory = Some(MemoryReport { available_bytes: megabytes << 20, total_bytes: 1 << 30 });
+        };
+        let trend = heard(40, |report, second| memory(report, megabytes(second)));
+        let found = trend.exhaustions(HORIZON);
+        assert_eq!(found.iter().map(|one| one.resource).collect::<Vec<_>>(), [Resource::Memory]);
+        let comes_and_goes = heard(40, |report, second| memory(report, 24 + megabytes(second % 2)));
+        assert_eq!(comes_and_goes.exhaustions(HORIZON), []);
     }
 
     #[test]

@@ -10,9 +10,10 @@ pub const NODE_PLACEHOLDER: &str = "$node";
 pub const WINDOW_PLACEHOLDER: &str = "$window";
 /// Stands for the span of a rate of rare events: twenty steps.
 pub const LONG_WINDOW_PLACEHOLDER: &str = "$long";
-
 /// Stands for how far ahead a straight line is followed: sixty steps, in seconds.
 pub const HORIZON_PLACEHOLDER: &str = "$horizon";
+/// Stands for one step, the resolution of a subquery.
+pub const STEP_PLACEHOLDER: &str = "$step";
 
 /// Which way of a feature is bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -32,7 +33,7 @@ pub enum Direction {
 pub struct Feature {
     /// In lower case with underscores; models name it.
     pub name: String,
-    /// PromQL whose result has one series a node, with the label `node`. `$node`, `$window` and `$long` are filled in.
+    /// PromQL whose result has one series a node, with the label `node`; the placeholders of this file are filled in.
     pub query: String,
     /// Unit of its values.
     pub unit: String,
@@ -66,13 +67,13 @@ impl Feature {
             return Some(format!("the query must select nodes with node=~\"{NODE_PLACEHOLDER}\""));
         }
         let unknown = self.query.split('$').skip(1).find(|rest| {
-            !["node", "window", "long", "horizon"].iter().any(|known| {
+            !["node", "window", "long", "horizon", "step"].iter().any(|known| {
                 rest.strip_prefix(known).is_some_and(|after| !after.starts_with(|next: char| next.is_alphanumeric()))
             })
         });
         unknown.map(|rest| {
             let word: String = rest.chars().take_while(|letter| letter.is_alphanumeric()).collect();
-            format!("${word} is not known: $node, $window, $long and $horizon are filled in")
+            format!("${word} is not known: $node, $window, $long, $horizon and $step are filled in")
         })
     }
 
@@ -85,6 +86,7 @@ impl Feature {
             .replace(WINDOW_PLACEHOLDER, &format!("{}s", (step_seconds * 5).max(5)))
             .replace(LONG_WINDOW_PLACEHOLDER, &format!("{}s", step_seconds * 20))
             .replace(HORIZON_PLACEHOLDER, &(step_seconds * 60).to_string())
+            .replace(STEP_PLACEHOLDER, &format!("{step_seconds}s"))
     }
 }
 

@@ -19,7 +19,7 @@ use super::sequence_step::SequenceIndex;
 
 /// Format of the journal. A changed list of steps is a new format: running operations are finished or refused,
 /// never reinterpreted.
-pub const JOURNAL_FORMAT: u32 = 3;
+pub const JOURNAL_FORMAT: u32 = 4;
 
 /// The oldest format that this version goes on with. One that is older, or newer than [`JOURNAL_FORMAT`], ends as stuck.
 pub const JOURNAL_FORMAT_OLDEST: u32 = 1;

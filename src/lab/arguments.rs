@@ -175,7 +175,8 @@ pub struct RunArguments {
     /// How many controllers; more than one are elected in etcd, which has as many members
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
     pub controllers: u8,
-    /// healthy-load: how long it lasts [default: 60s]; degrade-primary: load before the fault in the control run [default: 12s]
+    /// healthy-load: how long it lasts [default: 60s]; degrade-primary: load before the fault [default: 12s in the control run, 160s
+    /// where the predictor acts, which learns what is usual]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub duration: Option<Duration>,
     /// degrade-primary: in which time the fault takes everything [default: 55s]
@@ -192,6 +193,9 @@ pub struct RunArguments {
     pub prepared: Option<PathBuf>,
 }
 
+/// After 142 steps the scorers of the lab's model have learnt what is usual from a minute of load, and no longer from the moment in
+/// which the cluster was made; a cluster in production has had years.
+const LEARNING_TIME: Duration = Duration::from_secs(160);
 /// A fault that takes everything at once does not grow.
 const GROWS_FOR_MIN: Duration = Duration::from_secs(10);
 
@@ -280,6 +284,17 @@ impl RunArguments {
     /// Whether every node needs a disk and a control group of its own.
     pub fn needs_disks(&self) -> bool {
         self.fault.is_some_and(NamedFault::needs_disk)
+    }
+
+    /// Load before the fault of `degrade-primary`, at least, where the predictor acts: so long it may learn what is usual here.
+    pub fn learning_time(&self) -> Option<Duration> {
+        let acts = self.scenario == Scenario::DegradePrimary && self.part.unwrap_or(Part::Act) == Part::Act;
+        acts.then(|| self.duration.unwrap_or(LEARNING_TIME))
+    }
+
+    /// What was asked for that takes longer than a scenario's usual time.
+    pub fn added_time(&self) -> Option<Duration> {
+        self.duration.or(self.learning_time()).into_iter().chain(self.grows_for).reduce(|left, right| left + right)
     }
 
     /// Whether a link is cut or slowed down, or may be by hand.

@@ -268,8 +268,7 @@ async fn run(arguments: &RunArguments, uid: u32, output: OutputFormat) -> anyhow
     if arguments.keep {
         clear(&directory, uid, progress)?;
     }
-    let longer = arguments.duration.into_iter().chain(arguments.grows_for).reduce(|left, right| left + right);
-    let rescue = match longer {
+    let rescue = match arguments.added_time() {
         Some(longer) => rescue::Rescue::arm_for(&directory, uid, longer + HEALTHY_PATIENCE),
         None => rescue::Rescue::arm(&directory, uid, arguments.measured()),
     };

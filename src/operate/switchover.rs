@@ -3,6 +3,8 @@
 //!
 //! Before the shutdown it is undone by letting the writers go on; after it, by giving the old primary the next epoch; after the
 //! promotion it only goes forward. A requested fast shutdown cannot be withdrawn, hence the checkpoint before it.
+//!
+//! Away from a disk that was predicted to fail: hold new writes → fence → next epoch → …, to a standby that confirms every commit.
 
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use crate::domain::epoch::Epoch;
 use crate::domain::ids::NodeName;
 use crate::domain::lsn::Lsn;
 use crate::domain::operation::{Operation, OperationKind, OperationStatus, StepName};
+use crate::domain::plan::ReasonCode;
 use crate::domain::policy::Policy;
 use crate::domain::view::View;
 
@@ -22,6 +25,8 @@ const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(300);
 const CHECKPOINTS_MAX: u32 = 3;
 const HOLD_TIMEOUT: Duration = Duration::from_secs(2);
 const BACK_TIMEOUT: Duration = Duration::from_secs(120);
+/// Clients wait already, and a kill that did not end may have killed: it is asked for again before all is undone.
+const FENCE_ATTEMPTS_MAX: u32 = 3;
 
 pub(super) fn next(operation: &Operation, view: &View, policy: &Policy) -> Next {
     let OperationKind::Switchover { from, to } = &operation.kind else {
@@ -52,12 +57,21 @@ pub(super) fn next(operation: &Operation, view: &View, policy: &Policy) -> Next 
         command(Command::Demote { timeout: policy.switchover_timeout }),
         policy.switchover_timeout + Duration::from_secs(5),
     );
-    let shutdown = until_done(operation, view.now, checkpoint(), 1, undo)
-        .and_then(|output| little_is_dirty(operation, view, policy, from, output.lsn, checkpoint()))
-        .and_then(|_| until_done(operation, view.now, drain, 1, undo))
-        .and_then(|_| until_done(operation, view.now, demote, 1, undo));
-    let required_lsn = match shutdown {
-        Ok(output) => output.lsn,
+    let fence = step(StepName::Fence, command(Command::Fence), policy.timers.lease);
+    let stopped = if leaves_a_slow_disk(operation, view, from, to) {
+        until_done(operation, view.now, drain, 1, undo)
+            .and_then(|_| confirms_still(operation, view, to))
+            .and_then(|()| until_done(operation, view.now, fence, FENCE_ATTEMPTS_MAX, undo))
+            .map(|_| None)
+    } else {
+        until_done(operation, view.now, checkpoint(), 1, undo)
+            .and_then(|output| little_is_dirty(operation, view, policy, from, output.lsn, checkpoint()))
+            .and_then(|_| until_done(operation, view.now, drain, 1, undo))
+            .and_then(|_| until_done(operation, view.now, demote, 1, undo))
+            .map(|output| output.lsn)
+    };
+    let required_lsn = match stopped {
+        Ok(shutdown) => shutdown,
         Err(next) => return next,
     };
     if operation.attempts(StepName::AdvanceEpoch) == 0
@@ -82,6 +96,33 @@ pub(super) fn next(operation: &Operation, view: &View, policy: &Policy) -> Next 
         }
         Err(next) => next,
     }
+}
+
+/// A prediction moves the primary away from a disk that hardly writes any more: every page of a checkpoint, and of the one at a
+/// shutdown, would wait for that disk, and clients with it. A standby that confirms every commit needs neither; the old primary is
+/// rewound afterwards. What the first step was, that way it goes on.
+fn leaves_a_slow_disk(operation: &Operation, view: &View, from: &NodeName, to: &NodeName) -> bool {
+    if let Some(first) = operation.journal.first() {
+        return first.step != StepName::Checkpoint;
+    }
+    let names = |code: ReasonCode| {
+        operation.reasons.iter().any(|reason| reason.code == code && reason.node.as_ref() == Some(from))
+    };
+    let is_slow = names(ReasonCode::SlowsDown) || names(ReasonCode::ProbeSlow);
+    names(ReasonCode::PredictedTrouble) && is_slow && confirms(view, to)
+}
+
+/// Every commit that a client saw confirmed is there.
+fn confirms(view: &View, to: &NodeName) -> bool {
+    view.record.as_ref().is_some_and(|record| record.eligible.contains(to))
+}
+
+/// Nobody is killed for a standby that stopped confirming while writers were being held.
+fn confirms_still(operation: &Operation, view: &View, to: &NodeName) -> Result<(), Next> {
+    if operation.attempts(StepName::Fence) > 0 || confirms(view, to) {
+        return Ok(());
+    }
+    Err(Next::Undo { why: format!("{to} does not confirm every commit any more") })
 }
 
 /// What the shutdown would have to write while clients wait is within its limit; another checkpoint may bring it there.
@@ -120,12 +161,15 @@ fn received(
     to: &NodeName,
     shutdown: Option<Lsn>,
 ) -> Result<(), Next> {
-    let is_eligible = view.record.as_ref().is_some_and(|record| record.eligible.contains(to));
     let live = view.last_report(to).and_then(|report| report.postgres.live.as_ref());
-    if is_eligible || live.zip(shutdown).is_some_and(|(live, shutdown)| live.flush_lsn >= shutdown) {
+    if confirms(view, to) || live.zip(shutdown).is_some_and(|(live, shutdown)| live.flush_lsn >= shutdown) {
         return Ok(());
     }
-    let stopped = operation.last(StepName::Demote).map(|event| event.at).filter(|at| *at <= view.now);
+    let stopped = operation
+        .last(StepName::Demote)
+        .or_else(|| operation.last(StepName::Fence))
+        .map(|event| event.at)
+        .filter(|at| *at <= view.now);
     let since = stopped.map_or(view.leading_since, |at| at.max(view.leading_since));
     Err(match still_to_wait(view.now, since, policy.report_stale_after) {
         Some(until) => Next::Wait { until, why: format!("until {to} has the shutdown record") },
@@ -172,8 +216,9 @@ fn undo(operation: &Operation, view: &View, policy: &Policy, from: &NodeName) ->
         message: format!("{why}; undone: {note}"),
     };
     let before = operation.epoch_before;
-    let asked_to_stop = !matches!(progress(operation, StepName::Demote, before), Progress::Due(_))
-        || operation.attempts(StepName::Demote) > 0;
+    let asked_to_stop = [StepName::Demote, StepName::Fence]
+        .into_iter()
+        .any(|step| !matches!(progress(operation, step, before), Progress::Due(_)) || operation.attempts(step) > 0);
     if !asked_to_stop {
         if operation.attempts(StepName::Drain) == 0 {
             return end("nothing had been changed");

@@ -211,6 +211,11 @@ pub trait LocalPostgres: Send + Sync {
     /// Standby: slots of ours that would hold back WAL are dropped.
     async fn tend_slots(&self, peers: &BTreeSet<NodeName>, timeout: Duration) -> Result<(), PostgresError>;
 
+    /// Standby that may be promoted in a moment: every peer has a physical slot, which keeps WAL from the last restart point on. So a
+    /// primary that crashed finds what it needs after its rewind, back to the last checkpoint that both have in common, although a
+    /// promotion ends with a checkpoint. [`Self::tend_slots`] drops them again if nothing comes of it.
+    async fn reserve_slots(&self, peers: &BTreeSet<NodeName>, timeout: Duration) -> Result<(), PostgresError>;
+
     /// Whether `upstream` has removed the WAL with which a standby at `position` would go on: why, in words; `None` if it is there, or not
     /// written yet.
     async fn wal_gone(&self, upstream: &Upstream, position: Lsn) -> Result<Option<String>, PostgresError> {

@@ -56,7 +56,7 @@ impl World {
             kind,
             status: OperationStatus::Running,
             origin: "test".to_owned(),
-            reasons: Vec::new(),
+            reasons: self.reasons.clone(),
             epoch_before: view.record.as_ref().map_or(Epoch(0), |record| record.epoch),
             epoch_after: None,
             cancel_requested: false,

@@ -43,6 +43,8 @@ pub struct World {
     /// Losing confirmed commits was allowed by an operator, or by the mode.
     pub may_lose: bool,
     pub steps_run: Vec<StepName>,
+    /// Why the next operation begins.
+    pub reasons: Vec<Reason>,
 }
 
 pub struct Done {
@@ -81,6 +83,7 @@ impl World {
             renewed: Moment(0),
             may_lose: false,
             steps_run: Vec::new(),
+            reasons: Vec::new(),
         }
     }
 

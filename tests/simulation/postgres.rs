@@ -366,6 +366,10 @@ impl LocalPostgres for HostPort {
         self.question("tend slots", timeout, false).await
     }
 
+    async fn reserve_slots(&self, _peers: &BTreeSet<NodeName>, timeout: Duration) -> Result<(), PostgresError> {
+        self.question("reserve slots", timeout, false).await
+    }
+
     async fn rewind(&self, upstream: &Upstream, change: &dyn DataChange) -> Result<RewindOutcome, PostgresError> {
         self.takes(20, 100).await;
         {

@@ -294,6 +294,17 @@ impl LocalPostgres for Postgres {
         .await
     }
 
+    async fn reserve_slots(&self, peers: &BTreeSet<NodeName>, timeout: Duration) -> Result<(), PostgresError> {
+        const ACTION: &str = "reserve replication slots";
+        within(timeout, ACTION, async {
+            let session = self.session(ACTION).await?;
+            replication::reserve_slots(&session, peers).await?;
+            self.controller.put_back(session);
+            Ok(())
+        })
+        .await
+    }
+
     async fn wal_gone(&self, upstream: &Upstream, position: Lsn) -> Result<Option<String>, PostgresError> {
         upstream::wal_gone(&self.setup, upstream, position).await
     }

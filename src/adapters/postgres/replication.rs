@@ -213,21 +213,41 @@ async fn wait_for_checkpointer(session: &Session, action: &'static str) -> Resul
 /// See [`crate::ports::LocalPostgres::tend_slots`].
 pub(super) async fn tend_slots(session: &Session, peers: &BTreeSet<NodeName>) -> Result<(), PostgresError> {
     const ACTION: &str = "tend replication slots";
-    let wanted: Vec<String> = peers.iter().map(|peer| literal(&peer.slot())).collect();
-    let wanted = format!("array[{}]::text[]", wanted.join(","));
     // On a standby nobody streams from these; left over from a time as primary they would fill the disk. One that is lost
     // serves nobody any more, not even a node that was cloned since.
     let dropping = format!(
         "select count(pg_drop_replication_slot(slot_name)) from pg_replication_slots \
          where left(slot_name, {}) = '{SLOT_PREFIX}' and slot_type = 'physical' and not active \
-         and (pg_is_in_recovery() or not slot_name = any({wanted}) or wal_status = 'lost')",
-        SLOT_PREFIX.len()
+         and (pg_is_in_recovery() or not slot_name = any({}) or wal_status = 'lost')",
+        SLOT_PREFIX.len(),
+        slots_of(peers)
     );
     session.query(ACTION, &dropping).await?;
     // Reserved at once: a peer that is down needs the WAL from now on, to be rewound and to catch up.
+    make_slots(session, ACTION, peers, "not pg_is_in_recovery()").await
+}
+
+/// See [`crate::ports::LocalPostgres::reserve_slots`]. On a standby, what a new slot keeps begins at the last restart point
+/// (PostgreSQL's `ReplicationSlotReserveWal`).
+pub(super) async fn reserve_slots(session: &Session, peers: &BTreeSet<NodeName>) -> Result<(), PostgresError> {
+    make_slots(session, "reserve replication slots", peers, "pg_is_in_recovery()").await
+}
+
+async fn make_slots(
+    session: &Session,
+    action: &'static str,
+    peers: &BTreeSet<NodeName>,
+    condition: &str,
+) -> Result<(), PostgresError> {
     let making = format!(
-        "select count(pg_create_physical_replication_slot(slot, true)) from unnest({wanted}) as slot \
-         where not pg_is_in_recovery() and not exists(select from pg_replication_slots where slot_name = slot)"
+        "select count(pg_create_physical_replication_slot(slot, true)) from unnest({}) as slot \
+         where {condition} and not exists(select from pg_replication_slots where slot_name = slot)",
+        slots_of(peers)
     );
-    session.query(ACTION, &making).await.map(drop)
+    session.query(action, &making).await.map(drop)
+}
+
+fn slots_of(peers: &BTreeSet<NodeName>) -> String {
+    let names: Vec<String> = peers.iter().map(|peer| literal(&peer.slot())).collect();
+    format!("array[{}]::text[]", names.join(","))
 }

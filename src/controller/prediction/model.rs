@@ -24,6 +24,11 @@ pub(super) struct Scorer {
 }
 
 impl Scorer {
+    /// True once it knows what is usual.
+    pub fn has_learnt(&self) -> bool {
+        self.history.is_none()
+    }
+
     /// How far off the forecasts of the last sample were, in spreads; `None` while it learns.
     pub fn forecast_error(&self) -> Option<f64> {
         self.history.is_none().then(|| self.scorer.forecast_error())
@@ -65,7 +70,7 @@ impl Usable {
     }
 
     /// Rows from which a scorer learns what is usual for its node.
-    fn rows_to_learn(&self) -> usize {
+    pub fn rows_to_learn(&self) -> usize {
         usize::try_from(self.model.forecaster().settling_rows()).unwrap_or(usize::MAX).saturating_add(1)
     }
 

@@ -207,16 +207,21 @@ fn an_alarm_neither_flickers_on_nor_off() {
     let release = Duration::from_secs(5);
     let mut alarm = Alarm::default();
     assert_eq!(alarm.lasts(), None);
-    for (at, is_alarmed, lasts) in [
-        (10, false, None),
-        (11, true, Some(0)),
-        (12, false, Some(0)),
-        (14, true, Some(3)),
-        (18, false, Some(3)),
-        (19, false, None),
-        (20, true, Some(0)),
+    for (at, begins, goes_on, lasts) in [
+        (9, false, true, None),
+        (10, false, false, None),
+        (11, true, true, Some(0)),
+        (12, false, false, Some(0)),
+        (14, true, true, Some(3)),
+        (17, false, true, Some(6)),
+        (21, false, false, Some(6)),
+        (22, false, true, Some(11)),
+        (26, false, false, Some(11)),
+        (27, false, false, None),
+        (28, false, true, None),
+        (29, true, true, Some(0)),
     ] {
-        alarm = alarm.heard(is_alarmed, second(at), release);
+        alarm = alarm.heard(begins, goes_on, second(at), release);
         assert_eq!(alarm.lasts(), lasts.map(Duration::from_secs), "at {at} s");
     }
     let short = blocked_by_nothing(Duration::from_secs(44));

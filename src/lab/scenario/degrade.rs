@@ -35,7 +35,7 @@ const WRITES_PER_CONNECTION: u64 = 40;
 const STEADY: Duration = Duration::from_secs(3);
 const STEADY_PAUSE: Duration = Duration::from_millis(900);
 const STEADY_TIMEOUT: Duration = Duration::from_secs(30);
-/// So long the predictor may take to know what is usual.
+/// So much longer the predictor may take until it is calm.
 const LEARN_TIMEOUT: Duration = Duration::from_secs(130);
 /// Scored and without an alarm before the fault begins.
 const CALM: Duration = Duration::from_secs(5);
@@ -80,7 +80,8 @@ pub(super) async fn run(
     let mut failures = Vec::new();
     if part == Part::Act {
         let step = progress.step("the predictor learns what is usual");
-        match learn(lab, &primary).await {
+        let learnt_from = began.plus(arguments.learning_time().unwrap_or_default());
+        match learn(lab, &primary, learnt_from).await {
             Ok(()) => step.done(),
             Err(error) => failures.push(format!("{error:#}")),
         }
@@ -210,9 +211,9 @@ async fn healthy(
     })
 }
 
-/// Waits until every node is scored, and the primary has been calm for a moment.
-async fn learn(lab: &mut Lab, primary: &NodeName) -> anyhow::Result<()> {
-    let deadline = clock::now().plus(LEARN_TIMEOUT);
+/// Waits until every node is scored, and the primary has been calm for a moment; not before `earliest`.
+async fn learn(lab: &mut Lab, primary: &NodeName, earliest: Moment) -> anyhow::Result<()> {
+    let deadline = clock::now().max(earliest).plus(LEARN_TIMEOUT);
     let mut calm_since = None;
     loop {
         lab.reap();
@@ -221,7 +222,7 @@ async fn learn(lab: &mut Lab, primary: &NodeName) -> anyhow::Result<()> {
         let calm = status.nodes.iter().find(|node| node.name == *primary).and_then(|node| node.risk);
         let now = clock::now();
         if scored && calm.is_some_and(|risk| risk < 0.5) {
-            if now.since(*calm_since.get_or_insert(now)) >= CALM {
+            if now.since(*calm_since.get_or_insert(now)) >= CALM && now >= earliest {
                 return Ok(());
             }
         } else {
