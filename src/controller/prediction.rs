@@ -186,9 +186,8 @@ pub(super) async fn run(surroundings: Surroundings) {
 
 /// How well the scorers know their nodes.
 ///
-/// What a node does in its first minute, as a new primary or when it has just been set up, is no measure of what it does later. So they
-/// learn anew, from the newer half of what there is, whenever there is twice as much as when they last learnt, up to
-/// [`STEPS_OF_HISTORY`].
+/// From few steps nobody knows what is usual. So they learn anew, from the newer half of what there is, whenever there is twice as much as
+/// when they last learnt, up to [`STEPS_OF_HISTORY`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Acquaintance {
     /// The step with which it began.
@@ -313,7 +312,7 @@ impl Task {
 
     /// Steps after which a scorer without a history says something.
     fn steps_to_learn(&self) -> i64 {
-        self.loaded.as_ref().map_or(0, |loaded| i64::try_from(loaded.usable.rows_to_learn()).unwrap_or(i64::MAX / 2))
+        self.loaded.as_ref().map_or(0, |loaded| i64::try_from(loaded.usable.rows_to_wait()).unwrap_or(i64::MAX / 2))
     }
 
     /// Loads the model that shall score, if it is another one or has changed. A broken one leaves the old one where it is.

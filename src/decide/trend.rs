@@ -30,6 +30,8 @@ const PROBES_NOW: usize = 10;
 const PROBES_USUAL_MIN: usize = 15;
 /// So much slower than usual is worth a word.
 const SLOWER_MIN: f64 = 5.0;
+/// But a checkpoint slows some writes of a healthy node, too: worth a word is what is slower than the slowest ones before.
+const SLOWER_THAN_SLOWEST_MIN: f64 = 1.5;
 /// And less than this is quick, however slow it is for this node.
 const SLOW_MIN: Duration = Duration::from_millis(20);
 
@@ -107,11 +109,11 @@ impl Trend {
             return None;
         }
         let (before, last) = probes.split_at(probes.len() - PROBES_NOW);
-        let usual = median(before);
-        let mut last = last.to_vec();
-        last.sort_unstable();
-        let now = last[PROBES_NOW - PROBES_SLOW];
-        (now >= SLOW_MIN && now.as_secs_f64() >= usual.as_secs_f64() * SLOWER_MIN).then_some(Slowdown { usual, now })
+        let (usual, slowest, now) = (median(before), among_slowest(before), among_slowest(last));
+        let is_slow = now >= SLOW_MIN
+            && now.as_secs_f64() >= usual.as_secs_f64() * SLOWER_MIN
+            && now.as_secs_f64() >= slowest.as_secs_f64() * SLOWER_THAN_SLOWEST_MIN;
+        is_slow.then_some(Slowdown { usual, now })
     }
 
     /// The last values in order, with their time in seconds; empty where one of them is missing.
@@ -165,6 +167,13 @@ fn time_to_nothing(series: &[(f64, f64)]) -> Option<(f64, Duration)> {
     }
     let lost_per_second = -both / times;
     Duration::try_from_secs_f64(last / lost_per_second).ok().map(|remaining| (last, remaining))
+}
+
+/// What so many probes took or more as make slow ones no accident.
+fn among_slowest(probes: &[Duration]) -> Duration {
+    let mut sorted = probes.to_vec();
+    sorted.sort_unstable();
+    sorted[sorted.len().saturating_sub(PROBES_SLOW)]
 }
 
 fn median(values: &[Duration]) -> Duration {
@@ -311,7 +320,8 @@ mod tests {
         };
         let found = some(&[31, 34, 38]).slowdown().expect("three of ten");
         assert_eq!((found.usual, found.now), (Duration::from_millis(4), Duration::from_millis(91)), "or more");
-        assert_eq!(some(&[34, 38]).slowdown(), None, "two may be a checkpoint");
+        assert_eq!(some(&[34, 38]).slowdown(), None, "two may be an accident");
+        assert_eq!(some(&[8, 9, 10, 34, 35, 38]).slowdown(), None, "a checkpoint does that here");
         assert_eq!(some(&[10, 34, 38]).slowdown(), None, "and one of long ago is none of the last");
         assert_eq!(heard(40, |report, _| probe(report, 60)).slowdown(), None, "always was so");
         assert_eq!(

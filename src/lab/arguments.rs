@@ -193,8 +193,8 @@ pub struct RunArguments {
     pub prepared: Option<PathBuf>,
 }
 
-/// After 142 steps the scorers of the lab's model have learnt what is usual from a minute of load, and no longer from the moment in
-/// which the cluster was made; a cluster in production has had years.
+/// So many seconds after a start the scorers of the lab's model have learnt what is usual, from the last 71 of 142 samples, and each sample
+/// was one of this load; a cluster in production has had years.
 const LEARNING_TIME: Duration = Duration::from_secs(160);
 /// A fault that takes everything at once does not grow.
 const GROWS_FOR_MIN: Duration = Duration::from_secs(10);

@@ -295,7 +295,8 @@ pub fn proxy_agent(layout: &Layout, proxy: &ProxyLayout) -> anyhow::Result<Agent
 /// Small and quick to boot, and otherwise as on a server: `fsync` and `full_page_writes` stay on.
 fn postgres_parameters(layout: &Layout) -> BTreeMap<String, String> {
     // One of the faults that grow is a slot that fills the volume: with the cap there would be nothing to predict.
-    let uncapped = layout.prediction.is_some().then_some(("max_slot_wal_keep_size", "-1"));
+    // And a checkpoint shall be something that the predictor has seen before the fault begins, on volumes that hold the WAL between two.
+    let predicted = [("max_slot_wal_keep_size", "-1"), ("max_wal_size", "128MB")];
     [
         ("shared_buffers", "64MB"),
         ("max_connections", "200"),
@@ -305,7 +306,7 @@ fn postgres_parameters(layout: &Layout) -> BTreeMap<String, String> {
         ("track_io_timing", "on"),
     ]
     .into_iter()
-    .chain(uncapped)
+    .chain(predicted.into_iter().filter(|_| layout.prediction.is_some()))
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .collect()
 }

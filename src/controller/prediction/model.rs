@@ -21,6 +21,9 @@ pub(super) struct Usable {
 pub(super) struct Scorer {
     scorer: NodeScorer,
     history: Option<Samples>,
+    /// Samples to come that are not learnt from: as many as are, because what a node does at first, as a new primary or when it has just
+    /// been set up, is no measure of what it does later.
+    passed_over: usize,
 }
 
 impl Scorer {
@@ -66,12 +69,21 @@ pub(super) fn version(document: &str) -> Option<String> {
 impl Usable {
     /// A scorer that has yet to learn.
     pub fn scorer(&self) -> Scorer {
-        Scorer { scorer: NodeScorer::new(&self.model), history: Some(Samples::new(self.names.len())) }
+        Scorer {
+            scorer: NodeScorer::new(&self.model),
+            history: Some(Samples::new(self.names.len())),
+            passed_over: self.rows_to_learn(),
+        }
     }
 
     /// Rows from which a scorer learns what is usual for its node.
-    pub fn rows_to_learn(&self) -> usize {
+    fn rows_to_learn(&self) -> usize {
         usize::try_from(self.model.forecaster().settling_rows()).unwrap_or(usize::MAX).saturating_add(1)
+    }
+
+    /// Rows after which a scorer without a history says something.
+    pub fn rows_to_wait(&self) -> usize {
+        2 * self.rows_to_learn()
     }
 
     /// Learns from what is known of the node.
@@ -97,8 +109,12 @@ impl Usable {
     pub fn score(&self, scorer: &mut Scorer, row: &Sample) -> Risk {
         let values = self.columns(row);
         if let Some(learnt) = &mut scorer.history {
-            learnt.push(&values);
-            let missing = self.rows_to_learn().saturating_sub(learnt.rows());
+            if scorer.passed_over > 0 {
+                scorer.passed_over -= 1;
+            } else {
+                learnt.push(&values);
+            }
+            let missing = self.rows_to_learn().saturating_sub(learnt.rows()) + scorer.passed_over;
             self.finish_learning(scorer);
             return Risk {
                 probability: None,

@@ -53,7 +53,7 @@ fn deviation(loaded: &mut Loaded, value: u8) -> f64 {
 #[test]
 fn scorers_learn_anew_whenever_there_is_twice_as_much_until_they_know_enough() {
     let (began, step) = (1_000, 15);
-    let mut acquaintance = Acquaintance { began, steps: 71 };
+    let mut acquaintance = Acquaintance { began, steps: 142 };
     let mut learnt = Vec::new();
     for known in 0..3_000 {
         let newest = began + known * step;
@@ -62,7 +62,7 @@ fn scorers_learn_anew_whenever_there_is_twice_as_much_until_they_know_enough() {
             acquaintance.steps = known;
         }
     }
-    assert_eq!(learnt, [(142, 71), (284, 142), (568, 284), (1136, 568)]);
+    assert_eq!(learnt, [(284, 142), (568, 284), (1136, 568)]);
     assert_eq!(Acquaintance { began, steps: 600 }.learns_from(i64::MAX / 2, step), None, "a start with a history");
     assert_eq!(Acquaintance::default().learns_from(1_800_000_000, step), None, "nothing was scored yet");
 }
@@ -70,7 +70,7 @@ fn scorers_learn_anew_whenever_there_is_twice_as_much_until_they_know_enough() {
 #[test]
 fn what_a_node_did_when_it_was_set_up_is_forgotten() {
     let (mut stays, mut learns) = (loaded(), loaded());
-    let needed = stays.usable.rows_to_learn();
+    let needed = stays.usable.rows_to_wait();
     // Half of the first rows are those of a node that is being set up.
     let first = rows((0..needed).map(|row| if row < needed / 2 { 100 } else { u8::from(row % 2 == 0) }).chain([0]));
     for loaded in [&mut stays, &mut learns] {
@@ -88,9 +88,26 @@ fn what_a_node_did_when_it_was_set_up_is_forgotten() {
 #[test]
 fn a_history_that_is_too_short_takes_nothing_away() {
     let mut loaded = loaded();
-    let needed = loaded.usable.rows_to_learn();
+    let needed = loaded.usable.rows_to_wait();
     loaded.score(&rows((0..=needed).map(|row| u8::from(row % 2 == 0))), true);
     let before = deviation(&mut loaded, 1);
     loaded.learn_again(&rows([0, 1, 0].into_iter()));
     assert!((deviation(&mut loaded, 1) - before).abs() < before.max(1.0), "it still says something");
+}
+
+#[test]
+fn the_first_samples_of_a_node_without_a_history_are_passed_over() {
+    let mut loaded = loaded();
+    let wait = loaded.usable.rows_to_wait();
+    let mut spoke_after = None;
+    for row in 0..2 * wait {
+        // While it is set up it is like nothing that comes later.
+        let value = if row < wait / 2 { 100 } else { u8::from(row % 2 == 0) };
+        let risks = loaded.score(&rows([value].into_iter()), false);
+        if risks.values().all(|risk| risk.abstains.is_none()) {
+            spoke_after.get_or_insert(row);
+        }
+    }
+    assert_eq!(spoke_after, Some(wait));
+    assert!(deviation(&mut loaded, 9) > 5.0, "judged by what came after it was set up");
 }
