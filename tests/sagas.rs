@@ -18,6 +18,8 @@ use stormglass::domain::*;
 mod agent;
 #[path = "sagas/driver.rs"]
 mod driver;
+#[path = "sagas/slow_disk.rs"]
+mod slow_disk;
 #[path = "sagas/world.rs"]
 mod world;
 
@@ -71,12 +73,6 @@ fn member(agent: &Agent) -> (NodeName, Member) {
 
 fn failover(from: &str, to: &str) -> OperationKind {
     OperationKind::Failover { from: node(from), to: node(to), accept_data_loss: false, old_primary_is_off: false }
-}
-
-/// What a prediction begins a switchover with where the write probe has become slow.
-fn predicted_by_a_slow_disk(name: &str) -> Vec<Reason> {
-    let about = |code| Reason::about(&node(name), code, "");
-    vec![about(ReasonCode::PredictedTrouble), about(ReasonCode::SlowsDown)]
 }
 
 fn kill(world: &mut World, name: &str) {
@@ -144,7 +140,7 @@ const SAGAS: &[Saga] = &[
         name: "switchover away from a disk that is about to fail",
         prepare: || {
             let mut world = healthy();
-            world.reasons = predicted_by_a_slow_disk("n1");
+            world.reasons = slow_disk::predicted("n1");
             (world, OperationKind::Switchover { from: node("n1"), to: node("n2") })
         },
     },
@@ -313,48 +309,6 @@ fn a_primary_that_writes_faster_than_its_checkpoints_is_not_shut_down() {
     assert!(world.steps_run.starts_with(&[StepName::Checkpoint; 3]), "{:?}", world.steps_run);
     assert!(!world.steps_run.contains(&StepName::Demote));
     assert_eq!(who_writes(&world), "n1 writes in epoch 3");
-}
-
-#[test]
-fn only_a_prediction_about_a_slow_primary_leaves_the_checkpoint_out() {
-    let steps = |reasons: Vec<Reason>, to: &str| {
-        let mut world = healthy();
-        world.reasons = reasons;
-        let id = world.begin(OperationKind::Switchover { from: node("n1"), to: node(to) });
-        assert_eq!(drive(&mut world, &id).status, OperationStatus::Succeeded);
-        world.steps_run
-    };
-    let predicted = predicted_by_a_slow_disk("n1");
-    assert!(steps(predicted.clone(), "n2").starts_with(&[StepName::Drain, StepName::Fence, StepName::AdvanceEpoch]));
-    for (reasons, to, words) in [
-        (Vec::new(), "n2", "an operator's"),
-        (predicted[..1].to_vec(), "n2", "a disk that fills"),
-        (predicted[1..].to_vec(), "n2", "an operator's, of a slow primary"),
-        (predicted_by_a_slow_disk("n2"), "n2", "another node's disk"),
-        (predicted, "n3", "to a standby that confirms nothing"),
-    ] {
-        assert!(steps(reasons, to).starts_with(&[StepName::Checkpoint, StepName::Drain, StepName::Demote]), "{words}");
-    }
-}
-
-#[test]
-fn nobody_is_killed_for_a_standby_that_confirms_no_longer() {
-    let mut world = healthy();
-    world.reasons = predicted_by_a_slow_disk("n1");
-    let id = world.begin(OperationKind::Switchover { from: node("n1"), to: node("n2") });
-    while world.operation(&id).attempts(StepName::Drain) == 0 {
-        assert!(world.turn(&id), "ended early");
-    }
-    let mut record = world.store.clone().expect("stored").changed();
-    record.eligible.clear();
-    world.store = Some(record.clone());
-    world.controller.record = Some(record);
-    let ended = drive(&mut world, &id);
-    assert_eq!(ended.status, OperationStatus::Failed);
-    assert!(ended.message.is_some_and(|message| message.contains("does not confirm every commit")));
-    assert!(!world.steps_run.contains(&StepName::Fence), "{:?}", world.steps_run);
-    assert_eq!(who_writes(&world), "n1 writes in epoch 3");
-    assert!(!world.proxy_holds, "writers go on");
 }
 
 #[test]
