@@ -234,7 +234,7 @@ impl Agent {
     }
 
     /// What the peers will need of this node's WAL is kept from now on, if it is a standby that may be promoted in a moment. Without it
-    /// they need a new copy where a rewind would have done; the promotion does not wait for that.
+    /// they need a new copy where a rewind would have done, which is no reason to keep writers waiting for long: hence the time-out.
     async fn reserve_slots(&self, is_candidate: bool) {
         let is_standby = {
             let local = self.local();

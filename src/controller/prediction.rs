@@ -250,7 +250,7 @@ impl Task {
                 loaded.scorers.clear();
             }
             self.last_step = self.last_step.map(|last| last.max(newest - step));
-            self.acquaintance = Acquaintance { began: newest, steps: self.steps_to_learn() };
+            self.acquaintance = Acquaintance { began: newest, steps: self.steps_to_wait() };
         }
         // A clock that was set back begins anew.
         let last = self.last_step.filter(|last| *last <= newest + STEPS_CAUGHT_UP * step);
@@ -266,7 +266,7 @@ impl Task {
         self.last_step = Some(newest);
         if learns {
             let known = samples.nodes.values().map(|rows| known_rows(rows)).max().unwrap_or(0);
-            let steps = known.max(self.steps_to_learn());
+            let steps = known.max(self.steps_to_wait());
             self.acquaintance = Acquaintance { began: newest - known * step, steps };
         }
         let Some(loaded) = &mut self.loaded else { return Err("there is no model".to_owned()) };
@@ -311,7 +311,7 @@ impl Task {
     }
 
     /// Steps after which a scorer without a history says something.
-    fn steps_to_learn(&self) -> i64 {
+    fn steps_to_wait(&self) -> i64 {
         self.loaded.as_ref().map_or(0, |loaded| i64::try_from(loaded.usable.rows_to_wait()).unwrap_or(i64::MAX / 2))
     }
 

@@ -106,12 +106,13 @@ mod tests {
 
     #[test]
     fn placeholders_are_filled_in() {
-        let feature = feature("sum by (node) (rate(x{node=~\"$node\"}[$window])) + rate(y{node=~\"$node\"}[$long])");
+        let feature =
+            feature("sum by (node) (rate(x{node=~\"$node\"}[$window])) + rate(y{node=~\"$node\"}[$long:$step])");
         assert_eq!(feature.problem(), None);
         let query = feature.filled_in(["n1", "db.east"].into_iter(), 15);
         assert_eq!(
             query,
-            "sum by (node) (rate(x{node=~\"n1|db[.]east\"}[75s])) + rate(y{node=~\"n1|db[.]east\"}[300s])"
+            "sum by (node) (rate(x{node=~\"n1|db[.]east\"}[75s])) + rate(y{node=~\"n1|db[.]east\"}[300s:15s])"
         );
     }
 

@@ -97,6 +97,11 @@ impl Usable {
             }
         }
         self.finish_learning(scorer);
+        if let Some(learnt) = &mut scorer.history {
+            // Too few to learn from: they are the first ones, and count among those that are passed over.
+            scorer.passed_over = scorer.passed_over.saturating_sub(learnt.rows());
+            *learnt = Samples::new(self.names.len());
+        }
     }
 
     fn finish_learning(&self, scorer: &mut Scorer) {

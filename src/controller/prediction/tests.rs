@@ -99,8 +99,10 @@ fn a_history_that_is_too_short_takes_nothing_away() {
 fn the_first_samples_of_a_node_without_a_history_are_passed_over() {
     let mut loaded = loaded();
     let wait = loaded.usable.rows_to_wait();
+    // A history that is too short to learn from: these two are the first ones, and the third is scored.
+    loaded.score(&rows([100, 100, 100].into_iter()), true);
     let mut spoke_after = None;
-    for row in 0..2 * wait {
+    for row in 3..2 * wait {
         // While it is set up it is like nothing that comes later.
         let value = if row < wait / 2 { 100 } else { u8::from(row % 2 == 0) };
         let risks = loaded.score(&rows([value].into_iter()), false);
