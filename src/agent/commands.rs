@@ -227,21 +227,25 @@ impl Agent {
             // Also with a lease: a store that was made anew gives the primary its next epoch while it writes.
             self.spare_consenting_primary();
         }
-        let (lsn, consented, ()) =
-            tokio::join!(self.stop_receiving(), self.consent(consent_to), self.reserve_slots(consent_to.is_some()));
+        if consent_to.is_some() {
+            // Writers wait for the rest, and not for this: it goes on while the standby is promoted.
+            let agent = self.clone();
+            tokio::spawn(async move { agent.reserve_slots().await });
+        }
+        let (lsn, consented) = tokio::join!(self.stop_receiving(), self.consent(consent_to));
         consented?;
         Ok(CommandOutput { lsn: Some(lsn?), note: None })
     }
 
     /// What the peers will need of this node's WAL is kept from now on, if it is a standby that may be promoted in a moment. Without it
-    /// they need a new copy where a rewind would have done, which is no reason to keep writers waiting for long: hence the time-out.
-    async fn reserve_slots(&self, is_candidate: bool) {
+    /// they need a new copy where a rewind would have done, which is no reason to keep writers waiting.
+    async fn reserve_slots(&self) {
         let is_standby = {
             let local = self.local();
             local.role == Some(Role::Standby) && local.postmaster.is_some()
         };
         let peers = self.keeper.read(|memory| memory.assignment.as_ref().map(|assignment| assignment.peers.clone()));
-        let Some(peers) = peers.filter(|_| is_candidate && is_standby) else { return };
+        let Some(peers) = peers.filter(|_| is_standby) else { return };
         if let Err(error) = self.postgres.reserve_slots(&peers, RESERVE_TIMEOUT).await {
             tracing::warn!(%error, "what the peers need to be rewound may be removed by the promotion");
         }

@@ -1,9 +1,14 @@
 //! `/metrics` of a database host, in Prometheus's text format.
 
+use std::collections::HashMap;
 use std::fmt::Write;
+use std::time::Duration;
+
+use prometheus::{Encoder as _, HistogramOpts, HistogramVec, Registry, TextEncoder};
 
 use super::Agent;
 use super::start::Role;
+use crate::domain::ids::{ClusterName, NodeName};
 use crate::domain::report::{PostgresState, Probe, Renewal};
 
 impl Agent {
@@ -102,7 +107,39 @@ impl Agent {
             page.gauge("memory_available_bytes", words, "", number(memory.available_bytes));
             page.gauge("memory_total_bytes", "Of so much.", "", number(memory.total_bytes));
         }
-        page.text
+        page.text + &self.probe_durations.text()
+    }
+}
+
+/// How long the probes that passed took: all of them, where the report has only the last one of each kind.
+pub(super) struct ProbeDurations {
+    registry: Registry,
+    seconds: HistogramVec,
+}
+
+impl ProbeDurations {
+    pub(super) fn new(cluster: &ClusterName, node: &NodeName) -> Result<Self, prometheus::Error> {
+        let labels = [("cluster", cluster.to_string()), ("node", node.to_string())];
+        let labels = labels.map(|(name, value)| (name.to_owned(), value));
+        let registry = Registry::new_custom(None, Some(HashMap::from(labels)))?;
+        // A flush takes a millisecond or two; what takes longer than the last bound has run into the time limit.
+        let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+        let options = HistogramOpts::new("stormglass_probe_duration_seconds", "How long the probes that passed took.");
+        let seconds = HistogramVec::new(options.buckets(buckets), &["probe"])?;
+        registry.register(Box::new(seconds.clone()))?;
+        Ok(Self { registry, seconds })
+    }
+
+    pub(super) fn observe(&self, probe: &str, took: Duration) {
+        self.seconds.with_label_values(&[probe]).observe(took.as_secs_f64());
+    }
+
+    fn text(&self) -> String {
+        let mut bytes = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut bytes) {
+            Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(error) => format!("# encode the metrics: {error}\n"),
+        }
     }
 }
 

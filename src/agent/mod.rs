@@ -53,6 +53,7 @@ use crate::ports::clock::Clock;
 use crate::ports::postgres::{LocalPostgres, PostgresError};
 use keeper::Keeper;
 use local::Local;
+use metrics::ProbeDurations;
 use tasks::Tasks;
 
 /// Timers before the first grant brought its own: those of the default target.
@@ -103,6 +104,9 @@ pub enum AgentError {
     /// The health port failed.
     #[error("serve the health port")]
     Serve(#[source] std::io::Error),
+    /// A metric could not be registered.
+    #[error("register the metrics of the node")]
+    Metrics(#[from] prometheus::Error),
 }
 
 /// How an agent ended.
@@ -165,6 +169,7 @@ pub(crate) struct Agent {
     protection: Receiver<Protection>,
     keeper: Keeper,
     local: Mutex<Local>,
+    probe_durations: ProbeDurations,
     tasks: Tasks,
     /// One change of PostgreSQL at a time. A fence never waits for it.
     operating: tokio::sync::Mutex<()>,
@@ -194,6 +199,7 @@ impl Agent {
         if let Some(epoch) = memory.fence_confirmed {
             local.leases.bar(epoch);
         }
+        let probe_durations = ProbeDurations::new(&section.cluster, &settings.node)?;
         Ok(Arc::new(Self {
             section,
             settings,
@@ -208,6 +214,7 @@ impl Agent {
             protection: parts.protection,
             keeper: Keeper::new(memory, parts.memory),
             local: Mutex::new(local),
+            probe_durations,
             tasks: Tasks::default(),
             operating: tokio::sync::Mutex::new(()),
             starting: tokio::sync::Mutex::new(()),

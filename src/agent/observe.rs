@@ -63,7 +63,7 @@ impl Agent {
         if self.local().is_primary() {
             let timeout = self.settings.probe_timeout;
             let probe = bounded("write and flush", timeout, self.postgres.probe_write(timeout));
-            self.probe(probe, |local| &mut local.write).await;
+            self.probe("write", probe, |local| &mut local.write).await;
         }
     }
 
@@ -73,7 +73,7 @@ impl Agent {
             if self.local().postmaster.is_some() {
                 let timeout = self.settings.probe_timeout;
                 let probe = bounded("open a connection", timeout, self.postgres.probe_connect(timeout));
-                self.probe(probe, |local| &mut local.connect).await;
+                self.probe("connect", probe, |local| &mut local.connect).await;
             }
             tokio::time::sleep(self.settings.probe_interval).await;
         }
@@ -89,7 +89,7 @@ impl Agent {
             if writes {
                 let timeout = self.settings.probe_timeout;
                 let probe = bounded("write and flush", timeout, self.postgres.probe_write(timeout));
-                self.probe(probe, |local| &mut local.write).await;
+                self.probe("write", probe, |local| &mut local.write).await;
             }
             tokio::time::sleep(self.settings.probe_interval).await;
         }
@@ -97,18 +97,22 @@ impl Agent {
 
     async fn probe(
         &self,
+        name: &str,
         probe: impl Future<Output = Result<(), PostgresError>>,
         history: impl Fn(&mut super::local::Local) -> &mut ProbeHistory,
     ) {
         let (began, postmaster) = (self.now(), self.local().postmaster);
         let result = probe.await;
         let now = self.now();
-        let changed = {
+        let (counts, changed) = {
             let mut local = self.local();
             // What the agent reaches over its own socket says nothing while clients are kept out.
             let counts = local.postmaster == postmaster && !(local.closed && result.is_ok());
-            counts && history(&mut local).record(&result, began, now)
+            (counts, counts && history(&mut local).record(&result, began, now))
         };
+        if counts && result.is_ok() {
+            self.probe_durations.observe(name, now.since(began));
+        }
         if changed {
             if let Err(error) = result {
                 tracing::warn!(%error, "a probe began to fail");

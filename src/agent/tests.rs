@@ -283,7 +283,20 @@ async fn who_may_be_promoted_keeps_what_its_peers_need_and_nobody_else_does() {
     assert!(succeeded(&bench.command(freeze(3, None)).await));
     assert_eq!(bench.postgres.count("reserve slots for n2"), 0, "it only stands still");
     assert!(succeeded(&bench.command(freeze(4, Some(Epoch(4)))).await));
-    assert_eq!(bench.postgres.count("reserve slots for n2"), 1);
+    eventually("reserved", || bench.postgres.count("reserve slots for n2") == 1).await;
+}
+
+#[tokio::test]
+async fn every_probe_that_passed_is_in_the_metrics_with_how_long_it_took() {
+    let bench = leading().await;
+    let counted = |probe: &str| {
+        let sample =
+            format!("stormglass_probe_duration_seconds_count{{probe=\"{probe}\",cluster=\"main\",node=\"n1\"}} ");
+        let text = bench.agent.metrics_text();
+        let count = text.lines().find_map(|line| line.strip_prefix(&sample)).map(str::to_owned);
+        count.map_or(0, |count| count.parse().expect("a number"))
+    };
+    eventually("some of each", || counted("write") > 2 && counted("connect") > 2).await;
 }
 
 #[tokio::test]
