@@ -43,7 +43,7 @@ record() {
 }
 
 # Both models are trained or judged on it.
-record healthy-11 healthy-load --duration 25m --seed 11
+record healthy-11 healthy-load --duration 16m --seed 11
 if wants lab-1s; then
     record healthy-13 healthy-load --duration 12m --seed 13
     for run in 31 32; do

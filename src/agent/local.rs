@@ -13,8 +13,8 @@ use crate::domain::clock::{BootId, Moment, WallTime};
 use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::lsn::Lsn;
 use crate::domain::report::{
-    ControlData, DiskReport, LiveReport, MemoryReport, PostgresReport, PostgresState, Probe, Probes, Renewal, Standing,
-    SynchronousReport,
+    ControlData, DiskReport, LiveReport, MemoryReport, Passed, PostgresReport, PostgresState, Probe, Probes, Renewal,
+    Standing, SynchronousReport,
 };
 use crate::ports::agent::Memory;
 use crate::ports::postgres::{PostgresError, Upstream};
@@ -135,6 +135,7 @@ pub(in crate::agent) struct ProbeHistory {
     failing_since: Option<Moment>,
     last_error: Option<String>,
     took: Option<Duration>,
+    passed: Passed,
 }
 
 impl ProbeHistory {
@@ -143,7 +144,9 @@ impl ProbeHistory {
         match result {
             Ok(_) => {
                 let changed = self.failing_since.is_some() || self.last_success.is_none();
-                *self = Self { last_success: Some(now), took: Some(now.since(began)), ..Self::default() };
+                let took = now.since(began);
+                let passed = self.passed.and(took);
+                *self = Self { last_success: Some(now), took: Some(took), passed, ..Self::default() };
                 changed
             }
             Err(error) => {
@@ -169,6 +172,7 @@ impl ProbeHistory {
             failing_for: self.failing_since.map(|since| now.since(since)),
             last_error: self.last_error.clone(),
             took: self.took,
+            passed: self.passed,
         }
     }
 }

@@ -84,6 +84,8 @@ impl Agent {
             }
             if let Some(waits) = live.waits {
                 page.gauge("lock_waiters", "Clients that wait for a lock.", "", f64::from(waits.waiting_for_locks));
+                let words = "Clients that wait until WAL is written and flushed.";
+                page.gauge("wal_waiters", words, "", f64::from(waits.waiting_for_wal));
                 let oldest = waits.oldest_transaction.map_or(0.0, |age| age.as_secs_f64());
                 page.gauge("oldest_transaction_seconds", "Age of a client's oldest open transaction.", "", oldest);
             }

@@ -13,7 +13,7 @@ use crate::domain::clock::Moment;
 use crate::domain::ids::NodeName;
 use crate::domain::operation::{Operation, OperationStatus};
 use crate::domain::report::Report;
-use crate::domain::risk::{Exhaustion, Outlook, Risk, Slowdown};
+use crate::domain::risk::{Exhaustion, Outlook, Risk, Slowdown, WalCongestion};
 use crate::domain::view::Fact;
 
 /// What is expected of a node, and what it rests on.
@@ -24,6 +24,7 @@ pub(super) struct OutlookState {
     /// What follows from that; worked out when a report is heard.
     exhaustions: Vec<Exhaustion>,
     slowdown: Option<Slowdown>,
+    wal_congestion: Option<WalCongestion>,
     /// What the model said last.
     risk: Option<(Arc<Risk>, Moment)>,
     alarm: Alarm,
@@ -37,6 +38,7 @@ impl OutlookState {
         if self.trend.hear(report, now, horizon) {
             self.exhaustions = self.trend.exhaustions(horizon);
             self.slowdown = self.trend.slowdown();
+            self.wal_congestion = self.trend.wal_congestion();
         }
     }
 }
@@ -60,6 +62,7 @@ impl State {
                 .collect(),
             exhaustions: state.exhaustions.clone(),
             slowdown: state.slowdown,
+            wal_congestion: state.wal_congestion,
         }
     }
 

@@ -73,8 +73,15 @@ pub fn evidence(view: &View, policy: &Policy, node: &NodeName) -> Vec<Reason> {
             Reason::about(
                 node,
                 ReasonCode::SlowsDown,
-                format!("several of the last write probes took {now:.3} s or more, usually {usual:.3} s"),
+                format!("write probes took {now:.3} s or more several times of late, usually {usual:.3} s"),
             )
+        }));
+        found.extend(outlook.wal_congestion.map(|congestion| {
+            let waiting = congestion.waiting;
+            let detail = format!(
+                "{waiting} clients wait for WAL to be flushed, usually hardly any; no more of it is written than usual"
+            );
+            Reason::about(node, ReasonCode::SlowsDown, detail)
         }));
     }
     let strains = strain::strains(view, policy).into_iter();

@@ -6,8 +6,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::domain::clock::Moment;
-use crate::domain::report::Report;
-use crate::domain::risk::{Exhaustion, Resource, Slowdown};
+use crate::domain::lsn::Lsn;
+use crate::domain::report::{LiveReport, Passed, Report};
+use crate::domain::risk::{Exhaustion, Resource, Slowdown, WalCongestion};
 
 /// Samples that are kept: as many as the horizon has steps.
 const SAMPLES_KEPT: usize = 60;
@@ -21,12 +22,12 @@ const FIT_MIN: f64 = 0.9;
 const MEMORY_STEADIED_OVER: usize = 5;
 /// What has been lost while the line was drawn, of what was there: less is noise, whatever the line says.
 const LOST_MIN: f64 = 0.05;
-/// So many of the last probes must be slow: a disk that is about to fail makes some writes wait long before it makes all wait, and one
+/// So many of the last samples must be slow: a disk that is about to fail makes some writes wait long before it makes all wait, and one
 /// slow write is an accident.
 const PROBES_SLOW: usize = 3;
-/// The last probes, of which so many count.
+/// The last samples of the write probe, of which so many count.
 const PROBES_NOW: usize = 10;
-/// Earlier probes without which nobody can say what is usual.
+/// Earlier ones without which nobody can say what is usual.
 const PROBES_USUAL_MIN: usize = 15;
 /// So much slower than usual is worth a word.
 const SLOWER_MIN: f64 = 5.0;
@@ -34,6 +35,15 @@ const SLOWER_MIN: f64 = 5.0;
 const SLOWER_THAN_SLOWEST_MIN: f64 = 1.5;
 /// And less than this is quick, however slow it is for this node.
 const SLOW_MIN: Duration = Duration::from_millis(20);
+/// So many clients that wait for WAL at the same moment are a crowd: one flushes and the others wait for it.
+const WAL_CROWD: u32 = 3;
+/// The last looks at who waits for WAL, of which so many must find a crowd.
+const CROWDS_NOW: usize = 8;
+const CROWDS_MIN: usize = 5;
+/// Where so many of as many looks found one before, it is nothing new: bulk loads and checkpoints do that.
+const CROWDS_USUAL: usize = 3;
+/// Not counted among what was before: the time in which a disk has become slow already.
+const LOOKS_LATELY: usize = SAMPLES_KEPT / 2;
 
 /// What one report said, as far as it can run out.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,13 +53,28 @@ struct Sample {
     wal_free_bytes: Option<f64>,
     connections_free: Option<f64>,
     memory_free_bytes: Option<f64>,
+    /// The mean of the probes since the sample before.
     write_probe: Option<Duration>,
+    wal: Option<WalLook>,
+}
+
+/// A primary's WAL.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct WalLook {
+    /// Clients that wait for it to be flushed.
+    waiting: u32,
+    /// What was flushed since the sample before.
+    bytes_per_second: f64,
 }
 
 /// The last reports of one node.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Trend {
     samples: VecDeque<Sample>,
+    /// Write probes that had passed by the last sample.
+    writes: Passed,
+    /// WAL that was flushed by the last sample.
+    flushed: Option<(Lsn, Moment)>,
 }
 
 impl Trend {
@@ -61,6 +86,10 @@ impl Trend {
         }
         let live = report.postgres.live.as_ref();
         let disk = report.postgres.disk;
+        let writes = report.postgres.probes.write.passed;
+        let write_probe = writes.mean_since(self.writes);
+        self.writes = writes;
+        let wal = self.look_at_wal(live.filter(|live| !live.in_recovery), now);
         self.samples.push_back(Sample {
             at: now,
             data_free_bytes: disk.map(|disk| number(disk.data_free_bytes)),
@@ -69,12 +98,21 @@ impl Trend {
                 .and_then(|live| live.connections)
                 .map(|used| f64::from(used.allowed.saturating_sub(used.used))),
             memory_free_bytes: report.postgres.memory.map(|memory| number(memory.available_bytes)),
-            write_probe: report.postgres.probes.write.took.filter(|_| live.is_some_and(|live| !live.in_recovery)),
+            write_probe: write_probe.filter(|_| live.is_some_and(|live| !live.in_recovery)),
+            wal,
         });
         while self.samples.len() > SAMPLES_KEPT {
             self.samples.pop_front();
         }
         true
+    }
+
+    fn look_at_wal(&mut self, primary: Option<&LiveReport>, now: Moment) -> Option<WalLook> {
+        let flushed = primary.map(|live| (live.flush_lsn, now));
+        let before = std::mem::replace(&mut self.flushed, flushed);
+        let ((until, at), (from, since)) = (flushed?, before?);
+        let bytes_per_second = number(until.bytes_after(from)) / at.since(since).as_secs_f64();
+        Some(WalLook { waiting: primary?.waits?.waiting_for_wal, bytes_per_second })
     }
 
     /// Resources of which nothing is left within `horizon`, soonest first.
@@ -102,7 +140,7 @@ impl Trend {
         found
     }
 
-    /// The write probe, if several of the last ones took much longer than it used to take.
+    /// The write probe, if it took much longer in several of the last samples than it used to take.
     pub fn slowdown(&self) -> Option<Slowdown> {
         let probes: Vec<Duration> = self.samples.iter().filter_map(|sample| sample.write_probe).collect();
         if probes.len() < PROBES_NOW + PROBES_USUAL_MIN {
@@ -114,6 +152,25 @@ impl Trend {
             && now.as_secs_f64() >= usual.as_secs_f64() * SLOWER_MIN
             && now.as_secs_f64() >= slowest.as_secs_f64() * SLOWER_THAN_SLOWEST_MIN;
         is_slow.then_some(Slowdown { usual, now })
+    }
+
+    /// Clients that wait for WAL to be flushed, most of the time of late and hardly ever before, while no more of it is written than
+    /// usual. Where more is written, there is more to do: a bulk load is no disk that gets slower.
+    pub fn wal_congestion(&self) -> Option<WalCongestion> {
+        let looks: Vec<WalLook> = self.samples.iter().filter_map(|sample| sample.wal).collect();
+        let before = looks.len().checked_sub(LOOKS_LATELY).filter(|count| *count >= PROBES_USUAL_MIN)?;
+        let (before, last) = (&looks[..before], &looks[looks.len() - CROWDS_NOW..]);
+        let crowds = |looks: &[WalLook]| looks.iter().filter(|look| look.waiting >= WAL_CROWD).count();
+        let is_usual = before.windows(CROWDS_NOW).any(|looks| crowds(looks) >= CROWDS_USUAL);
+        let written = |looks: &[WalLook]| {
+            let mut rates: Vec<f64> = looks.iter().map(|look| look.bytes_per_second).collect();
+            rates.sort_by(f64::total_cmp);
+            rates[rates.len() / 2]
+        };
+        let mut waiting: Vec<u32> = last.iter().map(|look| look.waiting).collect();
+        waiting.sort_unstable();
+        let is_new = crowds(last) >= CROWDS_MIN && !is_usual && written(last) <= written(before);
+        is_new.then_some(WalCongestion { waiting: waiting[CROWDS_NOW / 2] })
     }
 
     /// The last values in order, with their time in seconds; empty where one of them is missing.
@@ -191,7 +248,7 @@ fn number(value: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::decide::tests::{edit, node, record, view};
-    use crate::domain::report::{ConnectionReport, DiskReport, MemoryReport};
+    use crate::domain::report::{ConnectionReport, DiskReport, MemoryReport, WaitReport};
 
     const HORIZON: Duration = Duration::from_secs(60);
 
@@ -309,26 +366,89 @@ mod tests {
 
     #[test]
     fn a_write_probe_that_slows_down_is_seen_by_the_nodes_own_measure() {
-        let probe = |report: &mut Report, milliseconds| {
-            report.postgres.probes.write.took = Some(Duration::from_millis(milliseconds));
-        };
-        let slow = heard(40, |report, second| probe(report, if second < 30 { 4 } else { 60 }));
+        let slow = probed(|second| if second < 30 { 4 } else { 60 });
         let found = slow.slowdown().expect("slower");
         assert_eq!((found.usual, found.now), (Duration::from_millis(4), Duration::from_millis(60)));
-        let some = |slow_ones: &'static [u64]| {
-            heard(40, move |report, second| probe(report, if slow_ones.contains(&second) { 60 + second } else { 4 }))
-        };
+        let some =
+            |slow_ones: &'static [u64]| probed(|second| if slow_ones.contains(&second) { 60 + second } else { 4 });
         let found = some(&[31, 34, 38]).slowdown().expect("three of ten");
         assert_eq!((found.usual, found.now), (Duration::from_millis(4), Duration::from_millis(91)), "or more");
         assert_eq!(some(&[34, 38]).slowdown(), None, "two may be an accident");
         assert_eq!(some(&[8, 9, 10, 34, 35, 38]).slowdown(), None, "a checkpoint does that here");
         assert_eq!(some(&[10, 34, 38]).slowdown(), None, "and one of long ago is none of the last");
-        assert_eq!(heard(40, |report, _| probe(report, 60)).slowdown(), None, "always was so");
-        assert_eq!(
-            heard(40, |report, second| probe(report, if second < 30 { 1 } else { 8 })).slowdown(),
-            None,
-            "quick"
-        );
+        assert_eq!(probed(|_| 60).slowdown(), None, "always was so");
+        assert_eq!(probed(|second| if second < 30 { 1 } else { 8 }).slowdown(), None, "quick");
+    }
+
+    /// Forty seconds of a node with one write probe a second, in each of which it takes so many milliseconds.
+    fn probed(milliseconds: impl Fn(u64) -> u64) -> Trend {
+        heard(40, |report, second| {
+            let took = (0..=second).map(|second| Duration::from_millis(milliseconds(second)));
+            report.postgres.probes.write.passed = took.fold(Passed::default(), Passed::and);
+        })
+    }
+
+    #[test]
+    fn write_probes_between_two_samples_count_too() {
+        let probes = |second| [4, 4, if second < 30 { 4 } else { 112 }, 4].map(Duration::from_millis);
+        let trend = heard(40, |report, second| {
+            report.postgres.probes.write.passed = (0..=second).flat_map(probes).fold(Passed::default(), Passed::and);
+        });
+        let found = trend.slowdown().expect("none of them is the last of its second");
+        assert_eq!((found.usual, found.now), (Duration::from_millis(4), Duration::from_millis(31)));
+    }
+
+    #[test]
+    fn an_agent_that_begins_anew_and_a_probe_that_has_not_ended_are_no_slow_probes() {
+        let passed = |count| Passed { count, took: Duration::from_millis(4) * u32::try_from(count).expect("few") };
+        let trend = heard(40, |report, second| report.postgres.probes.write.passed = passed(second % 20 / 2));
+        assert!(trend.samples.iter().all(|sample| sample.write_probe.is_none_or(|took| took.as_millis() == 4)));
+        assert_eq!(trend.samples.iter().filter(|sample| sample.write_probe.is_some()).count(), 18);
+    }
+
+    /// A minute of a primary, second by second: so many clients wait for WAL, and so many bytes of it are flushed.
+    fn flushing(look: impl Fn(u64) -> (u32, u64)) -> Trend {
+        heard(60, |report, second| {
+            let live = report.postgres.live.as_mut().expect("runs");
+            live.flush_lsn = Lsn(100_000_000 + (0..=second).map(|second| look(second).1).sum::<u64>());
+            live.waits = Some(WaitReport { waiting_for_wal: look(second).0, ..WaitReport::default() });
+        })
+    }
+
+    #[test]
+    fn clients_that_wait_for_a_disk_that_writes_less_are_seen() {
+        let slow = |from: u64| move |second: u64| if second < from { (1, 80_000) } else { (8, 40_000) };
+        let seen = Some(WalCongestion { waiting: 8 });
+        assert_eq!(flushing(slow(52)).wal_congestion(), seen);
+        assert_eq!(flushing(slow(55)).wal_congestion(), seen, "five of eight");
+        assert_eq!(flushing(slow(40)).wal_congestion(), seen, "for some time");
+        assert_eq!(flushing(slow(56)).wal_congestion(), None, "not for long enough");
+        let flickers = |second| if second < 52 || second % 2 == 0 { (1, 80_000) } else { (8, 40_000) };
+        assert_eq!(flushing(flickers).wal_congestion(), None, "half of the time");
+    }
+
+    #[test]
+    fn more_work_what_is_usual_and_a_standby_are_no_slow_disk() {
+        let late = |second| second >= 52;
+        let bulk_load = flushing(|second| if late(second) { (8, 5_000_000) } else { (1, 80_000) });
+        assert_eq!(bulk_load.wal_congestion(), None, "more is written");
+        let busy = flushing(|second| if late(second) { (8, 40_000) } else { (4, 80_000) });
+        assert_eq!(busy.wal_congestion(), None, "always so");
+        let checkpoint =
+            flushing(|second| if late(second) || (10..13).contains(&second) { (8, 40_000) } else { (0, 80_000) });
+        assert_eq!(checkpoint.wal_congestion(), None, "it was so a minute ago");
+        let short = heard(40, |report, second| {
+            let live = report.postgres.live.as_mut().expect("runs");
+            live.waits = Some(WaitReport { waiting_for_wal: if second < 30 { 0 } else { 8 }, ..WaitReport::default() });
+        });
+        assert_eq!(short.wal_congestion(), None, "nobody knows what is usual");
+        let standby = heard(60, |report, second| {
+            let live = report.postgres.live.as_mut().expect("runs");
+            live.in_recovery = true;
+            live.waits =
+                Some(WaitReport { waiting_for_wal: if late(second) { 8 } else { 0 }, ..WaitReport::default() });
+        });
+        assert_eq!(standby.wal_congestion(), None);
     }
 
     #[test]

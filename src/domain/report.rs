@@ -310,12 +310,15 @@ pub struct ClockReport {
 }
 
 /// Sessions that wait, and that make others wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct WaitReport {
     /// Clients that wait for a lock.
     pub waiting_for_locks: u32,
     /// For how long the one that waits longest has been at its statement.
     pub longest_lock_wait: Duration,
+    /// Clients that wait until WAL is written and flushed here: for the disk, or for those who are before them.
+    #[serde(default)]
+    pub waiting_for_wal: u32,
     /// Age of the oldest open transaction of a client.
     pub oldest_transaction: Option<Duration>,
 }
@@ -395,6 +398,32 @@ pub struct Probe {
     /// How long the last success took.
     #[serde(default)]
     pub took: Option<Duration>,
+    /// Of all successes, so that no report that is lost or comes late hides one.
+    #[serde(default)]
+    pub passed: Passed,
+}
+
+/// Successes of a probe, as counters: they only grow until the agent begins anew, or PostgreSQL is closed to clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Passed {
+    /// How many.
+    pub count: u64,
+    /// How long they took together.
+    pub took: Duration,
+}
+
+impl Passed {
+    /// One more, which took so long.
+    pub fn and(self, took: Duration) -> Self {
+        Self { count: self.count + 1, took: self.took + took }
+    }
+
+    /// How long those since `earlier` took on average; `None` if there was none. Counters that were set back count from zero.
+    pub fn mean_since(self, earlier: Self) -> Option<Duration> {
+        let earlier = if self.count < earlier.count || self.took < earlier.took { Self::default() } else { earlier };
+        let count = u32::try_from(self.count - earlier.count).ok()?;
+        (self.took - earlier.took).checked_div(count)
+    }
 }
 
 /// Space left.

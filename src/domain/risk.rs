@@ -151,6 +151,14 @@ pub struct Slowdown {
     pub now: Duration,
 }
 
+/// A primary that writes less WAL than usual although its clients wait for nothing else: its disk has become slow, and it is not that
+/// there is more to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalCongestion {
+    /// Clients that waited for a flush: the median of the last looks.
+    pub waiting: u32,
+}
+
 /// All that is expected of one node. The default is: nothing is known, and nothing follows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outlook {
@@ -165,6 +173,9 @@ pub struct Outlook {
     pub exhaustions: Vec<Exhaustion>,
     /// The write probe, if it has become slow.
     pub slowdown: Option<Slowdown>,
+    /// Clients wait for WAL to be flushed, and less is written.
+    #[serde(default)]
+    pub wal_congestion: Option<WalCongestion>,
 }
 
 impl Default for Outlook {
@@ -175,6 +186,7 @@ impl Default for Outlook {
             reached: BTreeMap::new(),
             exhaustions: Vec::new(),
             slowdown: None,
+            wal_congestion: None,
         }
     }
 }

@@ -121,6 +121,31 @@ async fn a_lock_that_blocks_every_client_blocks_no_probe() {
 }
 
 #[tokio::test]
+async fn clients_that_wait_for_wal_to_be_flushed_are_counted() {
+    let place = Place::new();
+    let node = place.node("n1");
+    node.init_primary().await;
+    node.sql("create table busy (number int)").await;
+    let waiting = async |node: &Node| {
+        node.postgres.observe(PATIENCE).await.expect("answers").waits.expect("told").waiting_for_wal
+    };
+    assert_eq!(waiting(&node).await, 0, "nobody writes");
+    let mut writers = tokio::task::JoinSet::<()>::new();
+    for _ in 0..6 {
+        let client = connect(&node, "postgres").await.expect("connects");
+        // Who flushes sleeps before it does, and keeps the others waiting: what a slow disk does.
+        client.batch_execute("set commit_delay = 100000; set commit_siblings = 0").await.expect("set");
+        writers.spawn(async move {
+            loop {
+                client.batch_execute("insert into busy values (1)").await.expect("written");
+            }
+        });
+    }
+    node.until("a crowd waits for WAL", async |node| waiting(node).await >= 3).await;
+    writers.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_damaged_page_is_counted_and_fails_no_probe() {
     let place = Place::new();
     let node = place.node("n1");

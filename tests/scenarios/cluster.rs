@@ -204,16 +204,11 @@ impl Cluster {
                 }
                 "locks" => {
                     let (waiting_for_locks, longest_lock_wait) = (words.parse()?, words.duration()?);
-                    let waits = WaitReport { waiting_for_locks, longest_lock_wait, oldest_transaction: None };
+                    let waits = WaitReport { waiting_for_locks, longest_lock_wait, ..WaitReport::default() };
                     edit_live(report, |live| live.waits = Some(waits));
                 }
                 "transaction" => {
-                    let age = words.duration()?;
-                    let waits = WaitReport {
-                        waiting_for_locks: 0,
-                        longest_lock_wait: Duration::ZERO,
-                        oldest_transaction: Some(age),
-                    };
+                    let waits = WaitReport { oldest_transaction: Some(words.duration()?), ..WaitReport::default() };
                     edit_live(report, |live| live.waits = Some(waits));
                 }
                 "write_took" => {
@@ -416,7 +411,7 @@ fn address(name: &NodeName) -> Address {
 const IDENTIFIER: SystemIdentifier = SystemIdentifier(7_396_000_000_000_000_123);
 
 fn failing(duration: Duration, error: &str) -> Probe {
-    Probe { last_success_age: None, failing_for: Some(duration), last_error: Some(error.to_owned()), took: None }
+    Probe { failing_for: Some(duration), last_error: Some(error.to_owned()), ..Probe::default() }
 }
 
 fn receiver(sender: Option<Address>) -> ReceiverReport {

@@ -45,6 +45,7 @@ select json_build_object(
   'lock_waiters', (select count(*) from pg_stat_activity where backend_type = 'client backend' and wait_event_type = 'Lock'),
   'longest_lock_wait', (select coalesce(max(extract(epoch from clock_timestamp() - query_start)), 0)::float8
       from pg_stat_activity where backend_type = 'client backend' and wait_event_type = 'Lock'),
+  'wal_waiters', (select count(*) from pg_stat_activity where backend_type = 'client backend' and lower(wait_event) in ('walwrite', 'walsync')),
   'oldest_transaction', (select max(extract(epoch from clock_timestamp() - xact_start))::float8
       from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()),
   'slots', (select coalesce(json_agg(json_build_object('name', slot_name, 'active', active, 'wal_status', wal_status,
@@ -86,6 +87,7 @@ struct Answer {
     connections_allowed: u32,
     lock_waiters: u32,
     longest_lock_wait: f64,
+    wal_waiters: u32,
     oldest_transaction: Option<f64>,
     slots: Vec<SlotReport>,
     archiver: Option<Archiver>,
@@ -141,6 +143,7 @@ pub(super) fn read(answer: Option<String>) -> Result<(LiveReport, String), Postg
         waits: Some(WaitReport {
             waiting_for_locks: answer.lock_waiters,
             longest_lock_wait: seconds(answer.longest_lock_wait).unwrap_or_default(),
+            waiting_for_wal: answer.wal_waiters,
             oldest_transaction: answer.oldest_transaction.and_then(seconds),
         }),
         upkeep: Some(UpkeepReport {

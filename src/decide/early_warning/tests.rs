@@ -7,7 +7,7 @@ use crate::decide::decide;
 use crate::decide::tests::{any_case, node, operation, policy, record, view};
 use crate::domain::clock::WallTime;
 use crate::domain::plan::Plan;
-use crate::domain::risk::{Driver, Exhaustion, ModelName, Resource, Risk, Slowdown};
+use crate::domain::risk::{Driver, Exhaustion, ModelName, Resource, Risk, Slowdown, WalCongestion};
 use crate::domain::view::Fact;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -43,9 +43,8 @@ fn sick() -> Outlook {
     Outlook {
         risk: known(risk(Some(0.9))),
         alarmed_for: Some(Duration::from_secs(60)),
-        reached: Default::default(),
         exhaustions: vec![exhaustion],
-        slowdown: None,
+        ..Outlook::default()
     }
 }
 
@@ -121,6 +120,11 @@ fn the_models_word_alone_moves_nothing() {
         ..sick()
     };
     assert!(matches!(decide(&view, &acting(), &[]).intent, Intent::Start { .. }), "a slow probe is another kind");
+    let wal_congestion = Some(WalCongestion { waiting: 8 });
+    *outlook(&mut view, "n1") = Outlook { exhaustions: Vec::new(), wal_congestion, ..sick() };
+    let decided = decide(&view, &acting(), &[]);
+    assert!(matches!(decided.intent, Intent::Start { .. }), "and so are clients that wait for WAL");
+    assert!(decided.reasons.iter().any(|reason| reason.code == ReasonCode::SlowsDown), "{:?}", decided.reasons);
 }
 
 #[test]
@@ -261,9 +265,8 @@ fn any_silence() -> impl Strategy<Value = Outlook> {
     (prop::sample::select(facts), exhaustions, alarms).prop_map(|(risk, exhaustions, alarmed_for)| Outlook {
         risk,
         alarmed_for,
-        reached: Default::default(),
         exhaustions,
-        slowdown: None,
+        ..Outlook::default()
     })
 }
 

@@ -28,7 +28,7 @@ fn node(in_recovery: bool) -> NodeSnapshot {
         connections: None,
         clock: Default::default(),
     };
-    let write = Probe { last_success_age: Some(Duration::ZERO), failing_for: None, last_error: None, took: None };
+    let write = Probe { last_success_age: Some(Duration::ZERO), ..Probe::default() };
     let lease = (!in_recovery).then_some(Duration::from_secs(2));
     let report = Report {
         cluster: ClusterName::new("main").unwrap(),
