@@ -12,7 +12,7 @@ place=${1:-target/recipe}
 models=${MODELS:-lab-1s node-15s}
 # Where something runs out, and what clients feel. What the lab's nodes share (processors, disks, the kernel's memory) tells none of them apart.
 # Chosen on the runs below.
-columns=${COLUMNS_OF_MODEL:-write_probe_mean_seconds connect_probe_seconds connections_used_ratio connections_gone_ratio primary_data_gone_ratio memory_gone_ratio slot_retained_bytes}
+columns=${COLUMNS_OF_MODEL:-primary_transaction_seconds write_probe_mean_seconds connect_probe_seconds connections_used_ratio connections_gone_ratio primary_data_gone_ratio memory_gone_ratio slot_retained_bytes}
 columns_of_servers="write_probe_seconds connect_probe_seconds connections_used_ratio connections_gone_ratio data_gone_ratio slot_retained_bytes lock_waiters"
 # The volumes fill with WAL until the first segments are recycled: of the training these rows are no everyday.
 skipped_rows=200
@@ -43,7 +43,7 @@ record() {
 }
 
 # Both models are trained or judged on it.
-record healthy-11 healthy-load --duration 16m --seed 11
+record healthy-11 healthy-load --duration 12m --seed 11
 if wants lab-1s; then
     record healthy-13 healthy-load --duration 12m --seed 13
     for run in 31 32; do
@@ -160,7 +160,7 @@ learn, rows = map(int, sys.argv[1:])
 print("fault", *[0] * learn, *[1] * (rows - learn), sep="\n")' $learn $((gone - begins + learn)) >"$drafts/15s/long/n1.labels.csv"
     healthy="$healthy $drafts/15s/slow/n2.csv $drafts/15s/slow/n3.csv"
     faulty="disk-filling=$drafts/15s/slow/n1.csv wal-piling-up=$drafts/15s/long/n1.csv"
-    make_model node-15s 15 900 $learn "a run of \`lab run degrade-primary --part control\` whose disk fills in eight minutes (seed 21), the last minutes of one (seed 51) whose volumes were full after fifty, so that WAL piled up behind the slot of a standby that had died, and, as healthy nodes, the standbys of the first and twenty-five minutes of \`lab run healthy-load\` (seed 11). The fifty minutes before are all that the model was trained on. Two faults and minutes of calm are hardly evidence, and the lab's load is not yours: retrain on your nodes (\`stormglass retrain\`) before you let it act"
+    make_model node-15s 15 900 $learn "a run of \`lab run degrade-primary --part control\` whose disk fills in eight minutes (seed 21), the last minutes of one (seed 51) whose volumes were full after fifty, so that WAL piled up behind the slot of a standby that had died, and, as healthy nodes, the standbys of the first and twelve minutes of \`lab run healthy-load\` (seed 11). The fifty minutes before are all that the model was trained on. Two faults and minutes of calm are hardly evidence, and the lab's load is not yours: retrain on your nodes (\`stormglass retrain\`) before you let it act"
 }
 
 if wants lab-1s; then make_lab_model; fi

@@ -32,8 +32,10 @@ const PROMOTE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two looks at a PostgreSQL that is about to accept writes.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// A promotion waits no longer for slots of its peers.
-const RESERVE_TIMEOUT: Duration = Duration::from_millis(500);
+/// To make slots for the peers takes as long as a few flushes.
+const RESERVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// But a promotion waits no longer for them: writers wait for it.
+const RESERVED_WITHIN: Duration = Duration::from_millis(50);
 /// A frozen standby follows again after this if the operation came to nothing.
 const FROZEN_FOR: Duration = Duration::from_secs(15);
 
@@ -226,11 +228,7 @@ impl Agent {
         if consent_to.is_some() {
             // Also with a lease: a store that was made anew gives the primary its next epoch while it writes.
             self.spare_consenting_primary();
-        }
-        if consent_to.is_some() {
-            // Writers wait for the rest, and not for this: it goes on while the standby is promoted.
-            let agent = self.clone();
-            tokio::spawn(async move { agent.reserve_slots().await });
+            self.begin_to_reserve_slots();
         }
         let (lsn, consented) = tokio::join!(self.stop_receiving(), self.consent(consent_to));
         consented?;
@@ -238,16 +236,29 @@ impl Agent {
     }
 
     /// What the peers will need of this node's WAL is kept from now on, if it is a standby that may be promoted in a moment. Without it
-    /// they need a new copy where a rewind would have done, which is no reason to keep writers waiting.
-    async fn reserve_slots(&self) {
+    /// they need a new copy where a rewind would have done, which is no reason to keep writers waiting for long.
+    fn begin_to_reserve_slots(self: &Arc<Self>) {
         let is_standby = {
             let local = self.local();
             local.role == Some(Role::Standby) && local.postmaster.is_some()
         };
         let peers = self.keeper.read(|memory| memory.assignment.as_ref().map(|assignment| assignment.peers.clone()));
         let Some(peers) = peers.filter(|_| is_standby) else { return };
-        if let Err(error) = self.postgres.reserve_slots(&peers, RESERVE_TIMEOUT).await {
-            tracing::warn!(%error, "what the peers need to be rewound may be removed by the promotion");
+        let agent = self.clone();
+        let reserving = tokio::spawn(async move {
+            if let Err(error) = agent.postgres.reserve_slots(&peers, RESERVE_TIMEOUT).await {
+                tracing::warn!(%error, "what the peers need to be rewound may be removed by the promotion");
+            }
+        });
+        self.local().reserving = Some(reserving);
+    }
+
+    /// Slots that are made after the promotion's checkpoint has begun keep nothing that was before it.
+    async fn slots_reserved(&self) {
+        let reserving = self.local().reserving.take();
+        let Some(reserving) = reserving else { return };
+        if tokio::time::timeout(RESERVED_WITHIN, reserving).await.is_err() {
+            tracing::warn!("promotes without slots for the peers: what they need to be rewound may be removed");
         }
     }
 
@@ -340,6 +351,7 @@ impl Agent {
                 return Err(Trouble::Failed(format!("PostgreSQL is not there to be promoted: {presence:?}")));
             }
         }
+        self.slots_reserved().await;
         self.take_lease(grant, counts_from).await?;
         let writable = if is_running {
             self.promote_running(epoch, block_when_alone).await

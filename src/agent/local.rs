@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use super::lease::LeaseBook;
 use super::promises;
 use super::start::Role;
@@ -13,8 +15,8 @@ use crate::domain::clock::{BootId, Moment, WallTime};
 use crate::domain::epoch::{Epoch, RecordNumber};
 use crate::domain::lsn::Lsn;
 use crate::domain::report::{
-    ControlData, DiskReport, LiveReport, MemoryReport, Passed, PostgresReport, PostgresState, Probe, Probes, Renewal,
-    Standing, SynchronousReport,
+    ControlData, DiskReport, LiveReport, MemoryReport, PostgresReport, PostgresState, Probe, ProbeTimes, Probes,
+    Renewal, Standing, SynchronousReport,
 };
 use crate::ports::agent::Memory;
 use crate::ports::postgres::{PostgresError, Upstream};
@@ -58,6 +60,8 @@ pub(super) struct Local {
     pub closed: bool,
     /// When it was last started again after a crash.
     pub restarted_at: Option<Moment>,
+    /// Slots for the peers that are being made, before the node is promoted.
+    pub reserving: Option<JoinHandle<()>>,
     /// The agent itself stops PostgreSQL: its end is no crash.
     pub stopping: bool,
     /// Whom the standby follows.
@@ -135,7 +139,7 @@ pub(in crate::agent) struct ProbeHistory {
     failing_since: Option<Moment>,
     last_error: Option<String>,
     took: Option<Duration>,
-    passed: Passed,
+    times: ProbeTimes,
 }
 
 impl ProbeHistory {
@@ -144,9 +148,8 @@ impl ProbeHistory {
         match result {
             Ok(_) => {
                 let changed = self.failing_since.is_some() || self.last_success.is_none();
-                let took = now.since(began);
-                let passed = self.passed.and(took);
-                *self = Self { last_success: Some(now), took: Some(took), passed, ..Self::default() };
+                let times = self.times;
+                *self = Self { last_success: Some(now), took: Some(now.since(began)), times, ..Self::default() };
                 changed
             }
             Err(error) => {
@@ -157,6 +160,11 @@ impl ProbeHistory {
                 changed
             }
         }
+    }
+
+    /// Counts a probe that passed or ran into its time limit.
+    pub(in crate::agent) fn count(&mut self, took: Duration) {
+        self.times = self.times.and(took);
     }
 
     /// What failed because PostgreSQL was starting is no sign of a PostgreSQL that runs and does not commit.
@@ -172,7 +180,7 @@ impl ProbeHistory {
             failing_for: self.failing_since.map(|since| now.since(since)),
             last_error: self.last_error.clone(),
             took: self.took,
-            passed: self.passed,
+            times: self.times,
         }
     }
 }
@@ -337,6 +345,7 @@ mod tests {
             clock: Default::default(),
             waits: None,
             upkeep: None,
+            work: None,
         }
     }
 

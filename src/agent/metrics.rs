@@ -1,6 +1,5 @@
 //! `/metrics` of a database host, in Prometheus's text format.
 
-use std::collections::HashMap;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -84,10 +83,15 @@ impl Agent {
             }
             if let Some(waits) = live.waits {
                 page.gauge("lock_waiters", "Clients that wait for a lock.", "", f64::from(waits.waiting_for_locks));
-                let words = "Clients that wait until WAL is written and flushed.";
-                page.gauge("wal_waiters", words, "", f64::from(waits.waiting_for_wal));
                 let oldest = waits.oldest_transaction.map_or(0.0, |age| age.as_secs_f64());
                 page.gauge("oldest_transaction_seconds", "Age of a client's oldest open transaction.", "", oldest);
+            }
+            if let Some(work) = live.work {
+                let words = "Clients in the middle of a statement, without the agent's own sessions.";
+                page.gauge("sessions_active", words, "", f64::from(work.active));
+                let words = "Clients that wait until WAL is written and flushed.";
+                page.gauge("wal_waiters", words, "", f64::from(work.waiting_for_wal));
+                page.gauge("commits_total", "Transactions committed.", "", number(work.commits));
             }
             if !live.standbys.is_empty() {
                 page.begin("standby_replay_lag_bytes", "Flushed here and not yet replayed by the standby.");
@@ -113,7 +117,7 @@ impl Agent {
     }
 }
 
-/// How long the probes that passed took: all of them, where the report has only the last one of each kind.
+/// How long the probes took that passed or ran into their time limit: all of them, where a page of metrics has only the last.
 pub(super) struct ProbeDurations {
     registry: Registry,
     seconds: HistogramVec,
@@ -121,13 +125,14 @@ pub(super) struct ProbeDurations {
 
 impl ProbeDurations {
     pub(super) fn new(cluster: &ClusterName, node: &NodeName) -> Result<Self, prometheus::Error> {
-        let labels = [("cluster", cluster.to_string()), ("node", node.to_string())];
-        let labels = labels.map(|(name, value)| (name.to_owned(), value));
-        let registry = Registry::new_custom(None, Some(HashMap::from(labels)))?;
-        // A flush takes a millisecond or two; what takes longer than the last bound has run into the time limit.
-        let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
-        let options = HistogramOpts::new("stormglass_probe_duration_seconds", "How long the probes that passed took.");
+        // A flush takes a millisecond or two; the time limit is a second unless somebody sets another.
+        let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+        let words = "How long the probes took that passed or ran into their time limit.";
+        let options = HistogramOpts::new("stormglass_probe_duration_seconds", words)
+            .const_label("cluster", cluster.to_string())
+            .const_label("node", node.to_string());
         let seconds = HistogramVec::new(options.buckets(buckets), &["probe"])?;
+        let registry = Registry::new();
         registry.register(Box::new(seconds.clone()))?;
         Ok(Self { registry, seconds })
     }

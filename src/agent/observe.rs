@@ -104,15 +104,17 @@ impl Agent {
         let (began, postmaster) = (self.now(), self.local().postmaster);
         let result = probe.await;
         let now = self.now();
-        let (counts, changed) = {
+        let changed = {
             let mut local = self.local();
             // What the agent reaches over its own socket says nothing while clients are kept out.
             let counts = local.postmaster == postmaster && !(local.closed && result.is_ok());
-            (counts, counts && history(&mut local).record(&result, began, now))
+            // What was refused at once says nothing of how long anything takes.
+            if counts && matches!(result, Ok(()) | Err(PostgresError::NoAnswer { .. })) {
+                history(&mut local).count(now.since(began));
+                self.probe_durations.observe(name, now.since(began));
+            }
+            counts && history(&mut local).record(&result, began, now)
         };
-        if counts && result.is_ok() {
-            self.probe_durations.observe(name, now.since(began));
-        }
         if changed {
             if let Err(error) = result {
                 tracing::warn!(%error, "a probe began to fail");

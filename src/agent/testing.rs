@@ -210,6 +210,7 @@ impl LocalPostgres for FakePostgres {
             synchronous: self.synchronous.lock().unwrap().clone(),
             waits: None,
             upkeep: None,
+            work: None,
             connections: None,
             clock: Default::default(),
         })
@@ -259,6 +260,8 @@ impl LocalPostgres for FakePostgres {
     }
     async fn reserve_slots(&self, peers: &BTreeSet<NodeName>, _timeout: Duration) -> Result<(), PostgresError> {
         let peers: Vec<&str> = peers.iter().map(NodeName::as_str).collect();
+        // It takes some flushes, in which nobody stands still.
+        tokio::time::sleep(Duration::from_millis(1)).await;
         self.call(format!("reserve slots for {}", peers.join(", ")));
         Ok(())
     }

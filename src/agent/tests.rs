@@ -280,10 +280,19 @@ async fn who_may_be_promoted_keeps_what_its_peers_need_and_nobody_else_does() {
     let freeze = |epoch, consent_to| {
         envelope(epoch, StepName::Freeze, Command::Freeze { consent_to, fence_confirmed: Some(Epoch(3)) })
     };
-    assert!(succeeded(&bench.command(freeze(3, None)).await));
-    assert_eq!(bench.postgres.count("reserve slots for n2"), 0, "it only stands still");
+    assert!(succeeded(&bench.command(freeze(3, None)).await), "it only stands still");
     assert!(succeeded(&bench.command(freeze(4, Some(Epoch(4)))).await));
-    eventually("reserved", || bench.postgres.count("reserve slots for n2") == 1).await;
+    let promote = Command::Promote {
+        grant: grant(4),
+        counts_from: bench.agent.now(),
+        required_lsn: None,
+        block_when_alone: false,
+    };
+    assert!(succeeded(&bench.command(envelope(4, StepName::Promote, promote)).await));
+    let calls = bench.postgres.calls.lock().unwrap().clone();
+    let both = |call: &String| call.starts_with("reserve slots") || call.starts_with("promote");
+    let both: Vec<&str> = calls.iter().filter(|call| both(call)).map(String::as_str).collect();
+    assert_eq!(both, ["reserve slots for n2", "promote"], "once, and before the promotion's checkpoint");
 }
 
 #[tokio::test]
@@ -291,7 +300,7 @@ async fn every_probe_that_passed_is_in_the_metrics_with_how_long_it_took() {
     let bench = leading().await;
     let counted = |probe: &str| {
         let sample =
-            format!("stormglass_probe_duration_seconds_count{{probe=\"{probe}\",cluster=\"main\",node=\"n1\"}} ");
+            format!("stormglass_probe_duration_seconds_count{{cluster=\"main\",node=\"n1\",probe=\"{probe}\"}} ");
         let text = bench.agent.metrics_text();
         let count = text.lines().find_map(|line| line.strip_prefix(&sample)).map(str::to_owned);
         count.map_or(0, |count| count.parse().expect("a number"))

@@ -14,7 +14,7 @@ use crate::domain::operation::{Operation, OperationKind};
 use crate::domain::plan::{Intent, Reason, ReasonCode};
 use crate::domain::policy::{Policy, PredictionMode};
 use crate::domain::record::ClusterRecord;
-use crate::domain::risk::{Outlook, Risk};
+use crate::domain::risk::{Outlook, Risk, WalCongestion};
 use crate::domain::view::View;
 
 /// A candidate that itself runs out of something is better only if it does so this many times later.
@@ -77,9 +77,9 @@ pub fn evidence(view: &View, policy: &Policy, node: &NodeName) -> Vec<Reason> {
             )
         }));
         found.extend(outlook.wal_congestion.map(|congestion| {
-            let waiting = congestion.waiting;
+            let WalCongestion { waiting, commits_usual, commits_now } = congestion;
             let detail = format!(
-                "{waiting} clients wait for WAL to be flushed, usually hardly any; no more of it is written than usual"
+                "{waiting} clients wait for WAL to be flushed, where hardly any did; {commits_now:.0} commits a second, usually {commits_usual:.0}"
             );
             Reason::about(node, ReasonCode::SlowsDown, detail)
         }));
@@ -215,7 +215,8 @@ fn not_better(view: &View, record: &ClusterRecord, policy: &Policy, to: &NodeNam
         (Some(sick), Some(own)) if own >= sick * LATER_MIN => {}
         (_, Some(own)) => return refuse(format!("it runs out of something in {:.0} s itself", own.as_secs_f64())),
     }
-    there.slowdown.and_then(|_| refuse("its own write probe has become slow".to_owned()))
+    let is_slow = there.slowdown.is_some() || there.wal_congestion.is_some();
+    if is_slow { refuse("its own disk has become slow".to_owned()) } else { None }
 }
 
 #[cfg(test)]

@@ -82,6 +82,7 @@ fn live(in_recovery: bool, lsn: u64) -> LiveReport {
         }),
         waits: None,
         upkeep: None,
+        work: None,
         connections: None,
         clock: Default::default(),
     }

@@ -6,8 +6,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::domain::clock::Moment;
-use crate::domain::lsn::Lsn;
-use crate::domain::report::{LiveReport, Passed, Report};
+use crate::domain::report::{LiveReport, ProbeTimes, Report};
 use crate::domain::risk::{Exhaustion, Resource, Slowdown, WalCongestion};
 
 /// Samples that are kept: as many as the horizon has steps.
@@ -37,13 +36,15 @@ const SLOWER_THAN_SLOWEST_MIN: f64 = 1.5;
 const SLOW_MIN: Duration = Duration::from_millis(20);
 /// So many clients that wait for WAL at the same moment are a crowd: one flushes and the others wait for it.
 const WAL_CROWD: u32 = 3;
-/// The last looks at who waits for WAL, of which so many must find a crowd.
+/// The last samples, in so many of which there must be a crowd.
 const CROWDS_NOW: usize = 8;
 const CROWDS_MIN: usize = 5;
-/// Where so many of as many looks found one before, it is nothing new: bulk loads and checkpoints do that.
+/// Where there was one in so many of as many samples before, it is nothing new: bulk loads and checkpoints do that.
 const CROWDS_USUAL: usize = 3;
 /// Not counted among what was before: the time in which a disk has become slow already.
-const LOOKS_LATELY: usize = SAMPLES_KEPT / 2;
+const CROWDS_LATELY: usize = SAMPLES_KEPT / 2;
+/// Commits a second, of those before: a crowd that gets as much done as before is a busy hour.
+const COMMITS_LESS: f64 = 0.8;
 
 /// What one report said, as far as it can run out.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,28 +54,28 @@ struct Sample {
     wal_free_bytes: Option<f64>,
     connections_free: Option<f64>,
     memory_free_bytes: Option<f64>,
+    in_recovery: bool,
     /// The mean of the probes since the sample before.
     write_probe: Option<Duration>,
-    wal: Option<WalLook>,
+    work: Option<Work>,
 }
 
-/// A primary's WAL.
+/// What a primary's clients got done since the sample before.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct WalLook {
-    /// Clients that wait for it to be flushed.
-    waiting: u32,
-    /// What was flushed since the sample before.
-    bytes_per_second: f64,
+struct Work {
+    /// Clients that wait for WAL to be flushed, at that moment.
+    waiting_for_wal: u32,
+    commits_per_second: f64,
 }
 
 /// The last reports of one node.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Trend {
     samples: VecDeque<Sample>,
-    /// Write probes that had passed by the last sample.
-    writes: Passed,
-    /// WAL that was flushed by the last sample.
-    flushed: Option<(Lsn, Moment)>,
+    /// Write probes by the last sample.
+    writes: ProbeTimes,
+    /// Commits by the last sample.
+    commits: Option<(u64, Moment)>,
 }
 
 impl Trend {
@@ -86,10 +87,11 @@ impl Trend {
         }
         let live = report.postgres.live.as_ref();
         let disk = report.postgres.disk;
-        let writes = report.postgres.probes.write.passed;
-        let write_probe = writes.mean_since(self.writes);
-        self.writes = writes;
-        let wal = self.look_at_wal(live.filter(|live| !live.in_recovery), now);
+        let write = &report.postgres.probes.write;
+        // Agents of older versions do not count.
+        let write_probe = if write.times.count == 0 { write.took } else { write.times.mean_since(self.writes) };
+        self.writes = write.times;
+        let work = self.work_done(live, now);
         self.samples.push_back(Sample {
             at: now,
             data_free_bytes: disk.map(|disk| number(disk.data_free_bytes)),
@@ -98,8 +100,9 @@ impl Trend {
                 .and_then(|live| live.connections)
                 .map(|used| f64::from(used.allowed.saturating_sub(used.used))),
             memory_free_bytes: report.postgres.memory.map(|memory| number(memory.available_bytes)),
+            in_recovery: live.is_some_and(|live| live.in_recovery),
             write_probe: write_probe.filter(|_| live.is_some_and(|live| !live.in_recovery)),
-            wal,
+            work,
         });
         while self.samples.len() > SAMPLES_KEPT {
             self.samples.pop_front();
@@ -107,12 +110,20 @@ impl Trend {
         true
     }
 
-    fn look_at_wal(&mut self, primary: Option<&LiveReport>, now: Moment) -> Option<WalLook> {
-        let flushed = primary.map(|live| (live.flush_lsn, now));
-        let before = std::mem::replace(&mut self.flushed, flushed);
-        let ((until, at), (from, since)) = (flushed?, before?);
-        let bytes_per_second = number(until.bytes_after(from)) / at.since(since).as_secs_f64();
-        Some(WalLook { waiting: primary?.waits?.waiting_for_wal, bytes_per_second })
+    fn work_done(&mut self, live: Option<&LiveReport>, now: Moment) -> Option<Work> {
+        let work = live.and_then(|live| live.work);
+        let commits = work.map(|work| (work.commits, now));
+        let before = std::mem::replace(&mut self.commits, commits);
+        let ((until, at), (from, since)) = (commits?, before?);
+        // The statistics may have been reset meanwhile.
+        let commits_per_second = number(until.checked_sub(from)?) / at.since(since).as_secs_f64();
+        Some(Work { waiting_for_wal: work?.waiting_for_wal, commits_per_second })
+    }
+
+    /// The samples since the node was a standby, if it ever was.
+    fn term(&self) -> impl Iterator<Item = &Sample> {
+        let begins = self.samples.iter().rposition(|sample| sample.in_recovery).map_or(0, |last| last + 1);
+        self.samples.iter().skip(begins)
     }
 
     /// Resources of which nothing is left within `horizon`, soonest first.
@@ -142,7 +153,7 @@ impl Trend {
 
     /// The write probe, if it took much longer in several of the last samples than it used to take.
     pub fn slowdown(&self) -> Option<Slowdown> {
-        let probes: Vec<Duration> = self.samples.iter().filter_map(|sample| sample.write_probe).collect();
+        let probes: Vec<Duration> = self.term().filter_map(|sample| sample.write_probe).collect();
         if probes.len() < PROBES_NOW + PROBES_USUAL_MIN {
             return None;
         }
@@ -154,23 +165,28 @@ impl Trend {
         is_slow.then_some(Slowdown { usual, now })
     }
 
-    /// Clients that wait for WAL to be flushed, most of the time of late and hardly ever before, while no more of it is written than
-    /// usual. Where more is written, there is more to do: a bulk load is no disk that gets slower.
+    /// Clients that wait for WAL to be flushed, most of the time of late and hardly ever before, while fewer commits get through than
+    /// usual. Where as many or more do, there is more to do: a bulk load is no disk that gets slower.
     pub fn wal_congestion(&self) -> Option<WalCongestion> {
-        let looks: Vec<WalLook> = self.samples.iter().filter_map(|sample| sample.wal).collect();
-        let before = looks.len().checked_sub(LOOKS_LATELY).filter(|count| *count >= PROBES_USUAL_MIN)?;
-        let (before, last) = (&looks[..before], &looks[looks.len() - CROWDS_NOW..]);
-        let crowds = |looks: &[WalLook]| looks.iter().filter(|look| look.waiting >= WAL_CROWD).count();
-        let is_usual = before.windows(CROWDS_NOW).any(|looks| crowds(looks) >= CROWDS_USUAL);
-        let written = |looks: &[WalLook]| {
-            let mut rates: Vec<f64> = looks.iter().map(|look| look.bytes_per_second).collect();
+        let term: Vec<&Sample> = self.term().collect();
+        let (before, lately) = term.split_at(term.len().checked_sub(CROWDS_LATELY)?);
+        let work = |samples: &[&Sample]| samples.iter().filter_map(|sample| sample.work).collect::<Vec<Work>>();
+        let (before, last) = (work(before), work(&lately[CROWDS_LATELY - CROWDS_NOW..]));
+        let crowds = |work: &[Work]| work.iter().filter(|work| work.waiting_for_wal >= WAL_CROWD).count();
+        let is_usual = before.windows(CROWDS_NOW).any(|work| crowds(work) >= CROWDS_USUAL);
+        if before.len() < PROBES_USUAL_MIN || is_usual || crowds(&last) < CROWDS_MIN {
+            return None;
+        }
+        let commits = |work: &[Work]| {
+            let mut rates: Vec<f64> = work.iter().map(|work| work.commits_per_second).collect();
             rates.sort_by(f64::total_cmp);
             rates[rates.len() / 2]
         };
-        let mut waiting: Vec<u32> = last.iter().map(|look| look.waiting).collect();
+        let mut waiting: Vec<u32> = last.iter().map(|work| work.waiting_for_wal).collect();
         waiting.sort_unstable();
-        let is_new = crowds(last) >= CROWDS_MIN && !is_usual && written(last) <= written(before);
-        is_new.then_some(WalCongestion { waiting: waiting[CROWDS_NOW / 2] })
+        let (waiting, commits_usual, commits_now) = (waiting[waiting.len() / 2], commits(&before), commits(&last));
+        let is_less = commits_now <= commits_usual * COMMITS_LESS;
+        is_less.then_some(WalCongestion { waiting, commits_usual, commits_now })
     }
 
     /// The last values in order, with their time in seconds; empty where one of them is missing.
@@ -248,7 +264,7 @@ fn number(value: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::decide::tests::{edit, node, record, view};
-    use crate::domain::report::{ConnectionReport, DiskReport, MemoryReport, WaitReport};
+    use crate::domain::report::{ConnectionReport, DiskReport, MemoryReport, WorkReport};
 
     const HORIZON: Duration = Duration::from_secs(60);
 
@@ -384,7 +400,7 @@ mod tests {
     fn probed(milliseconds: impl Fn(u64) -> u64) -> Trend {
         heard(40, |report, second| {
             let took = (0..=second).map(|second| Duration::from_millis(milliseconds(second)));
-            report.postgres.probes.write.passed = took.fold(Passed::default(), Passed::and);
+            report.postgres.probes.write.times = took.fold(ProbeTimes::default(), ProbeTimes::and);
         })
     }
 
@@ -392,7 +408,8 @@ mod tests {
     fn write_probes_between_two_samples_count_too() {
         let probes = |second| [4, 4, if second < 30 { 4 } else { 112 }, 4].map(Duration::from_millis);
         let trend = heard(40, |report, second| {
-            report.postgres.probes.write.passed = (0..=second).flat_map(probes).fold(Passed::default(), Passed::and);
+            let took = (0..=second).flat_map(probes);
+            report.postgres.probes.write.times = took.fold(ProbeTimes::default(), ProbeTimes::and);
         });
         let found = trend.slowdown().expect("none of them is the last of its second");
         assert_eq!((found.usual, found.now), (Duration::from_millis(4), Duration::from_millis(31)));
@@ -400,55 +417,74 @@ mod tests {
 
     #[test]
     fn an_agent_that_begins_anew_and_a_probe_that_has_not_ended_are_no_slow_probes() {
-        let passed = |count| Passed { count, took: Duration::from_millis(4) * u32::try_from(count).expect("few") };
-        let trend = heard(40, |report, second| report.postgres.probes.write.passed = passed(second % 20 / 2));
+        let times = |count| ProbeTimes { count, took: Duration::from_millis(4) * u32::try_from(count).expect("few") };
+        let trend = heard(40, |report, second| report.postgres.probes.write.times = times(1 + second % 20 / 2));
         assert!(trend.samples.iter().all(|sample| sample.write_probe.is_none_or(|took| took.as_millis() == 4)));
-        assert_eq!(trend.samples.iter().filter(|sample| sample.write_probe.is_some()).count(), 18);
+        assert_eq!(trend.samples.iter().filter(|sample| sample.write_probe.is_some()).count(), 20);
     }
 
-    /// A minute of a primary, second by second: so many clients wait for WAL, and so many bytes of it are flushed.
-    fn flushing(look: impl Fn(u64) -> (u32, u64)) -> Trend {
-        heard(60, |report, second| {
-            let live = report.postgres.live.as_mut().expect("runs");
-            live.flush_lsn = Lsn(100_000_000 + (0..=second).map(|second| look(second).1).sum::<u64>());
-            live.waits = Some(WaitReport { waiting_for_wal: look(second).0, ..WaitReport::default() });
-        })
+    /// A minute of a primary, second by second: so many clients wait for WAL, and so many commits get through.
+    fn committing(look: impl Fn(u64) -> (u32, u64)) -> Trend {
+        heard(60, |report, second| work(report, &look, second))
     }
 
-    #[test]
-    fn clients_that_wait_for_a_disk_that_writes_less_are_seen() {
-        let slow = |from: u64| move |second: u64| if second < from { (1, 80_000) } else { (8, 40_000) };
-        let seen = Some(WalCongestion { waiting: 8 });
-        assert_eq!(flushing(slow(52)).wal_congestion(), seen);
-        assert_eq!(flushing(slow(55)).wal_congestion(), seen, "five of eight");
-        assert_eq!(flushing(slow(40)).wal_congestion(), seen, "for some time");
-        assert_eq!(flushing(slow(56)).wal_congestion(), None, "not for long enough");
-        let flickers = |second| if second < 52 || second % 2 == 0 { (1, 80_000) } else { (8, 40_000) };
-        assert_eq!(flushing(flickers).wal_congestion(), None, "half of the time");
+    fn work(report: &mut Report, look: &impl Fn(u64) -> (u32, u64), second: u64) {
+        let commits = (0..=second).map(|second| look(second).1).sum();
+        let live = report.postgres.live.as_mut().expect("runs");
+        live.work = Some(WorkReport { active: 8, waiting_for_wal: look(second).0, commits });
     }
 
     #[test]
-    fn more_work_what_is_usual_and_a_standby_are_no_slow_disk() {
+    fn clients_that_queue_for_a_disk_that_gets_slower_are_seen() {
+        let slow = |from: u64| move |second: u64| if second < from { (1, 480) } else { (8, 370) };
+        let seen = Some(WalCongestion { waiting: 8, commits_usual: 480.0, commits_now: 370.0 });
+        assert_eq!(committing(slow(52)).wal_congestion(), seen);
+        assert_eq!(committing(slow(55)).wal_congestion(), seen, "five of eight");
+        assert_eq!(committing(slow(35)).wal_congestion(), seen, "for some time");
+        assert_eq!(committing(slow(56)).wal_congestion(), None, "not for long enough");
+        let flickers = |second: u64| if second < 52 || second.is_multiple_of(2) { (1, 370) } else { (8, 370) };
+        assert_eq!(committing(flickers).wal_congestion(), None, "half of the time");
+        let told_late = heard(60, |report, second| {
+            if second >= 40 {
+                work(report, &slow(52), second);
+            }
+        });
+        assert_eq!(told_late.wal_congestion(), None, "what was not told before is not known to be new");
+    }
+
+    #[test]
+    fn more_work_and_what_is_usual_are_no_slow_disk() {
         let late = |second| second >= 52;
-        let bulk_load = flushing(|second| if late(second) { (8, 5_000_000) } else { (1, 80_000) });
-        assert_eq!(bulk_load.wal_congestion(), None, "more is written");
-        let busy = flushing(|second| if late(second) { (8, 40_000) } else { (4, 80_000) });
-        assert_eq!(busy.wal_congestion(), None, "always so");
-        let checkpoint =
-            flushing(|second| if late(second) || (10..13).contains(&second) { (8, 40_000) } else { (0, 80_000) });
-        assert_eq!(checkpoint.wal_congestion(), None, "it was so a minute ago");
-        let short = heard(40, |report, second| {
-            let live = report.postgres.live.as_mut().expect("runs");
-            live.waits = Some(WaitReport { waiting_for_wal: if second < 30 { 0 } else { 8 }, ..WaitReport::default() });
-        });
-        assert_eq!(short.wal_congestion(), None, "nobody knows what is usual");
-        let standby = heard(60, |report, second| {
-            let live = report.postgres.live.as_mut().expect("runs");
-            live.in_recovery = true;
-            live.waits =
-                Some(WaitReport { waiting_for_wal: if late(second) { 8 } else { 0 }, ..WaitReport::default() });
-        });
-        assert_eq!(standby.wal_congestion(), None);
+        let more = |commits: u64| committing(move |second| if late(second) { (8, commits) } else { (1, 480) });
+        assert_eq!(more(900).wal_congestion(), None, "more writers");
+        assert_eq!(more(400).wal_congestion(), None, "nearly as many commits as usual");
+        assert!(more(380).wal_congestion().is_some());
+        let before = |waiting: u32| {
+            committing(move |second| (if late(second) { 8 } else { waiting }, if late(second) { 300 } else { 480 }))
+        };
+        assert!(before(2).wal_congestion().is_some());
+        assert_eq!(before(3).wal_congestion(), None, "always so");
+        let checkpoint = |seconds: u64| {
+            committing(
+                move |second| if late(second) || (10..10 + seconds).contains(&second) { (8, 300) } else { (0, 480) },
+            )
+        };
+        assert!(checkpoint(2).wal_congestion().is_some());
+        assert_eq!(checkpoint(3).wal_congestion(), None, "it was so a minute ago");
+    }
+
+    #[test]
+    fn what_a_node_did_before_it_was_a_standby_counts_no_more() {
+        let slow = |second: u64| if second < 52 { (0, 480) } else { (8, 300) };
+        let stood_by_at = |at: u64| {
+            heard(60, move |report, second| {
+                work(report, &slow, second);
+                report.postgres.live.as_mut().expect("runs").in_recovery = second == at;
+            })
+        };
+        assert!(stood_by_at(5).wal_congestion().is_some());
+        assert_eq!(stood_by_at(30).wal_congestion(), None, "too short a time as a primary");
+        assert_eq!(stood_by_at(59).wal_congestion(), None, "a standby");
     }
 
     #[test]

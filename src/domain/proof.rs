@@ -185,6 +185,7 @@ mod tests {
             clock: Default::default(),
             waits: None,
             upkeep: None,
+            work: None,
         };
         report("n2", Some(live))
     }

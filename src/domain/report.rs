@@ -251,6 +251,20 @@ pub struct LiveReport {
     /// Slots and archiving: what a recovery will rest on.
     #[serde(default)]
     pub upkeep: Option<UpkeepReport>,
+    /// Primary: what its clients get done. Agents of older versions do not tell.
+    #[serde(default)]
+    pub work: Option<WorkReport>,
+}
+
+/// Clients at work at this moment, without the agent's own sessions, and what was done so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkReport {
+    /// Clients in the middle of a statement.
+    pub active: u32,
+    /// Of these, who waits until WAL is written and flushed here: for the disk, or for those who are before them.
+    pub waiting_for_wal: u32,
+    /// Transactions committed since the statistics were reset.
+    pub commits: u64,
 }
 
 /// What must be in order before it is needed. It is shown; between candidates that hold the same, damage decides.
@@ -316,9 +330,6 @@ pub struct WaitReport {
     pub waiting_for_locks: u32,
     /// For how long the one that waits longest has been at its statement.
     pub longest_lock_wait: Duration,
-    /// Clients that wait until WAL is written and flushed here: for the disk, or for those who are before them.
-    #[serde(default)]
-    pub waiting_for_wal: u32,
     /// Age of the oldest open transaction of a client.
     pub oldest_transaction: Option<Duration>,
 }
@@ -398,21 +409,21 @@ pub struct Probe {
     /// How long the last success took.
     #[serde(default)]
     pub took: Option<Duration>,
-    /// Of all successes, so that no report that is lost or comes late hides one.
+    /// Of all of them, so that no report that is lost or comes late hides one.
     #[serde(default)]
-    pub passed: Passed,
+    pub times: ProbeTimes,
 }
 
-/// Successes of a probe, as counters: they only grow until the agent begins anew, or PostgreSQL is closed to clients.
+/// Probes that passed or ran into their time limit, as counters: they grow for as long as a postmaster runs and is open to clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Passed {
+pub struct ProbeTimes {
     /// How many.
     pub count: u64,
     /// How long they took together.
     pub took: Duration,
 }
 
-impl Passed {
+impl ProbeTimes {
     /// One more, which took so long.
     pub fn and(self, took: Duration) -> Self {
         Self { count: self.count + 1, took: self.took + took }

@@ -151,12 +151,16 @@ pub struct Slowdown {
     pub now: Duration,
 }
 
-/// A primary that writes less WAL than usual although its clients wait for nothing else: its disk has become slow, and it is not that
-/// there is more to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// A primary whose clients wait for WAL to be flushed, where hardly any did, and that commits less than usual: its disk has become slow,
+/// and it is not that there is more to do.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct WalCongestion {
-    /// Clients that waited for a flush: the median of the last looks.
+    /// Clients that wait for a flush: the median of the last looks.
     pub waiting: u32,
+    /// Commits a second before: the median.
+    pub commits_usual: f64,
+    /// The same of the last looks.
+    pub commits_now: f64,
 }
 
 /// All that is expected of one node. The default is: nothing is known, and nothing follows.
@@ -173,7 +177,7 @@ pub struct Outlook {
     pub exhaustions: Vec<Exhaustion>,
     /// The write probe, if it has become slow.
     pub slowdown: Option<Slowdown>,
-    /// Clients wait for WAL to be flushed, and less is written.
+    /// Clients that queue for WAL to be flushed, if that is new.
     #[serde(default)]
     pub wal_congestion: Option<WalCongestion>,
 }

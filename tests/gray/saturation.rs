@@ -126,9 +126,8 @@ async fn clients_that_wait_for_wal_to_be_flushed_are_counted() {
     let node = place.node("n1");
     node.init_primary().await;
     node.sql("create table busy (number int)").await;
-    let waiting = async |node: &Node| {
-        node.postgres.observe(PATIENCE).await.expect("answers").waits.expect("told").waiting_for_wal
-    };
+    let waiting =
+        async |node: &Node| node.postgres.observe(PATIENCE).await.expect("answers").work.expect("told").waiting_for_wal;
     assert_eq!(waiting(&node).await, 0, "nobody writes");
     let mut writers = tokio::task::JoinSet::<()>::new();
     for _ in 0..6 {

@@ -704,6 +704,7 @@ impl Ledger {
                 }),
                 waits: None,
                 upkeep: None,
+                work: None,
                 connections: None,
                 clock: Default::default(),
             }

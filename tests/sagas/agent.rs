@@ -273,6 +273,7 @@ impl Agent {
             synchronous: self.synchronous.clone().filter(|_| !in_recovery),
             waits: None,
             upkeep: None,
+            work: None,
             connections: None,
             clock: Default::default(),
         });

@@ -448,6 +448,7 @@ fn run(report: &mut Report, in_recovery: bool) {
         synchronous: None,
         waits: None,
         upkeep: None,
+        work: None,
         connections: None,
         clock: Default::default(),
     });

@@ -139,6 +139,7 @@ impl HostPort {
             synchronous: run.applied.clone(),
             waits: None,
             upkeep: None,
+            work: None,
             connections: None,
             clock: Default::default(),
         })

@@ -10,7 +10,7 @@ use crate::domain::ids::{Address, SystemIdentifier};
 use crate::domain::lsn::{Fork, History, Lsn, Timeline};
 use crate::domain::report::{
     ArchiverReport, ClockReport, ConnectionReport, LiveReport, ReceiverReport, SlotReport, StandbyRow, UpkeepReport,
-    WaitReport,
+    WaitReport, WorkReport,
 };
 use crate::ports::postgres::PostgresError;
 
@@ -45,7 +45,6 @@ select json_build_object(
   'lock_waiters', (select count(*) from pg_stat_activity where backend_type = 'client backend' and wait_event_type = 'Lock'),
   'longest_lock_wait', (select coalesce(max(extract(epoch from clock_timestamp() - query_start)), 0)::float8
       from pg_stat_activity where backend_type = 'client backend' and wait_event_type = 'Lock'),
-  'wal_waiters', (select count(*) from pg_stat_activity where backend_type = 'client backend' and lower(wait_event) in ('walwrite', 'walsync')),
   'oldest_transaction', (select max(extract(epoch from clock_timestamp() - xact_start))::float8
       from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()),
   'slots', (select coalesce(json_agg(json_build_object('name', slot_name, 'active', active, 'wal_status', wal_status,
@@ -55,6 +54,10 @@ select json_build_object(
       'last_archived_at', (extract(epoch from last_archived_time) * 1000000)::bigint,
       'last_failed_at', (extract(epoch from last_failed_time) * 1000000)::bigint, 'last_failed_wal', last_failed_wal)
       from pg_stat_archiver),
+  'work', case when now.recovering then null else (select json_build_object('active', count(*) filter (where state = 'active'),
+      'waiting_for_wal', count(*) filter (where lower(wait_event) in ('walwrite', 'walsync')),
+      'commits', (select coalesce(sum(xact_commit), 0)::bigint from pg_stat_database))
+      from pg_stat_activity where backend_type = 'client backend' and application_name not like 'stormglass%') end,
   'checksum_failures', (select sum(checksum_failures)::bigint from pg_stat_database),
   'connections_allowed', current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
       - coalesce(current_setting('reserved_connections', true)::int, 0)
@@ -87,10 +90,10 @@ struct Answer {
     connections_allowed: u32,
     lock_waiters: u32,
     longest_lock_wait: f64,
-    wal_waiters: u32,
     oldest_transaction: Option<f64>,
     slots: Vec<SlotReport>,
     archiver: Option<Archiver>,
+    work: Option<WorkReport>,
     checksum_failures: Option<u64>,
 }
 
@@ -143,7 +146,6 @@ pub(super) fn read(answer: Option<String>) -> Result<(LiveReport, String), Postg
         waits: Some(WaitReport {
             waiting_for_locks: answer.lock_waiters,
             longest_lock_wait: seconds(answer.longest_lock_wait).unwrap_or_default(),
-            waiting_for_wal: answer.wal_waiters,
             oldest_transaction: answer.oldest_transaction.and_then(seconds),
         }),
         upkeep: Some(UpkeepReport {
@@ -157,6 +159,7 @@ pub(super) fn read(answer: Option<String>) -> Result<(LiveReport, String), Postg
             }),
             checksum_failures: answer.checksum_failures,
         }),
+        work: answer.work,
     };
     Ok((report, answer.synchronous_standby_names))
 }

@@ -120,7 +120,7 @@ fn the_models_word_alone_moves_nothing() {
         ..sick()
     };
     assert!(matches!(decide(&view, &acting(), &[]).intent, Intent::Start { .. }), "a slow probe is another kind");
-    let wal_congestion = Some(WalCongestion { waiting: 8 });
+    let wal_congestion = Some(WalCongestion { waiting: 8, commits_usual: 480.0, commits_now: 300.0 });
     *outlook(&mut view, "n1") = Outlook { exhaustions: Vec::new(), wal_congestion, ..sick() };
     let decided = decide(&view, &acting(), &[]);
     assert!(matches!(decided.intent, Intent::Start { .. }), "and so are clients that wait for WAL");

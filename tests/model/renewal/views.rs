@@ -140,6 +140,7 @@ impl Renewal {
             clock: Default::default(),
             waits: None,
             upkeep: None,
+            work: None,
         }
     }
 }

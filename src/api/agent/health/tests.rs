@@ -25,6 +25,7 @@ fn node(in_recovery: bool) -> NodeSnapshot {
         synchronous: None,
         waits: None,
         upkeep: None,
+        work: None,
         connections: None,
         clock: Default::default(),
     };
