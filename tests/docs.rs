@@ -314,6 +314,7 @@ fn metrics_of_the_agents_are_those_of_the_document() {
     let mut named: BTreeSet<String> = between(&node.replace(char::is_whitespace, ""), "page.gauge(\"", "\"")
         .chain(between(&node, "page.begin(\"", "\""))
         .map(|name| format!("stormglass_{name}"))
+        .chain(between(&node, "HistogramOpts::new(\"", "\"").map(str::to_owned))
         .collect();
     named.extend(
         read("src/agent/proxy/metrics.rs")

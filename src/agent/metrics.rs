@@ -177,3 +177,22 @@ impl Page {
         self.sample(name, more_labels, value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::agent::testing::eventually;
+    use crate::agent::tests::leading;
+
+    #[tokio::test]
+    async fn every_probe_that_passed_is_in_the_metrics_with_how_long_it_took() {
+        let bench = leading().await;
+        let counted = |probe: &str| {
+            let sample =
+                format!("stormglass_probe_duration_seconds_count{{cluster=\"main\",node=\"n1\",probe=\"{probe}\"}} ");
+            let text = bench.agent.metrics_text();
+            let count = text.lines().find_map(|line| line.strip_prefix(&sample)).map(str::to_owned);
+            count.map_or(0, |count| count.parse().expect("a number"))
+        };
+        eventually("some of each", || counted("write") > 2 && counted("connect") > 2).await;
+    }
+}
