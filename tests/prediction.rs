@@ -43,6 +43,7 @@ fn feature(name: &str, query: &str) -> Feature {
         unit: "1".to_owned(),
         direction: Direction::High,
         absent: None,
+        spread_min: None,
     }
 }
 
@@ -143,6 +144,7 @@ async fn every_node_has_its_matrix_and_what_is_missing_is_a_gap() {
         feature("nothing", "max by (node) (no_such_metric{node=~\"$node\"})"),
         Feature {
             absent: Some(AbsentValue::Zero),
+            spread_min: None,
             ..feature("zero", "max by (node) (no_such_metric{node=~\"$node\"})")
         },
         feature("nan", "up{node=~\"$node\"} * 0 / 0"),
@@ -332,6 +334,7 @@ fn write_model(models: &std::path::Path, name: &str, baseline_rows: u32) {
             name: "up".to_owned(),
             unit: "1".to_owned(),
             direction: stormglass::predict::Direction::Both,
+            spread_min: None,
         }],
         architecture: Architecture { network: NetworkKind::None, baseline_rows, horizons: vec![1] },
         training: TrainingSpan::default(),

@@ -23,6 +23,8 @@ struct Entry {
     unit: String,
     #[serde(default, alias = "bad")]
     direction: Option<String>,
+    #[serde(default)]
+    spread_min: Option<f32>,
 }
 
 /// What the file says of these columns, in their order; an error names the file and the feature.
@@ -46,7 +48,13 @@ pub fn read(path: &Path, columns: &[String]) -> anyhow::Result<Vec<FeatureDescri
                     Direction::Both
                 }
             };
-            Ok(FeatureDescription { name: column.clone(), unit: entry.unit.clone(), direction })
+            let spread_min = entry.spread_min;
+            ensure!(
+                spread_min.is_none_or(|spread| spread.is_finite() && spread > 0.0),
+                "{}: feature {column:?}: spread_min takes a number above zero",
+                path.display()
+            );
+            Ok(FeatureDescription { name: column.clone(), unit: entry.unit.clone(), direction, spread_min })
         })
         .collect()
 }
@@ -64,7 +72,8 @@ pub fn built_in(columns: &[String]) -> anyhow::Result<Vec<FeatureDescription>> {
             feature::Direction::Low => Direction::Low,
             feature::Direction::Both => Direction::Both,
         };
-        Ok(FeatureDescription { name: column.clone(), unit: feature.unit.clone(), direction })
+        let spread_min = feature.spread_min;
+        Ok(FeatureDescription { name: column.clone(), unit: feature.unit.clone(), direction, spread_min })
     };
     columns.iter().map(describe).collect()
 }

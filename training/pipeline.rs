@@ -73,7 +73,7 @@ pub fn fit(
     );
     let settings =
         &Settings { chunk_rows: settings.chunk_rows.min(longest / CHUNKS_OF_A_NODE_MIN), ..settings.clone() };
-    let scales = Scales::of(nodes);
+    let scales = Scales::of_features(nodes, &features);
     ensure!(
         scales.pooled.iter().any(|scale| scale.spread > 0.0),
         "{}: no column ever changes, there is nothing to learn",
@@ -120,7 +120,12 @@ pub fn fit(
 pub fn plain_features(columns: &[String]) -> Vec<FeatureDescription> {
     columns
         .iter()
-        .map(|name| FeatureDescription { name: name.clone(), unit: String::new(), direction: Default::default() })
+        .map(|name| FeatureDescription {
+            name: name.clone(),
+            unit: String::new(),
+            direction: Default::default(),
+            spread_min: None,
+        })
         .collect()
 }
 

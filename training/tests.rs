@@ -90,6 +90,26 @@ fn a_model_is_fitted_scores_and_gives_its_alarm_at_the_fault() {
 }
 
 #[test]
+fn a_column_that_stood_still_is_learnt_where_its_least_spread_is_known() {
+    let place = Place::new();
+    let features = place.text("features.toml");
+    let describe = |spread: &str| {
+        let entry = |name: &str, more: &str| format!("[[feature]]\nname = \"{name}\"\n{more}\n");
+        let text = [entry("load", ""), entry("latency", ""), entry("constant", spread)].concat();
+        fs::write(&features, text).expect("written");
+    };
+    describe("spread_min = 0.5");
+    place.fit("a", "1", &["--linear", "--features", &features]).expect("fitted");
+    let card = fs::read_to_string(place.path("a/README.md")).expect("a card");
+    assert!(!card.contains("left out") && card.contains("| 0.5000 |"), "{card}");
+    let document = fs::read_to_string(place.path("a/model.json")).expect("a model");
+    assert!(!document.contains("spread_min"), "older programs read it, too");
+    describe("spread_min = -1");
+    let said = format!("{:#}", place.fit("b", "1", &["--linear", "--features", &features]).expect_err("refused"));
+    assert!(said.contains("feature \"constant\": spread_min takes a number above zero"), "{said}");
+}
+
+#[test]
 fn the_same_seed_gives_the_same_model_and_another_seed_another() {
     let place = Place::new();
     for (name, seed) in [("a", "7"), ("b", "7"), ("c", "8")] {

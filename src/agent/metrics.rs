@@ -92,6 +92,10 @@ impl Agent {
                 let words = "Clients that wait until WAL is written and flushed.";
                 page.gauge("wal_waiters", words, "", f64::from(work.waiting_for_wal));
                 page.gauge("commits_total", "Transactions committed.", "", number(work.commits));
+                if let Some(milliseconds) = work.statement_milliseconds {
+                    let words = "What the statements of all sessions took, of those that have ended.";
+                    page.gauge("statement_seconds_total", words, "", number(milliseconds) / 1000.0);
+                }
             }
             if !live.standbys.is_empty() {
                 page.begin("standby_replay_lag_bytes", "Flushed here and not yet replayed by the standby.");

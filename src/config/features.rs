@@ -115,6 +115,8 @@ mod tests {
         assert!(text.starts_with("features.toml:7: feature \"up\": the name is there twice"), "{text}");
         let text = refused(&good.replace("direction = \"low\"", "direction = \"sideways\""));
         assert!(text.starts_with("features.toml:5:") && text.contains("sideways"), "{text}");
+        let text = refused(&format!("{good}spread_min = 0.0\n"));
+        assert!(text.contains("spread_min takes a number above zero"), "{text}");
         let text = refused(&good.replace("unit", "unti"));
         assert!(text.contains("unti"), "{text}");
         assert!(refused("feature = []").contains("there is no [[feature]]"));

@@ -77,9 +77,13 @@ pub fn evidence(view: &View, policy: &Policy, node: &NodeName) -> Vec<Reason> {
             )
         }));
         found.extend(outlook.wal_congestion.map(|congestion| {
-            let WalCongestion { waiting, commits_usual, commits_now } = congestion;
+            let WalCongestion { waiting, writes_usual, writes_now, transactions } = congestion;
+            let what_is_new = transactions.map_or("where hardly any did".to_owned(), |took| {
+                let (usual, now) = (took.usual.as_secs_f64(), took.now.as_secs_f64());
+                format!("and a transaction takes {now:.3} s, usually {usual:.3} s")
+            });
             let detail = format!(
-                "{waiting} clients wait for WAL to be flushed, where hardly any did; {commits_now:.0} commits a second, usually {commits_usual:.0}"
+                "{waiting} clients wait for WAL to be flushed, {what_is_new}; {writes_now:.0} write transactions a second, usually {writes_usual:.0}"
             );
             Reason::about(node, ReasonCode::SlowsDown, detail)
         }));

@@ -2,12 +2,14 @@
 //!
 //! The controller keeps one [`Trend`] a node and feeds it every report; nothing here decides.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::domain::clock::Moment;
 use crate::domain::report::{LiveReport, ProbeTimes, Report};
 use crate::domain::risk::{Exhaustion, Resource, Slowdown, WalCongestion};
+use crate::domain::work::WorkReport;
 
 /// Samples that are kept: as many as the horizon has steps.
 const SAMPLES_KEPT: usize = 60;
@@ -39,12 +41,18 @@ const WAL_CROWD: u32 = 3;
 /// The last samples, in so many of which there must be a crowd.
 const CROWDS_NOW: usize = 8;
 const CROWDS_MIN: usize = 5;
-/// Where there was one in so many of as many samples before, it is nothing new: bulk loads and checkpoints do that.
+/// How much longer a transaction takes in such a crowd than among the slowest ones before, if that is new.
+const TRANSACTIONS_SLOWER_MIN: u32 = 2;
+/// But what takes less is quick, however slow it is for this node.
+const TRANSACTIONS_SLOW_MIN: Duration = Duration::from_millis(5);
+/// Where nobody knows how long transactions take: a crowd in so many of as many samples before is nothing new. Bulk loads and checkpoints do
+/// that.
 const CROWDS_USUAL: usize = 3;
 /// Not counted among what was before: the time in which a disk has become slow already.
 const CROWDS_LATELY: usize = SAMPLES_KEPT / 2;
-/// Commits a second, of those before: a crowd that gets as much done as before is a busy hour.
-const COMMITS_LESS: f64 = 0.8;
+/// Transactions a second that write, of those before: a crowd that gets as much done as before is a busy hour. Those that only read do not
+/// count: they may come and go, and the crowd is none of theirs.
+const WRITES_LESS: f64 = 0.8;
 
 /// What one report said, as far as it can run out.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -65,7 +73,10 @@ struct Sample {
 struct Work {
     /// Clients that wait for WAL to be flushed, at that moment.
     waiting_for_wal: u32,
-    commits_per_second: f64,
+    /// Transactions that had something to write.
+    writes_per_second: f64,
+    /// The mean time of its statements; `None` where PostgreSQL does not tell. Where none was committed, all of the time.
+    transaction: Option<Duration>,
 }
 
 /// The last reports of one node.
@@ -74,8 +85,8 @@ pub struct Trend {
     samples: VecDeque<Sample>,
     /// Write probes by the last sample.
     writes: ProbeTimes,
-    /// Commits by the last sample.
-    commits: Option<(u64, Moment)>,
+    /// What the last sample said of the work that was done.
+    work: Option<(WorkReport, Moment)>,
 }
 
 impl Trend {
@@ -111,13 +122,15 @@ impl Trend {
     }
 
     fn work_done(&mut self, live: Option<&LiveReport>, now: Moment) -> Option<Work> {
-        let work = live.and_then(|live| live.work);
-        let commits = work.map(|work| (work.commits, now));
-        let before = std::mem::replace(&mut self.commits, commits);
-        let ((until, at), (from, since)) = (commits?, before?);
-        // The statistics may have been reset meanwhile.
-        let commits_per_second = number(until.checked_sub(from)?) / at.since(since).as_secs_f64();
-        Some(Work { waiting_for_wal: work?.waiting_for_wal, commits_per_second })
+        let told = live.and_then(|live| live.work).map(|work| (work, now));
+        let before = std::mem::replace(&mut self.work, told);
+        let ((until, at), (from, since)) = (told?, before?);
+        let span = at.since(since);
+        Some(Work {
+            waiting_for_wal: until.waiting_for_wal,
+            writes_per_second: number(until.writes?.checked_sub(from.writes?)?) / span.as_secs_f64(),
+            transaction: transaction(&from, &until, span),
+        })
     }
 
     /// The samples since the node was a standby, if it ever was.
@@ -165,28 +178,33 @@ impl Trend {
         is_slow.then_some(Slowdown { usual, now })
     }
 
-    /// Clients that wait for WAL to be flushed, most of the time of late and hardly ever before, while fewer commits get through than
-    /// usual. Where as many or more do, there is more to do: a bulk load is no disk that gets slower.
+    /// Clients that wait for WAL to be flushed, most of the time of late, while a transaction takes much longer and fewer of those that
+    /// write get through than usual. Where as many or more do, there is more to do: a bulk load is no disk that gets slower.
     pub fn wal_congestion(&self) -> Option<WalCongestion> {
         let term: Vec<&Sample> = self.term().collect();
         let (before, lately) = term.split_at(term.len().checked_sub(CROWDS_LATELY)?);
         let work = |samples: &[&Sample]| samples.iter().filter_map(|sample| sample.work).collect::<Vec<Work>>();
         let (before, last) = (work(before), work(&lately[CROWDS_LATELY - CROWDS_NOW..]));
         let crowds = |work: &[Work]| work.iter().filter(|work| work.waiting_for_wal >= WAL_CROWD).count();
-        let is_usual = before.windows(CROWDS_NOW).any(|work| crowds(work) >= CROWDS_USUAL);
-        if before.len() < PROBES_USUAL_MIN || is_usual || crowds(&last) < CROWDS_MIN {
+        if before.len() < PROBES_USUAL_MIN || crowds(&last) < CROWDS_MIN {
             return None;
         }
-        let commits = |work: &[Work]| {
-            let mut rates: Vec<f64> = work.iter().map(|work| work.commits_per_second).collect();
-            rates.sort_by(f64::total_cmp);
-            rates[rates.len() / 2]
+        let took = |work: &[Work]| work.iter().filter_map(|work| work.transaction).collect::<Vec<Duration>>();
+        let (took_before, took_now) = (took(&before), took(&last));
+        let is_known = took_before.len() >= PROBES_USUAL_MIN && took_now.len() >= CROWDS_MIN;
+        let transactions = is_known.then(|| Slowdown { usual: median(&took_before), now: median(&took_now) });
+        let is_new = match transactions {
+            Some(slowdown) => {
+                slowdown.now >= TRANSACTIONS_SLOW_MIN
+                    && slowdown.now >= among_slowest(&took_before) * TRANSACTIONS_SLOWER_MIN
+            }
+            None => !before.windows(CROWDS_NOW).any(|work| crowds(work) >= CROWDS_USUAL),
         };
-        let mut waiting: Vec<u32> = last.iter().map(|work| work.waiting_for_wal).collect();
-        waiting.sort_unstable();
-        let (waiting, commits_usual, commits_now) = (waiting[waiting.len() / 2], commits(&before), commits(&last));
-        let is_less = commits_now <= commits_usual * COMMITS_LESS;
-        is_less.then_some(WalCongestion { waiting, commits_usual, commits_now })
+        let writes = |work: &[Work]| median_by(work.iter().map(|work| work.writes_per_second), f64::total_cmp);
+        let waiting = median_by(last.iter().map(|work| work.waiting_for_wal), u32::cmp);
+        let (writes_usual, writes_now) = (writes(&before), writes(&last));
+        let is_less = writes_now <= writes_usual * WRITES_LESS;
+        (is_new && is_less).then_some(WalCongestion { waiting, writes_usual, writes_now, transactions })
     }
 
     /// The last values in order, with their time in seconds; empty where one of them is missing.
@@ -205,9 +223,7 @@ impl Trend {
 /// Each value but the first ones becomes the median of itself and those before it, `over` in all, at its own time.
 fn steadied(series: &[(f64, f64)], over: usize) -> Vec<(f64, f64)> {
     let middle = |window: &[(f64, f64)]| {
-        let mut values: Vec<f64> = window.iter().map(|(_, value)| *value).collect();
-        values.sort_by(f64::total_cmp);
-        (window[window.len() - 1].0, values[values.len() / 2])
+        (window[window.len() - 1].0, median_by(window.iter().map(|(_, value)| *value), f64::total_cmp))
     };
     series.windows(over).map(middle).collect()
 }
@@ -242,6 +258,19 @@ fn time_to_nothing(series: &[(f64, f64)]) -> Option<(f64, Duration)> {
     Duration::try_from_secs_f64(last / lost_per_second).ok().map(|remaining| (last, remaining))
 }
 
+/// How long the statements of a transaction took on average; all of the `span` where none was committed.
+fn transaction(from: &WorkReport, until: &WorkReport, span: Duration) -> Option<Duration> {
+    // The statistics may have been reset meanwhile.
+    let commits = until.commits.checked_sub(from.commits)?;
+    let milliseconds = until.statement_milliseconds?.checked_sub(from.statement_milliseconds?)?;
+    if commits == 0 {
+        return Some(span);
+    }
+    let took = Duration::try_from_secs_f64(number(milliseconds) / 1000.0 / number(commits)).ok();
+    // With track_activities off PostgreSQL adds nothing up.
+    took.filter(|took| !took.is_zero())
+}
+
 /// What so many probes took or more as make slow ones no accident.
 fn among_slowest(probes: &[Duration]) -> Duration {
     let mut sorted = probes.to_vec();
@@ -250,8 +279,13 @@ fn among_slowest(probes: &[Duration]) -> Duration {
 }
 
 fn median(values: &[Duration]) -> Duration {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable();
+    median_by(values.iter().copied(), Duration::cmp)
+}
+
+/// Of at least one value; of an even number the upper one of the two in the middle.
+fn median_by<T: Copy>(values: impl Iterator<Item = T>, order: fn(&T, &T) -> Ordering) -> T {
+    let mut sorted: Vec<T> = values.collect();
+    sorted.sort_by(order);
     sorted[sorted.len() / 2]
 }
 
@@ -264,7 +298,7 @@ fn number(value: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::decide::tests::{edit, node, record, view};
-    use crate::domain::report::{ConnectionReport, DiskReport, MemoryReport, WorkReport};
+    use crate::domain::report::{ConnectionReport, DiskReport, MemoryReport};
 
     const HORIZON: Duration = Duration::from_secs(60);
 
@@ -423,27 +457,33 @@ mod tests {
         assert_eq!(trend.samples.iter().filter(|sample| sample.write_probe.is_some()).count(), 20);
     }
 
-    /// A minute of a primary, second by second: so many clients wait for WAL, and so many commits get through.
-    fn committing(look: impl Fn(u64) -> (u32, u64)) -> Trend {
+    /// A minute of a primary, second by second: so many clients wait for WAL, and so many transactions that write get through.
+    fn writing(look: impl Fn(u64) -> (u32, u64)) -> Trend {
         heard(60, |report, second| work(report, &look, second))
     }
 
     fn work(report: &mut Report, look: &impl Fn(u64) -> (u32, u64), second: u64) {
-        let commits = (0..=second).map(|second| look(second).1).sum();
+        let writes = (0..=second).map(|second| look(second).1).sum();
         let live = report.postgres.live.as_mut().expect("runs");
-        live.work = Some(WorkReport { active: 8, waiting_for_wal: look(second).0, commits });
+        live.work = Some(WorkReport {
+            active: 8,
+            waiting_for_wal: look(second).0,
+            commits: writes,
+            statement_milliseconds: None,
+            writes: Some(writes),
+        });
     }
 
     #[test]
     fn clients_that_queue_for_a_disk_that_gets_slower_are_seen() {
         let slow = |from: u64| move |second: u64| if second < from { (1, 480) } else { (8, 370) };
-        let seen = Some(WalCongestion { waiting: 8, commits_usual: 480.0, commits_now: 370.0 });
-        assert_eq!(committing(slow(52)).wal_congestion(), seen);
-        assert_eq!(committing(slow(55)).wal_congestion(), seen, "five of eight");
-        assert_eq!(committing(slow(35)).wal_congestion(), seen, "for some time");
-        assert_eq!(committing(slow(56)).wal_congestion(), None, "not for long enough");
+        let seen = Some(WalCongestion { waiting: 8, writes_usual: 480.0, writes_now: 370.0, transactions: None });
+        assert_eq!(writing(slow(52)).wal_congestion(), seen);
+        assert_eq!(writing(slow(55)).wal_congestion(), seen, "five of eight");
+        assert_eq!(writing(slow(35)).wal_congestion(), seen, "for some time");
+        assert_eq!(writing(slow(56)).wal_congestion(), None, "not for long enough");
         let flickers = |second: u64| if second < 52 || second.is_multiple_of(2) { (1, 370) } else { (8, 370) };
-        assert_eq!(committing(flickers).wal_congestion(), None, "half of the time");
+        assert_eq!(writing(flickers).wal_congestion(), None, "half of the time");
         let told_late = heard(60, |report, second| {
             if second >= 40 {
                 work(report, &slow(52), second);
@@ -455,22 +495,67 @@ mod tests {
     #[test]
     fn more_work_and_what_is_usual_are_no_slow_disk() {
         let late = |second| second >= 52;
-        let more = |commits: u64| committing(move |second| if late(second) { (8, commits) } else { (1, 480) });
+        let more = |commits: u64| writing(move |second| if late(second) { (8, commits) } else { (1, 480) });
         assert_eq!(more(900).wal_congestion(), None, "more writers");
         assert_eq!(more(400).wal_congestion(), None, "nearly as many commits as usual");
         assert!(more(380).wal_congestion().is_some());
         let before = |waiting: u32| {
-            committing(move |second| (if late(second) { 8 } else { waiting }, if late(second) { 300 } else { 480 }))
+            writing(move |second| (if late(second) { 8 } else { waiting }, if late(second) { 300 } else { 480 }))
         };
         assert!(before(2).wal_congestion().is_some());
         assert_eq!(before(3).wal_congestion(), None, "always so");
         let checkpoint = |seconds: u64| {
-            committing(
+            writing(
                 move |second| if late(second) || (10..10 + seconds).contains(&second) { (8, 300) } else { (0, 480) },
             )
         };
         assert!(checkpoint(2).wal_congestion().is_some());
         assert_eq!(checkpoint(3).wal_congestion(), None, "it was so a minute ago");
+    }
+
+    /// A minute of a primary on which there is always a crowd: second by second so many transactions that write, so many that only read,
+    /// and the milliseconds that a transaction takes.
+    fn crowded(look: impl Fn(u64) -> (u64, u64, u64)) -> Option<WalCongestion> {
+        heard(60, |report, second| {
+            let sum = |of: fn((u64, u64, u64)) -> u64| Some((0..=second).map(|second| of(look(second))).sum::<u64>());
+            work(report, &|_| (8, 0), second);
+            let work = report.postgres.live.as_mut().expect("runs").work.as_mut().expect("told");
+            work.writes = sum(|(writes, _, _)| writes);
+            work.commits = sum(|(writes, reads, _)| writes + reads).expect("summed");
+            work.statement_milliseconds = sum(|(writes, reads, milliseconds)| (writes + reads) * milliseconds);
+        })
+        .wal_congestion()
+    }
+
+    #[test]
+    fn where_clients_always_queue_what_it_costs_them_is_new() {
+        let slow = |from: u64, writes: u64, milliseconds: u64| {
+            crowded(move |second| if second < from { (480, 0, 3) } else { (writes, 0, milliseconds) })
+        };
+        let found = slow(52, 300, 12).expect("slower");
+        let took = Slowdown { usual: Duration::from_millis(3), now: Duration::from_millis(12) };
+        assert_eq!(found.transactions, Some(took));
+        assert!(slow(55, 300, 12).is_some(), "five of eight");
+        assert_eq!(slow(57, 300, 12), None, "not for long enough");
+        assert_eq!(slow(52, 300, 5), None, "hardly longer");
+        assert_eq!(slow(52, 480, 12), None, "more to do");
+        assert!(slow(52, 0, 0).is_some(), "nothing gets through");
+        let checkpoint = |seconds: u64| {
+            let is_slow = move |second: u64| second >= 52 || (10..10 + seconds).contains(&second);
+            crowded(move |second| if is_slow(second) { (300, 0, 12) } else { (480, 0, 3) })
+        };
+        assert!(checkpoint(2).is_some());
+        assert_eq!(checkpoint(3), None, "it was so a minute ago");
+    }
+
+    #[test]
+    fn readers_that_leave_a_quick_disk_and_times_that_nobody_adds_up_are_no_slow_disk() {
+        let readers_leave = crowded(|second| if second < 52 { (400, 3000, 2) } else { (400, 0, 10) });
+        assert_eq!(readers_leave, None, "as many write as before");
+        let quick = crowded(|second| if second < 52 { (480, 0, 1) } else { (300, 0, 4) });
+        assert_eq!(quick, None, "nobody feels that");
+        let not_tracked = crowded(|second| if second < 52 { (480, 0, 0) } else { (300, 0, 0) });
+        assert_eq!(not_tracked, None, "and the crowd is nothing new");
     }
 
     #[test]

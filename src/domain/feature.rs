@@ -28,7 +28,7 @@ pub enum Direction {
 }
 
 /// One feature.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Feature {
     /// In lower case with underscores; models name it.
@@ -42,6 +42,9 @@ pub struct Feature {
     /// Its value where Prometheus has no series although the node answers, such as replication on a standby; a gap if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub absent: Option<AbsentValue>,
+    /// Training never takes its spread for less, in its unit: a disk of which nothing is used up while a model learns may fill all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread_min: Option<f32>,
 }
 
 /// A value for what is not there.
@@ -65,6 +68,9 @@ impl Feature {
         }
         if !self.query.contains(NODE_PLACEHOLDER) {
             return Some(format!("the query must select nodes with node=~\"{NODE_PLACEHOLDER}\""));
+        }
+        if self.spread_min.is_some_and(|spread| !spread.is_finite() || spread <= 0.0) {
+            return Some("spread_min takes a number above zero".to_owned());
         }
         let unknown = self.query.split('$').skip(1).find(|rest| {
             !["node", "window", "long", "horizon", "step"].iter().any(|known| {
@@ -101,6 +107,7 @@ mod tests {
             unit: "1/s".to_owned(),
             direction: Direction::Both,
             absent: None,
+            spread_min: None,
         }
     }
 

@@ -38,6 +38,7 @@ pub mod trail;
 pub mod training;
 pub mod view;
 pub mod witness;
+pub mod work;
 
 pub use clock::{Moment, WallTime};
 pub use command::{AssignedRole, Assignment, Command, CommandEnvelope, CommandReply, CommandState};

@@ -14,6 +14,7 @@ use super::epoch::{Epoch, RecordNumber};
 use super::ids::{Address, ClusterName, NodeName, ProxyName, SiteName, SystemIdentifier};
 use super::lsn::{History, Lsn, Timeline};
 use super::traffic::TrafficReport;
+use super::work::WorkReport;
 
 /// Everything an agent says at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -254,17 +255,6 @@ pub struct LiveReport {
     /// Primary: what its clients get done. Agents of older versions do not tell.
     #[serde(default)]
     pub work: Option<WorkReport>,
-}
-
-/// Clients at work at this moment, without the agent's own sessions, and what was done so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WorkReport {
-    /// Clients in the middle of a statement.
-    pub active: u32,
-    /// Of these, who waits until WAL is written and flushed here: for the disk, or for those who are before them.
-    pub waiting_for_wal: u32,
-    /// Transactions committed since the statistics were reset.
-    pub commits: u64,
 }
 
 /// What must be in order before it is needed. It is shown; between candidates that hold the same, damage decides.

@@ -142,7 +142,7 @@ pub struct Exhaustion {
     pub remaining: Duration,
 }
 
-/// A probe of the agent that takes much longer than it used to.
+/// What takes much longer than it used to, such as a probe of the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slowdown {
     /// Median before.
@@ -151,16 +151,19 @@ pub struct Slowdown {
     pub now: Duration,
 }
 
-/// A primary whose clients wait for WAL to be flushed, where hardly any did, and that commits less than usual: its disk has become slow,
-/// and it is not that there is more to do.
+/// A primary whose clients wait for WAL to be flushed, longer than before or where hardly any did, and of which fewer transactions that write
+/// get through than usual: its disk has become slow, and it is not that there is more to do.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct WalCongestion {
     /// Clients that wait for a flush: the median of the last looks.
     pub waiting: u32,
-    /// Commits a second before: the median.
-    pub commits_usual: f64,
+    /// Transactions a second that wrote, before: the median.
+    pub writes_usual: f64,
     /// The same of the last looks.
-    pub commits_now: f64,
+    pub writes_now: f64,
+    /// How long a transaction's statements take, both medians, where PostgreSQL tells (from 14 on).
+    #[serde(default)]
+    pub transactions: Option<Slowdown>,
 }
 
 /// All that is expected of one node. The default is: nothing is known, and nothing follows.

@@ -39,7 +39,7 @@ impl Direction {
 }
 
 /// One column of a sample.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureDescription {
     /// Its name, as in `training/features.toml`.
@@ -50,6 +50,10 @@ pub struct FeatureDescription {
     /// Which way is bad.
     #[serde(default)]
     pub direction: Direction,
+    /// Training never takes its spread for less, in its unit: what stood still while a model learnt may move all the same. It is no part
+    /// of the document, whose scales hold it already.
+    #[serde(skip)]
+    pub spread_min: Option<f32>,
 }
 
 /// What forecasts beside the running mean.

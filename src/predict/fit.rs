@@ -42,16 +42,23 @@ pub struct Scales {
 }
 
 impl Scales {
-    /// Learns them. A feature without a single value has a spread of zero and is left out.
+    /// Learns them. A feature without a single value has a spread of zero and is left out, and so is one that never changed.
     #[must_use]
     pub fn of(nodes: &[Samples]) -> Self {
+        Self::of_features(nodes, &[])
+    }
+
+    /// The same for features of which it is said how far they stray at least.
+    #[must_use]
+    pub fn of_features(nodes: &[Samples], descriptions: &[FeatureDescription]) -> Self {
         let features = nodes.first().map_or(0, Samples::features);
         let nothing = FeatureScale { center: 0.0, spread: 0.0 };
         let mut own = vec![Vec::with_capacity(features); nodes.len()];
         let mut pooled = Vec::with_capacity(features);
         for feature in 0..features {
             let columns: Vec<Vec<f32>> = nodes.iter().map(|node| node.column(feature)).collect();
-            let all = FeatureScale::of(&columns.concat()).unwrap_or(nothing);
+            let spread_min = descriptions.get(feature).and_then(|description| description.spread_min).unwrap_or(0.0);
+            let all = FeatureScale::of(&columns.concat()).map_or(nothing, |scale| scale.no_narrower_than(spread_min));
             pooled.push(all);
             for (own, column) in own.iter_mut().zip(&columns) {
                 own.push(FeatureScale::of(column).map_or(all, |scale| scale.at_least(all)));
@@ -80,7 +87,10 @@ pub fn finish(
     let step_seconds = outline.step_seconds;
     let directions = outline.features.iter().map(|feature| feature.direction).collect();
     let forecaster = Forecaster::new(&outline.architecture, directions, network.clone());
-    let mut covariances = Covariances::new(&forecaster, outline.features.len());
+    let is_known =
+        |(feature, scale): (&FeatureDescription, &FeatureScale)| feature.spread_min.is_some() && scale.spread > 0.0;
+    let may_stray = outline.features.iter().zip(&scales.pooled).map(is_known).collect();
+    let mut covariances = Covariances::new(&forecaster, may_stray);
     each_row(&forecaster, nodes, scales, step_seconds, |_, state, _| covariances.add(state));
     let whitenings = covariances.whitenings();
 

@@ -13,20 +13,33 @@ pub const RIDGE: f64 = 0.3;
 /// The same for the half whitening, which has little need of it: it divides by the fourth root of a variance.
 const HALF_RIDGE: f64 = 0.001;
 
+/// Of the mean variance of the other numbers: the least of one that is known to stray.
+const VARIANCE_MIN: f64 = 0.3;
+
 /// Mean and covariance of rows, summed up in double precision.
 #[derive(Debug, Clone)]
 pub struct Covariance {
     size: usize,
+    /// Which numbers are known to stray, whether or not they do in these rows.
+    may_stray: Vec<bool>,
     rows: f64,
     sum: Vec<f64>,
     products: Vec<f64>,
 }
 
 impl Covariance {
-    /// No rows of so many numbers yet.
+    /// No rows of so many numbers yet, each of which is left out if it never strays.
     #[must_use]
     pub fn new(size: usize) -> Self {
-        Self { size, rows: 0.0, sum: vec![0.0; size], products: vec![0.0; size * size] }
+        Self::expecting(vec![false; size])
+    }
+
+    /// No rows yet of as many numbers. One that may stray counts, and with a variance of [`VARIANCE_MIN`] at least, if it hardly or never
+    /// does in these rows: a disk of which nothing was used up while the model learnt may fill all the same.
+    #[must_use]
+    pub fn expecting(may_stray: Vec<bool>) -> Self {
+        let size = may_stray.len();
+        Self { size, may_stray, rows: 0.0, sum: vec![0.0; size], products: vec![0.0; size * size] }
     }
 
     /// Adds a row of finite numbers.
@@ -64,18 +77,27 @@ impl Covariance {
         Whitening::of(&mean, &varies, &square_root(&covariance, varies.len(), ridge))
     }
 
-    /// The mean, which numbers stray, and the covariance of these. One that never strays is left out; it would lower the mean variance of
-    /// the others.
+    /// The mean, which numbers count, and the covariance of these. One that neither strays nor may is left out; it would lower the mean
+    /// variance of the others.
     fn varying(&self) -> (Vec<f64>, Vec<usize>, Vec<f64>) {
         let rows = self.rows.max(1.0);
         let mean: Vec<f64> = self.sum.iter().map(|sum| sum / rows).collect();
         let at = |row: usize, column: usize| {
             self.products[row.max(column) * self.size + row.min(column)] / rows - mean[row] * mean[column]
         };
-        let varies: Vec<usize> = (0..self.size).filter(|&index| at(index, index) > 1e-10).collect();
-        let covariance = varies.iter().flat_map(|&row| varies.iter().map(move |&column| (row, column)));
-        let covariance = covariance.map(|(row, column)| at(row, column)).collect();
-        (mean, varies, covariance)
+        let strays = |index: usize| at(index, index) > 1e-10;
+        let others = (0..self.size).filter(|&index| strays(index) && !self.may_stray[index]);
+        let variances: Vec<f64> = others.map(|index| at(index, index)).collect();
+        let least = VARIANCE_MIN * variances.iter().sum::<f64>() / variances.len().max(1) as f64;
+        let counts = |index: usize| strays(index) || (self.may_stray[index] && least > 0.0);
+        let counting: Vec<usize> = (0..self.size).filter(|&index| counts(index)).collect();
+        let pairs = counting.iter().flat_map(|&row| counting.iter().map(move |&column| (row, column)));
+        let covariance = pairs.map(|(row, column)| {
+            let is_known = row == column && self.may_stray[row];
+            if is_known { at(row, column).max(least) } else { at(row, column) }
+        });
+        let covariance = covariance.collect();
+        (mean, counting, covariance)
     }
 }
 
@@ -189,7 +211,10 @@ mod tests {
     }
 
     fn whitening() -> Whitening {
-        let mut covariance = Covariance::new(4);
+        whitened(Covariance::new(4))
+    }
+
+    fn whitened(mut covariance: Covariance) -> Whitening {
         rows().for_each(|row| covariance.add(&row));
         covariance.whitening()
     }
@@ -237,6 +262,29 @@ mod tests {
         assert_eq!(whitening().distance(&[0.0, 0.0, 0.0, 9.0], &mut centred), 0.0);
         let nothing = Covariance::new(3).whitening();
         assert_eq!(nothing.distance(&[1.0, 2.0, 3.0], &mut centred), 0.0);
+    }
+
+    #[test]
+    fn what_hardly_moved_but_may_counts_like_what_moved_little() {
+        let mut centred = Vec::new();
+        let mut distance = |whitening: &Whitening, row: [f32; 4]| whitening.distance(&row, &mut centred);
+        let last_may = || Covariance::expecting(vec![false, false, false, true]);
+        let whole = whitened(last_may());
+        // Four numbers now; the variances of the others are 1, and so the mean with the least of the last one is 3.3 / 4.
+        let still = distance(&whole, [0.0, 0.0, 0.0, 3.0]);
+        assert!((still - (9.0_f32 / (0.3 + 0.3 * 3.3 / 4.0) / 4.0).sqrt()).abs() < 1e-4, "{still}");
+        let half = |size: f32| {
+            let mut covariance = last_may();
+            rows().enumerate().for_each(|(row, others)| {
+                let last = if row / 4 % 2 == 0 { size } else { -size };
+                covariance.add(&[others[0], others[1], others[2], last]);
+            });
+            covariance.half_whitening()
+        };
+        let (still, hardly) = (distance(&half(0.0), [0.0, 0.0, 0.0, 3.0]), distance(&half(1e-4), [0.0, 0.0, 0.0, 3.0]));
+        assert!((still - hardly).abs() < 1e-3, "no cliff: {still} {hardly}");
+        let nothing = Covariance::expecting(vec![true; 4]).whitening();
+        assert_eq!(distance(&nothing, [1.0; 4]), 0.0, "of nothing nothing is known");
     }
 
     #[test]

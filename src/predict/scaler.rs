@@ -48,7 +48,13 @@ impl FeatureScale {
     /// This node's own scale, where the model knows the feature: never much narrower than the model's.
     #[must_use]
     pub fn at_least(self, model: Self) -> Self {
-        Self { center: self.center, spread: self.spread.max(OWN_SPREAD_MIN * model.spread) }
+        self.no_narrower_than(OWN_SPREAD_MIN * model.spread)
+    }
+
+    /// The same centre, and this spread if its own is less.
+    #[must_use]
+    pub fn no_narrower_than(self, spread: f32) -> Self {
+        Self { center: self.center, spread: self.spread.max(spread) }
     }
 
     /// A value in spreads from its centre, within ±[`CLIP`]; `None` for what is missing, no number, or never changed.

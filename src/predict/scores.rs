@@ -56,13 +56,15 @@ pub struct Covariances {
 }
 
 impl Covariances {
-    /// No rows yet.
+    /// No rows yet of features, some of which are known to stray.
     #[must_use]
-    pub fn new(forecaster: &Forecaster, features: usize) -> Self {
+    pub fn new(forecaster: &Forecaster, may_stray: Vec<bool>) -> Self {
+        // Residuals are [horizons, features].
+        let each: Vec<bool> = may_stray.iter().copied().cycle().take(forecaster.residual_count()).collect();
         Self {
-            residuals: Covariance::new(forecaster.residual_count()),
-            plain: forecaster.has_network().then(|| Covariance::new(forecaster.residual_count())),
-            levels: Covariance::new(features),
+            residuals: Covariance::expecting(each.clone()),
+            plain: forecaster.has_network().then(|| Covariance::expecting(each)),
+            levels: Covariance::expecting(may_stray),
         }
     }
 

@@ -24,6 +24,7 @@ fn outline() -> Outline {
         name: (*name).to_owned(),
         unit: String::new(),
         direction: Direction::default(),
+        spread_min: None,
     };
     Outline {
         name: "test".to_owned(),
@@ -51,6 +52,27 @@ fn warm(model: &Model) -> NodeScorer {
     let mut scorer = NodeScorer::new(model);
     scorer.warm_up(model, &history(1000));
     scorer
+}
+
+#[test]
+fn what_stood_still_in_the_training_is_left_out_unless_its_least_spread_is_known() {
+    let nodes = [history(2000)];
+    let alarms = |spread_min: Option<f32>| {
+        let mut outline = outline();
+        outline.features[2].spread_min = spread_min;
+        let scales = Scales::of_features(&nodes, &outline.features);
+        let (document, weights) = finish(outline, &nodes, &scales, None).expect("the linear twin always fits");
+        let model = Model::new(document, &weights).expect("what was fitted can be used");
+        let mut scorer = warm(&model);
+        let fills = |row: usize| {
+            let mut sample = sample(1000 + row);
+            sample[2] = Some(4.0 + 0.1 * row as f32);
+            sample
+        };
+        (0..60).filter(|&row| scorer.push(&model, &fills(row)).alarm).count()
+    };
+    assert_eq!(alarms(None), 0);
+    assert!(alarms(Some(0.1)) > 0);
 }
 
 #[test]

@@ -130,6 +130,7 @@ async fn a_risk_of_the_primary_that_lasts_begins_a_sequence_once() {
         unit: wanted["unit"].as_str().expect("a unit").to_owned(),
         direction: serde_json::from_value(wanted["direction"].clone()).expect("a direction"),
         absent: None,
+        spread_min: None,
     };
     let features: Vec<Feature> = document["features"].as_array().expect("features").iter().map(feature).collect();
     let begin = async |percent: u32| {

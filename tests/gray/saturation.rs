@@ -121,14 +121,14 @@ async fn a_lock_that_blocks_every_client_blocks_no_probe() {
 }
 
 #[tokio::test]
-async fn clients_that_wait_for_wal_to_be_flushed_are_counted() {
+async fn clients_that_wait_for_wal_to_be_flushed_are_counted_and_so_is_what_it_costs_them() {
     let place = Place::new();
     let node = place.node("n1");
     node.init_primary().await;
     node.sql("create table busy (number int)").await;
-    let waiting =
-        async |node: &Node| node.postgres.observe(PATIENCE).await.expect("answers").work.expect("told").waiting_for_wal;
-    assert_eq!(waiting(&node).await, 0, "nobody writes");
+    let work = async |node: &Node| node.postgres.observe(PATIENCE).await.expect("answers").work.expect("told");
+    let before = work(&node).await;
+    assert_eq!(before.waiting_for_wal, 0, "nobody writes");
     let mut writers = tokio::task::JoinSet::<()>::new();
     for _ in 0..6 {
         let client = connect(&node, "postgres").await.expect("connects");
@@ -140,7 +140,16 @@ async fn clients_that_wait_for_wal_to_be_flushed_are_counted() {
             }
         });
     }
-    node.until("a crowd waits for WAL", async |node| waiting(node).await >= 3).await;
+    node.until("a crowd waits for WAL", async |node| work(node).await.waiting_for_wal >= 3).await;
+    node.until("commits take a tenth of a second, and each of them wrote", async |node| {
+        let now = work(node).await;
+        let commits = now.commits - before.commits;
+        let writes = now.writes.expect("told") - before.writes.expect("told");
+        // PostgreSQL 13 does not tell what they took. A session says so once a second at most, without its last statement.
+        let took = now.statement_milliseconds.zip(before.statement_milliseconds).map(|(now, before)| now - before);
+        commits >= 20 && writes >= 20 && took.is_none_or(|took| took >= 50 * commits)
+    })
+    .await;
     writers.shutdown().await;
 }
 

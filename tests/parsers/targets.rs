@@ -280,6 +280,7 @@ impl Conversation {
             unit: "1".to_owned(),
             direction: Direction::High,
             absent: None,
+            spread_min: None,
         };
         let source = PrometheusSource::new(&settings, vec![feature], vec![node.clone()]).expect("a client");
         Self { runtime, tray, source, node, turn: Mutex::new(()) }

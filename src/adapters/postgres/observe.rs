@@ -10,8 +10,9 @@ use crate::domain::ids::{Address, SystemIdentifier};
 use crate::domain::lsn::{Fork, History, Lsn, Timeline};
 use crate::domain::report::{
     ArchiverReport, ClockReport, ConnectionReport, LiveReport, ReceiverReport, SlotReport, StandbyRow, UpkeepReport,
-    WaitReport, WorkReport,
+    WaitReport,
 };
+use crate::domain::work::WorkReport;
 use crate::ports::postgres::PostgresError;
 
 pub(super) const ACTION: &str = "observe PostgreSQL";
@@ -56,7 +57,9 @@ select json_build_object(
       from pg_stat_archiver),
   'work', case when now.recovering then null else (select json_build_object('active', count(*) filter (where state = 'active'),
       'waiting_for_wal', count(*) filter (where lower(wait_event) in ('walwrite', 'walsync')),
-      'commits', (select coalesce(sum(xact_commit), 0)::bigint from pg_stat_database))
+      'writes', pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+      'commits', (select coalesce(sum(xact_commit), 0)::bigint from pg_stat_database),
+      'statement_milliseconds', (select sum((to_jsonb(database) ->> 'active_time')::float8)::bigint from pg_stat_database as database))
       from pg_stat_activity where backend_type = 'client backend' and application_name not like 'stormglass%') end,
   'checksum_failures', (select sum(checksum_failures)::bigint from pg_stat_database),
   'connections_allowed', current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int

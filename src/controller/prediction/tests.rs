@@ -21,6 +21,7 @@ fn loaded() -> Loaded {
             name: "load".to_owned(),
             unit: "1".to_owned(),
             direction: crate::predict::Direction::Both,
+            spread_min: None,
         }],
         architecture: Architecture { network: NetworkKind::None, baseline_rows: 5, horizons: vec![1] },
         training: TrainingSpan::default(),
@@ -34,6 +35,7 @@ fn loaded() -> Loaded {
         unit: "1".to_owned(),
         direction: Direction::Both,
         absent: None,
+        spread_min: None,
     };
     let usable = model::open(&files, &[feature], 1).expect("it fits");
     Loaded { usable, stamp: ModelStamp("1".to_owned()), scorers: BTreeMap::new(), tally: Tally::default() }
