@@ -144,7 +144,6 @@ async fn every_node_has_its_matrix_and_what_is_missing_is_a_gap() {
         feature("nothing", "max by (node) (no_such_metric{node=~\"$node\"})"),
         Feature {
             absent: Some(AbsentValue::Zero),
-            spread_min: None,
             ..feature("zero", "max by (node) (no_such_metric{node=~\"$node\"})")
         },
         feature("nan", "up{node=~\"$node\"} * 0 / 0"),

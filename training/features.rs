@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 use stormglass::config::features::load_features;
 use stormglass::domain::feature;
@@ -49,11 +49,9 @@ pub fn read(path: &Path, columns: &[String]) -> anyhow::Result<Vec<FeatureDescri
                 }
             };
             let spread_min = entry.spread_min;
-            ensure!(
-                spread_min.is_none_or(|spread| spread.is_finite() && spread > 0.0),
-                "{}: feature {column:?}: spread_min takes a number above zero",
-                path.display()
-            );
+            if let Some(problem) = feature::problem_of_spread(spread_min) {
+                bail!("{}: feature {column:?}: {problem}", path.display());
+            }
             Ok(FeatureDescription { name: column.clone(), unit: entry.unit.clone(), direction, spread_min })
         })
         .collect()

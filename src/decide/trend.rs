@@ -179,7 +179,7 @@ impl Trend {
     }
 
     /// Clients that wait for WAL to be flushed, most of the time of late, while a transaction takes much longer and fewer of those that
-    /// write get through than usual. Where as many or more do, there is more to do: a bulk load is no disk that gets slower.
+    /// write get through than usual. Where as many or more do, there is more to do.
     pub fn wal_congestion(&self) -> Option<WalCongestion> {
         let term: Vec<&Sample> = self.term().collect();
         let (before, lately) = term.split_at(term.len().checked_sub(CROWDS_LATELY)?);

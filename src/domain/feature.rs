@@ -55,6 +55,13 @@ pub enum AbsentValue {
     Zero,
 }
 
+/// What is wrong with a least spread, wherever it was read.
+#[must_use]
+pub fn problem_of_spread(spread_min: Option<f32>) -> Option<&'static str> {
+    let is_wrong = spread_min.is_some_and(|spread| !spread.is_finite() || spread <= 0.0);
+    is_wrong.then_some("spread_min takes a number above zero")
+}
+
 impl Feature {
     /// What is wrong with it, and what to do.
     pub fn problem(&self) -> Option<String> {
@@ -69,8 +76,8 @@ impl Feature {
         if !self.query.contains(NODE_PLACEHOLDER) {
             return Some(format!("the query must select nodes with node=~\"{NODE_PLACEHOLDER}\""));
         }
-        if self.spread_min.is_some_and(|spread| !spread.is_finite() || spread <= 0.0) {
-            return Some("spread_min takes a number above zero".to_owned());
+        if let Some(problem) = problem_of_spread(self.spread_min) {
+            return Some(problem.to_owned());
         }
         let unknown = self.query.split('$').skip(1).find(|rest| {
             !["node", "window", "long", "horizon", "step"].iter().any(|known| {
