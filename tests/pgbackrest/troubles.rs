@@ -1,5 +1,6 @@
 //! Repositories and restores that something is wrong with: each is told, with its cause and what to do, and nothing live is touched.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use stormglass::domain::backup::Continuity;
@@ -99,7 +100,7 @@ async fn what_is_wrong_with_a_repository_is_said_and_nothing_is_touched() {
     let old = host.otherwise(|settings| settings.bin_directory = Some(programs.clone()));
     let program = programs.join("postgres");
     fs::write(&program, "#!/bin/sh\necho 'postgres (PostgreSQL) 9.6.24'\n").expect("written");
-    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("set");
     let error = old.plan(&RecoveryTarget::Latest, &copy, false, None).await.expect_err("another version").to_string();
     assert!(error.contains("the backup is of PostgreSQL") && error.contains("9.6.24"), "{error}");
     assert!(error.contains("install PostgreSQL") && error.contains("bin_directory"), "{error}");
@@ -122,6 +123,44 @@ async fn what_is_wrong_with_a_repository_is_said_and_nothing_is_touched() {
     let continuity = host.backup.list().await.expect("listed").continuity;
     assert!(matches!(&continuity, Continuity::Broken { problem } if problem.contains(&name)), "{continuity:?}");
     assert_eq!(host.node.sql("select count(*) from t").await.as_deref(), Some("102"), "the live data are as they were");
+}
+
+#[tokio::test]
+async fn whoever_finds_the_repository_locked_waits_until_the_other_run_has_ended() {
+    let place = Place::new();
+    let host = Host::with_data(&place, "n1", &place.directory("repository")).await;
+    let endings = place.directory("endings").join("codes");
+    let program = place.directory("programs").join("pgbackrest");
+    let script =
+        format!("#!/bin/sh\n/usr/bin/pgbackrest \"$@\"\ncode=$?\necho $code >> {}\nexit $code\n", endings.display());
+    fs::write(&program, script).expect("written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("set");
+    let told = host.otherwise(|settings| settings.program = program.clone());
+    told.prepare().await.expect("nobody else is there");
+    let codes = || fs::read_to_string(&endings).unwrap_or_default();
+    assert_eq!(codes(), "0\n");
+
+    // Another run's lock, as pgBackRest takes it: of the file that both name after the stanza.
+    let lock = host.settings.directory.join("other/lock/main-archive.lock");
+    let held = fs::File::create(&lock).expect("made");
+    fs::set_permissions(&lock, fs::Permissions::from_mode(0o666)).expect("set");
+    held.lock().expect("nobody holds it");
+    let release = async {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !codes().contains("50") {
+            assert!(tokio::time::Instant::now() < deadline, "nobody ran into the lock: {}", codes());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        drop(held);
+    };
+    let (waited, ()) = tokio::join!(told.prepare(), release);
+    waited.expect("it waited");
+    assert!(codes().ends_with("50\n0\n"), "{}", codes());
+
+    // An operation and the agent's own care of the repository meet.
+    let (first, second) = tokio::join!(host.backup.prepare(), host.backup.prepare());
+    first.expect("prepared");
+    second.expect("prepared");
 }
 
 #[tokio::test]

@@ -1,16 +1,24 @@
 //! Runs programs as PostgreSQL's user and says in words what went wrong with them.
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use tokio::process::Command;
+use tokio::time::{Instant, sleep};
 
 use super::PgBackRest;
 use crate::ports::backup::BackupError;
 
 /// Longest part of a complaint that is repeated.
 const COMPLAINT_LENGTH_MAX: usize = 600;
+
+/// pgBackRest's exit code if another run holds a lock that this one needs (`ERROR_LOCK_ACQUIRE`).
+const LOCKED: i32 = 50;
+/// How long a run waits for such a lock. Runs that need it are over within seconds, but for backups, which are not waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+/// How long after a refusal the lock is tried again.
+const LOCK_LOOK: Duration = Duration::from_millis(200);
 
 /// What pgBackRest's complaints contain, and what to do. The first that fits is said.
 const HINTS: [(&str, &str); 15] = [
@@ -69,28 +77,39 @@ impl PgBackRest {
     }
 }
 
-/// What it printed, if it succeeded in time.
+/// What it printed, if it succeeded in time. If another run of pgBackRest holds its lock, it begins anew until that one has ended:
+/// the agent itself makes the repository ready by more than one way, and a DBA has a shell.
 pub(super) async fn output(
     mut command: Command,
     action: &'static str,
     timeout: Duration,
 ) -> Result<Vec<u8>, BackupError> {
-    let name = command.as_std().get_program().to_string_lossy().into_owned();
-    let ended = tokio::time::timeout(timeout, command.output()).await.map_err(|_| {
-        BackupError::new(action, format!("no end within {timeout:?}: see whether the repository answers"))
-    })?;
-    let ended = ended.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            BackupError::new(action, format!("{name} is not there: install it (Debian: pgbackrest)"))
-        }
-        _ => BackupError::new(action, format!("{name}: {error}")),
-    })?;
+    let mut ended = run_once(&mut command, action, timeout).await?;
+    let patience_ends = Instant::now() + LOCK_PATIENCE;
+    while ended.status.code() == Some(LOCKED) && Instant::now() < patience_ends {
+        tracing::debug!(action, "waiting for another run of pgBackRest");
+        sleep(LOCK_LOOK).await;
+        ended = run_once(&mut command, action, timeout).await?;
+    }
     if ended.status.success() {
         return Ok(ended.stdout);
     }
     let said = [ended.stdout, ended.stderr].concat();
     let code = ended.status.code().map_or_else(|| ended.status.to_string(), |code| format!("exit code {code}"));
     Err(BackupError::new(action, format!("{code}: {}", complaint(&String::from_utf8_lossy(&said)))))
+}
+
+async fn run_once(command: &mut Command, action: &'static str, timeout: Duration) -> Result<Output, BackupError> {
+    let name = command.as_std().get_program().to_string_lossy().into_owned();
+    let ended = tokio::time::timeout(timeout, command.output()).await.map_err(|_| {
+        BackupError::new(action, format!("no end within {timeout:?}: see whether the repository answers"))
+    })?;
+    ended.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            BackupError::new(action, format!("{name} is not there: install it (Debian: pgbackrest)"))
+        }
+        _ => BackupError::new(action, format!("{name}: {error}")),
+    })
 }
 
 /// What went wrong, on one line, with a hint where the trouble is a well-known one. What an unreadable file contained is left out.
