@@ -15,6 +15,7 @@ use crate::domain::readiness::{Check, Circumstances, Readiness, Verdict};
 use crate::domain::report::{LiveReport, StandbyRow};
 use crate::domain::timing;
 use crate::domain::view::{Fact, View};
+use crate::domain::witness;
 
 /// An inactive slot that keeps more WAL than this fills a disk in the end.
 const SLOT_RETAINED_BYTES: u64 = 1 << 30;
@@ -45,6 +46,7 @@ type Examination = fn(&Patient<'_>) -> Vec<Check>;
 const CHECKS: &[Examination] = &[
     writable,
     agents,
+    knock,
     candidates,
     other_site,
     ledger,
@@ -159,6 +161,30 @@ fn age<T>(report: &Fact<T>) -> Result<(), String> {
         }
         Fact::Unknown { last: None, .. } | Fact::Absent => Err("its agent was never heard".to_owned()),
     }
+}
+
+/// Whether this controller reaches the primary's PostgreSQL past its agent: a witness that a firewall takes away without a sign before the
+/// night on which the agent is silent. Judged only while the primary is known to answer.
+fn knock(patient: &Patient<'_>) -> Vec<Check> {
+    const NAME: &str = "knock";
+    let Patient { view, policy, .. } = patient;
+    let Some(record) = &view.record else { return Vec::new() };
+    let seen = view.sighting.as_ref().filter(|seen| seen.address == record.holder_address);
+    let is_writable = matches!(primary::condition(view, record, policy), Condition::Writable);
+    let Some(seen) = seen.filter(|_| is_writable) else { return Vec::new() };
+    let address = &record.holder_address;
+    let is_recent = seen.answered_at.is_some_and(|at| view.now.since(at) < witness::fresh(policy));
+    let check = match &seen.problem {
+        Some(problem) if !is_recent => {
+            let detail = format!(
+                "this controller does not reach PostgreSQL at {address}: {problem}; without that witness an agent that is cut off looks more like a dead primary"
+            );
+            let ask = format!("pg_isready -h {} -p {} (on the controller's host)", address.host, address.port);
+            of(NAME, Verdict::Warning, detail).then(Some(ask))
+        }
+        _ => of(NAME, Verdict::Ok, format!("this controller reaches PostgreSQL at {address} past its agent")),
+    };
+    vec![check.about(&record.holder)]
 }
 
 fn candidates(patient: &Patient<'_>) -> Vec<Check> {
@@ -452,9 +478,11 @@ mod tests {
     use crate::decide::tests::{edit, node, policy, record, view};
     use crate::domain::certificate::{CertificateFacts, Protection};
     use crate::domain::clock::WallTime;
+    use crate::domain::ids::Address;
     use crate::domain::readiness::{BackupFacts, ChannelFacts, NameFacts, StackFacts};
     use crate::domain::record::ClusterRecord;
     use crate::domain::report::{ArchiverReport, DiskReport, SlotReport, UpkeepReport};
+    use crate::domain::witness::Sighting;
 
     fn look(view: &View, circumstances: &Circumstances) -> Readiness {
         examine(&Patient { view, policy: &policy(), operations: &[], circumstances, cluster: "main" })
@@ -518,6 +546,35 @@ mod tests {
         for check in readiness.checks.iter().filter(|check| check.verdict == Verdict::Failing) {
             assert!(check.next.is_some(), "{check:?}");
         }
+    }
+
+    #[test]
+    fn a_door_that_is_closed_to_the_controller_is_found_while_the_primary_answers_its_agent() {
+        let mut view = view(&record());
+        let now = view.now;
+        let knocked = |problem: Option<&str>, answered_at| Sighting {
+            address: record().holder_address,
+            asked_at: now,
+            problem: problem.map(ToOwned::to_owned),
+            answered_at,
+        };
+        let long_ago = now.minus(Duration::from_secs(60));
+        let cases = [
+            (knocked(None, Some(now)), Some(Verdict::Ok)),
+            (knocked(Some("timeout"), None), Some(Verdict::Warning)),
+            (knocked(Some("timeout"), Some(long_ago)), Some(Verdict::Warning)),
+            (knocked(Some("one knock was lost"), Some(now)), Some(Verdict::Ok)),
+            (Sighting { address: Address::new("elsewhere", 1), ..knocked(Some("timeout"), None) }, None),
+        ];
+        for (seen, expected) in cases {
+            view.sighting = Some(seen.clone());
+            let found = verdicts(&look(&view, &Circumstances::default()), "knock");
+            assert_eq!(found.first().map(|found| found.1), expected, "{seen:?}");
+        }
+        view.sighting = Some(knocked(Some("timeout"), None));
+        view.nodes.get_mut(&record().holder).expect("the holder").report =
+            Fact::Unknown { last: None, for_duration: Duration::from_secs(9) };
+        assert_eq!(verdicts(&look(&view, &Circumstances::default()), "knock"), [], "then the primary is the finding");
     }
 
     #[test]
