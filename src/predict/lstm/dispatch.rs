@@ -8,7 +8,6 @@ use pulp::{Scalar, Simd, WithSimd};
 pub(crate) fn run<Operation: WithSimd>(operation: Operation) -> Operation::Output {
     #[cfg(target_arch = "x86_64")]
     {
-        #[cfg(feature = "avx512")]
         if let Some(simd) = pulp::x86::V4::try_new() {
             return Simd::vectorize(simd, operation);
         }
