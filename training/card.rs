@@ -114,7 +114,7 @@ fn calibration(document: &ModelDocument, calibrated: &CalibratedOn, line: &mut i
     line("life of a server, so that the order of risks carries over, and the number does not.".to_owned());
     line(String::new());
     line("Every figure is of runs left out one at a time: threshold and curve that judge a run were learnt on the others.".to_owned());
-    line("A lead runs from the alarm to the end of a run: the first failed or slow (over 1 s) commit, or, where none was, the end of the fault.".to_owned());
+    line("A lead runs from the alarm to the last sample of a run, some seconds after the first failed or slow (over 1 s) commit, or, where none was, the end of the fault.".to_owned());
     line(String::new());
     line("| | this model | its linear twin |".to_owned());
     line("|---|---|---|".to_owned());
