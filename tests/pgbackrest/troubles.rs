@@ -146,11 +146,7 @@ async fn whoever_finds_the_repository_locked_waits_until_the_other_run_has_ended
     fs::set_permissions(&lock, fs::Permissions::from_mode(0o666)).expect("set");
     held.lock().expect("nobody holds it");
     let release = async {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        while !codes().contains("50") {
-            assert!(tokio::time::Instant::now() < deadline, "nobody ran into the lock: {}", codes());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        host.node.until("somebody ran into the lock", async |_| codes().contains("50")).await;
         drop(held);
     };
     let (waited, ()) = tokio::join!(told.prepare(), release);

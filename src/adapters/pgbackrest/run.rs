@@ -77,8 +77,8 @@ impl PgBackRest {
     }
 }
 
-/// What it printed, if it succeeded in time. If another run of pgBackRest holds its lock, it begins anew until that one has ended:
-/// the agent itself makes the repository ready by more than one way, and a DBA has a shell.
+/// What it printed, if it succeeded in time. If another run of pgBackRest holds its lock, it is begun anew until that one has ended, for
+/// [`LOCK_PATIENCE`] at most: the agent itself makes the repository ready by more than one way, and a DBA has a shell.
 pub(super) async fn output(
     mut command: Command,
     action: &'static str,
